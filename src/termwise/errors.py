@@ -1,0 +1,48 @@
+"""What Termwise raises, and the one warning that it gives.
+
+    TermwiseError
+      ModelError      a model, its weights or its output cannot be profiled
+      DataError       bad data: NaN, empty, labels out of range, half a file
+      UsageError      bad arguments
+      RuleError       an operator without a rule in strict mode, or a rule that cannot be registered
+      RecordError     a saved record that is corrupt, of another kind, or of a newer version
+      RunError        a run directory that another process writes, or of another configuration
+
+    ClosureWarning    the terms do not sum to what the model computed (a UserWarning)
+
+A message says what, where (file, module path, operator), why, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class TermwiseError(Exception):
+    """The root: catch this to catch whatever Termwise refuses."""
+
+
+class ModelError(TermwiseError):
+    """A model, its weights or its output cannot be profiled."""
+
+
+class DataError(TermwiseError):
+    """The data are bad: NaN, empty, labels out of range, half a file."""
+
+
+class UsageError(TermwiseError):
+    """An argument is wrong: nothing has been done yet."""
+
+
+class RuleError(TermwiseError):
+    """An operator has no rule in strict mode, or a rule cannot be registered."""
+
+
+class RecordError(TermwiseError):
+    """A saved record is corrupt, of another kind, or of a newer version."""
+
+
+class RunError(TermwiseError):
+    """A run directory is being written by another process, or belongs to another configuration."""
+
+
+class ClosureWarning(UserWarning):
+    """The terms do not sum to what the model computed: do not trust the numbers."""

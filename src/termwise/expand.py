@@ -1,0 +1,254 @@
+"""expand(): the output of a network by the depth of its paths, exactly.
+
+The model is run once, on a `Series` in place of its input.  What comes out is the output as a sum of the parts born of
+the input, one for each number of steps that some path has, and the part born of constants; with the gates held at the
+values of the real forward pass.  The error of that sum against what the model really computes is the *closure*; it is
+part of every result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from termwise.errors import ClosureWarning, DataError, ModelError, UsageError
+from termwise.program import Constants, OperatorUse, Product, Program, pinned
+from termwise.series import Origin, Series, input_series
+from termwise.steps import Unit, unit_of
+
+Output = str | int | Callable[[Any], Tensor] | None
+# The closure promised for the dtype of the output: rounding, and nothing else.
+CLOSURE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 0.1, torch.float16: 2e-2}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Expansion:
+    """The output of one forward pass by depth; every tensor has the output's shape.
+
+    total = constant + sum(terms.values()), up to `closure`.
+
+    Attributes:
+        terms: depth to the sum over all paths of exactly that many steps from the input; only depths that some path
+            has are there, so a plain network has one.
+        constant: all that is born of constants, and of frozen values.
+        constants: with constants="by_depth", the constant-born part by the number of steps since its birth.
+        frozen: the share of `constant` that frozen values brought; None where there is none.
+        total: what the model really computed, bit for bit.
+        paths: depth to the number of paths, as Python integers.
+        closure: |constant + sum of terms - total| / |total|, over the whole batch.
+        operators: how each operator was treated.
+        unit: the unit of depth.
+
+    What a term means: with gates frozen, a term is what the network would give if only paths of that depth were open
+    and every gate stood as it does in the whole network.  What it does not mean: that the term could be had without the
+    rest, since the gates carry information from all of it; nor that a deep term is of high degree in the input.
+    """
+
+    terms: Mapping[int, Tensor]
+    constant: Tensor
+    constants: Mapping[int, Tensor]
+    frozen: Tensor | None
+    total: Tensor
+    paths: Mapping[int, int]
+    closure: float
+    operators: tuple[OperatorUse, ...]
+    unit: str
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths that some path has, ascending."""
+        return tuple(self.terms)
+
+    def __repr__(self) -> str:
+        """One line: depths, closure, and what was not exact."""
+        inexact = sorted({use.operator for use in self.operators if use.kind == "linearised"})
+        span = f"{self.depths[0]}..{self.depths[-1]}" if len(self.depths) > 1 else f"{self.depths[0]}"
+        return (
+            f"Expansion(unit={self.unit!r}, depths {span} ({len(self.depths)}), output {tuple(self.total.shape)}, "
+            f"closure {self.closure:.1e}, linearised: {', '.join(inexact) or 'nothing'})"
+        )
+
+
+def expand(
+    model: Callable[..., Any],
+    x: Any,
+    *,
+    unit: str | Sequence[str] | Unit = "layers",
+    constants: Constants = "pooled",
+    product: Product = "half",
+    output: Output = None,
+) -> Expansion:
+    """Expand the output of `model` at the input `x` by the depth of its paths.
+
+    Args:
+        model: an nn.Module or any callable; it is run in evaluation mode and left exactly as found.
+        x: a tensor, or a tuple of positional or a dictionary of keyword arguments; all floating-point tensors in it are
+            inputs, integer ones start at their embedding.
+        unit: "layers", "activations", or names of modules (see `termwise.steps`).
+        constants: "pooled" keeps the constant-born part in one; "by_depth" splits it by steps since its birth.
+        product: how a product of two values that are both no gates is split: "half" to each, or "cauchy", in which
+            depths add.
+        output: which tensor of the model's result to expand: a key or attribute, an index, or a function of the result.
+            By default the result itself, or its "logits".
+
+    Returns:
+        The Expansion.
+
+    Raises:
+        DataError: when the input is empty or not finite.
+        ModelError: when weights or output are not finite, when the output is frozen (a softmax), does not depend on the
+            input, or is not one tensor.
+        UsageError: for an unknown unit or option.
+        RuleError: when an operator can neither be followed nor linearised.
+    """
+    _check_options(constants, product)
+    resolved = unit_of(unit, model)
+    _check_finite(model, x)
+    program = Program(model, resolved, constants, product)
+    lifted = pytree.tree_map_only(Tensor, input_series, _unwrapped(x))
+    with pinned(model), program.running():
+        args, kwargs = _arguments(lifted)
+        result = pick_output(model(*args, **kwargs), output)
+    series = program.series_of(result)
+    return _read(series, program, resolved)
+
+
+def _check_options(constants: str, product: str) -> None:
+    if constants not in ("pooled", "by_depth"):
+        raise UsageError(f"constants={constants!r}: expected 'pooled' or 'by_depth'.")
+    if product not in ("half", "cauchy"):
+        raise UsageError(f"product={product!r}: expected 'half' or 'cauchy'.")
+
+
+def _check_finite(model: object, x: Any) -> None:
+    tensors = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise DataError("expand: x holds no tensor. Pass the model's input: a tensor, a tuple, or a dictionary.")
+    for tensor in tensors:
+        if not tensor.numel():
+            raise DataError(f"expand: the input is empty, of shape {tuple(tensor.shape)}. Pass at least one sample.")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DataError(f"expand: the input holds {_describe(tensor)}. Clean the data before profiling it.")
+    if isinstance(model, nn.Module):
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ModelError(
+                    f"expand: '{name}' of the model holds {_describe(tensor)}. The training may have diverged; "
+                    "load an earlier checkpoint."
+                )
+
+
+def _describe(tensor: Tensor) -> str:
+    bad = int((~torch.isfinite(tensor)).sum())
+    return f"{bad} value{'s' if bad != 1 else ''} that {'are' if bad != 1 else 'is'} NaN or infinite (of {tensor.numel()})"
+
+
+def _unwrapped(x: Any) -> Any:
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach(), x)
+
+
+def _arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(x, Mapping):
+        return (), dict(x)
+    return (tuple(x), {}) if isinstance(x, (tuple, list)) else ((x,), {})
+
+
+def pick_output(result: Any, output: Output) -> Tensor:
+    """The tensor to expand in what a model returned.
+
+    Raises:
+        ModelError: when there is no such tensor, or several and none is named.
+    """
+    if callable(output):
+        result = output(result)
+    elif output is not None:
+        result = _member(result, output)
+    elif not isinstance(result, Tensor):
+        result = _logits(result)
+    if not isinstance(result, Tensor):
+        raise ModelError(f"expand: the output is a {type(result).__name__}, not a tensor. Name one with output=.")
+    return result
+
+
+def _member(result: Any, name: str | int) -> Any:
+    try:
+        return result[name] if isinstance(name, int) or isinstance(result, Mapping) else getattr(result, name)
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"expand: output={name!r} is not in what the model returned ({_contents(result)}). Name one of these."
+        ) from error
+
+
+def _logits(result: Any) -> Any:
+    if isinstance(result, Mapping) and "logits" in result:
+        return result["logits"]
+    if isinstance(getattr(result, "logits", None), Tensor):
+        return result.logits
+    raise ModelError(
+        f"expand: the model returned {_contents(result)}, and none of it is called 'logits'. "
+        "Say which tensor to expand: output='name', output=0, or output=lambda result: ..."
+    )
+
+
+def _contents(result: Any) -> str:
+    if isinstance(result, Mapping):
+        return f"a {type(result).__name__} with {', '.join(repr(key) for key in result) or 'nothing'}"
+    if isinstance(result, (tuple, list)):
+        return f"a {type(result).__name__} of {len(result)}"
+    return f"a {type(result).__name__}"
+
+
+def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
+    """Take the result apart, and refuse what would be no answer."""
+    if not isinstance(series, Series):
+        raise ModelError(
+            "expand: the output does not depend on the input through any operator that was seen. "
+            "If the model leaves PyTorch (NumPy, a compiled extension) on the way, it cannot be expanded."
+        )
+    if not series.has_input:
+        raise ModelError(
+            "expand: the output is frozen: it is a plain gate (a softmax, a norm, a comparison), and no polynomial of "
+            "the input any more. Profile what goes into it, for a softmax the logits."
+        )
+    if not bool(torch.isfinite(series.value).all()):
+        raise ModelError(f"expand: the model's output holds {_describe(series.value)}. Check the data and the weights.")
+    by_origin: dict[Origin, dict[int, Tensor]] = {origin: {} for origin in Origin}
+    for part, row in zip(series.parts, series.rows, strict=True):
+        by_origin[part.origin][part.depth] = row
+    constants, frozen = by_origin[Origin.CONSTANT], by_origin[Origin.FROZEN].get(0)
+    born = [*constants.values(), *([frozen] if frozen is not None else [])]
+    constant = torch.stack(born).sum(dim=0) if born else torch.zeros_like(series.value)
+    closure = closure_of(series)
+    limit = CLOSURE.get(series.dtype, 1e-2)
+    if not closure <= limit:
+        warnings.warn(
+            f"the parts add up to the whole only within {closure:.1e}, not {limit:.0e}: terms that nearly cancel lose "
+            "their digits in this precision. Profile in float64: model.double(), x.double().",
+            ClosureWarning,
+            stacklevel=3,
+        )
+    by_depth = constants if program.constants == "by_depth" else {}
+    return Expansion(
+        terms=by_origin[Origin.INPUT],
+        constant=constant,
+        constants=by_depth,
+        frozen=frozen,
+        total=series.value,
+        paths={depth: series.paths[depth] for depth in by_origin[Origin.INPUT]},
+        closure=closure,
+        operators=program.operators,
+        unit=str(unit),
+    )
+
+
+def closure_of(series: Series) -> float:
+    """|sum of parts - value| / |value| in the 2-norm over everything; the sum is taken in float64."""
+    whole = series.value.double()
+    error = (series.rows.double().sum(dim=0) - whole).norm()
+    return float(error / whole.norm()) if float(whole.norm()) else float(error)

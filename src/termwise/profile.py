@@ -1,0 +1,515 @@
+"""profile(): which depth does the work, over a whole data set.
+
+For each sample the logits are centred over the classes first.  With y the output, y_k its input-born terms, c what is
+born of constants, t the true class and E the mean over samples:
+
+    norm share      E|y_k| / sum_j E|y_j|        over the input-born terms; c is given against the same sum
+    aligned share   E<y_k, y> / E<y, y>          signed; with c it sums to 1
+    margin share    E y_k[t] / E y[t]            signed; with c it sums to 1
+    cancellation    sum_k E|y_k| / E|y|          how much the norms overstate: they cannot see terms that cancel
+    mean depth      sum_k k * norm share         the mean path length
+    head, tail, alone    loss and accuracy of c + terms <= k, of terms >= k, and of the term by itself
+
+The mean of k under a signed share is given only where its negative mass is below 10 % and its denominator is more than
+3 standard errors from zero; else it is undefined.  All intervals are 95 % percentile intervals of a seeded Poisson
+bootstrap over samples, on running sums: any number of batches, constant memory (theory, section 5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from termwise.errors import DataError, ModelError, RecordError
+from termwise.expand import Expansion, Output, expand
+from termwise.program import Constants, OperatorUse, Product
+from termwise.records import Record, Table, read_record, write_record
+from termwise.steps import Unit, unit_of
+
+KIND = "depth-profile"
+IGNORED = -100  # PyTorch's cross-entropy leaves these targets out
+_KEEP = 0.99  # of the full accuracy: what an effective depth must keep
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval over samples."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Three significant places."""
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DepthProfile:
+    """Shares, truncations and mean path length of a network on a data set; print it for a table.
+
+    Attributes:
+        share: a row per part: origin ("input", "constant", "frozen"), depth, paths, and the three shares with intervals.
+        truncated: a row per depth: accuracy and loss of head, tail and alone.
+        mean_depth: the mean path length, under the norm share of the input-born terms, in steps.
+        aligned_depth: the mean of k under the aligned share; None where it is undefined.
+        effective_depth: the smallest depth from which every longer truncation keeps 99 % of the whole network's
+            accuracy; None for regression.
+        cancellation: sum of the terms' norms over the norm of the output.
+        accuracy: of the whole network; without targets, None.
+        loss: of the whole network: cross-entropy in nats, or the squared error.
+        samples: how many samples were seen.
+        closure: the worst relative error of the parts' sum over all batches.
+        task: "classification", "regression", or "agreement" where no targets were given and the network's own
+            prediction stands in for them.
+        unit: the unit of depth.
+        operators: how each operator was treated.
+
+    A share says what a depth contributes with all gates as they are, not what would be left without it.
+    """
+
+    share: Table
+    truncated: Table
+    mean_depth: Estimate
+    aligned_depth: Estimate | None
+    effective_depth: int | None
+    cancellation: float
+    accuracy: float | None
+    loss: float
+    samples: int
+    closure: float
+    task: str
+    unit: str
+    operators: tuple[OperatorUse, ...]
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths that some path has."""
+        return tuple(int(depth) for depth in self.share.where(origin="input")["depth"])
+
+    @property
+    def paths(self) -> dict[int, int]:
+        """The number of paths of each depth."""
+        terms = self.share.where(origin="input")
+        return {int(k): int(n) for k, n in zip(terms["depth"], terms["paths"], strict=True)}
+
+    def __str__(self) -> str:
+        """The console table."""
+        from termwise.report.text import profile_text
+
+        return profile_text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from termwise.report.card import profile_card
+
+        return profile_card(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one file; `DepthProfile.load` gives it back."""
+        write_record(path, self.to_record())
+
+    def to_record(self, arrays: Mapping[str, np.ndarray] | None = None, **metadata: Any) -> Record:
+        """The record of this profile, with further metadata and arrays beside it."""
+        plain = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("share", "truncated", "operators")
+        }
+        operators = [dataclasses.asdict(use) for use in self.operators]
+        tables = {"share": self.share, "truncated": self.truncated}
+        return Record(KIND, {**metadata, "profile": plain | {"operators": operators}}, tables, dict(arrays or {}))
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> DepthProfile:
+        """Read a saved profile.
+
+        Raises:
+            RecordError: when the file is no such record, corrupt, or of a newer version.
+        """
+        return DepthProfile.from_record(read_record(path, KIND), str(path))
+
+    @staticmethod
+    def from_record(record: Record, where: str = "record") -> DepthProfile:
+        """The profile in a record.
+
+        Raises:
+            RecordError: when fields are missing.
+        """
+        try:
+            plain = dict(record.metadata["profile"])
+            uses = tuple(OperatorUse(**{**use, "modules": tuple(use["modules"])}) for use in plain.pop("operators"))
+            aligned = plain.pop("aligned_depth")
+            return DepthProfile(
+                share=record.tables["share"],
+                truncated=record.tables["truncated"],
+                mean_depth=Estimate(*plain.pop("mean_depth")),
+                aligned_depth=None if aligned is None else Estimate(*aligned),
+                operators=uses,
+                **plain,
+            )
+        except (KeyError, TypeError) as error:
+            raise RecordError(f"{where}: no depth profile is in it (missing or unknown field {error}).") from error
+
+
+def profile(
+    model: Any,
+    data: Any,
+    *,
+    unit: str | Sequence[str] | Unit = "layers",
+    constants: Constants = "pooled",
+    product: Product = "half",
+    output: Output = None,
+    batch_size: int = 128,
+    replicates: int = 200,
+    seed: int = 0,
+) -> DepthProfile:
+    """Profile `model` by depth on `data`.
+
+    Args:
+        model: an nn.Module or callable; run in evaluation mode and left as found.
+        data: an iterable of batches, each a tensor, an (inputs, targets) pair, or a dictionary of keyword arguments
+            whose "labels" or "targets" are the targets; or one tensor or pair, which is cut into batches.
+            Integer targets are classes (-100 is left out), floating-point ones of the output's shape are regression.
+        unit: "layers", "activations", or names of modules.
+        constants: "pooled" or "by_depth".
+        product: "half" or "cauchy".
+        output: which tensor of the model's result, as in `expand`.
+        batch_size: samples a batch, where `data` is one tensor or pair.
+        replicates: bootstrap replicates.
+        seed: of the bootstrap; the model's random state is not touched.
+
+    Raises:
+        DataError: when there is no data, it is not finite, or targets do not fit.
+        ModelError: see `expand`; and when a later batch has other depths than the first.
+    """
+    measures = Measures(replicates=replicates, seed=seed)
+    resolved = unit_of(unit, model)
+    device = next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
+    for inputs, targets in batches(data, batch_size):
+        moved = _to(inputs, device)
+        expansion = expand(model, moved, unit=resolved, constants=constants, product=product, output=output)
+        measures.update(expansion, _to(targets, device))
+    return measures.result()
+
+
+def _to(tree: Any, device: torch.device | None) -> Any:
+    return pytree.tree_map_only(Tensor, lambda t: t if device is None else t.to(device), tree)
+
+
+def batches(data: Any, batch_size: int) -> Iterator[tuple[Any, Tensor | None]]:
+    """Inputs and targets, batch by batch, from any of the forms that `profile` takes.
+
+    Raises:
+        DataError: when there is nothing in it, or a batch is of an unknown form.
+    """
+    if isinstance(data, Tensor) or _is_pair(data):
+        yield from _cut(data, batch_size)
+        return
+    if not isinstance(data, Iterable):
+        raise DataError(f"data is a {type(data).__name__}: expected a tensor, an (inputs, targets) pair, or batches.")
+    empty = True
+    for batch in data:
+        empty = False
+        yield _split(batch)
+    if empty:
+        raise DataError("the data set is empty: it gave no batch. Check the path and the split; an iterator is used up once.")
+
+
+def _is_pair(data: Any) -> bool:
+    return (
+        isinstance(data, tuple) and len(data) == 2 and all(isinstance(t, Tensor) for t in data) and data[1].dim() > 0
+    )
+
+
+def _cut(data: Any, batch_size: int) -> Iterator[tuple[Any, Tensor | None]]:
+    inputs, targets = data if isinstance(data, tuple) else (data, None)
+    if not len(inputs):
+        raise DataError("the data set is empty: its first dimension is 0. Check the path and the split.")
+    if targets is not None and len(targets) != len(inputs):
+        raise DataError(f"{len(inputs)} inputs but {len(targets)} targets: they must pair up.")
+    for start in range(0, len(inputs), batch_size):
+        stop = start + batch_size
+        yield inputs[start:stop], None if targets is None else targets[start:stop]
+
+
+def _split(batch: Any) -> tuple[Any, Tensor | None]:
+    if isinstance(batch, Mapping):
+        rest = dict(batch)
+        targets = next((rest.pop(name) for name in ("labels", "targets") if name in rest), None)
+        return rest, targets
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    if isinstance(batch, Tensor):
+        return batch, None
+    raise DataError(
+        f"a batch is a {type(batch).__name__}{f' of {len(batch)}' if isinstance(batch, (tuple, list)) else ''}: "
+        "expected a tensor, an (inputs, targets) pair, or a dictionary with 'labels'."
+    )
+
+
+class Measures:
+    """Running sums of the measures of section 5, for every bootstrap replicate at once."""
+
+    def __init__(self, *, replicates: int = 200, seed: int = 0) -> None:
+        """No samples yet; replicate 0 is the data as they are."""
+        self._draws = np.random.Generator(np.random.PCG64(seed))
+        self._replicates = replicates
+        self._sums: dict[str, np.ndarray] = {}
+        self._first: Expansion | None = None
+        self._parts: list[tuple[str, int | None]] = []
+        self._operators: dict[tuple[str, str, str], OperatorUse] = {}
+        self._closure, self._samples, self._task = 0.0, 0, ""
+
+    def update(self, expansion: Expansion, targets: Tensor | None) -> None:
+        """Add a batch.
+
+        Raises:
+            DataError: when the targets do not fit the output.
+            ModelError: when the depths are other than the first batch's.
+        """
+        parts, stack = _stack(expansion)
+        if self._first is None:
+            self._first, self._parts = expansion, parts
+        elif parts != self._parts:
+            raise ModelError(
+                "the depths of the paths changed between batches: the model's control flow depends on the data. "
+                "Profile each case by itself."
+            )
+        task, statistics = _statistics(parts, stack, expansion, targets)
+        if self._task and task != self._task:
+            raise DataError(f"one batch is {self._task}, another {task}: give targets with all batches or with none.")
+        self._task = task
+        count = next(iter(statistics.values())).shape[-1]
+        drawn = self._draws.poisson(1.0, size=(count, self._replicates)).astype(np.float64)
+        weights = np.concatenate([np.ones((count, 1)), drawn], axis=1)
+        for name, values in {**statistics, "weight": np.ones(count)}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + values @ weights
+        self._closure = max(self._closure, expansion.closure)
+        self._samples += count
+        self._count_operators(expansion)
+
+    def _count_operators(self, expansion: Expansion) -> None:
+        for use in expansion.operators:
+            key = (use.operator, use.rule, use.kind)
+            known = self._operators.get(key)
+            modules = dict.fromkeys((*(known.modules if known else ()), *use.modules))
+            count = use.count + (known.count if known else 0)
+            self._operators[key] = dataclasses.replace(use, count=count, modules=tuple(modules))
+
+    def result(self) -> DepthProfile:
+        """The profile of all batches so far.
+
+        Raises:
+            DataError: when there was none.
+        """
+        first = self._first
+        if first is None:
+            raise DataError("the data set is empty: no batch was measured.")
+        sums, is_input = self._sums, np.array([origin == "input" for origin, _ in self._parts])
+        norm = sums["norm"] / sums["norm"][is_input].sum(axis=0)
+        aligned, margin = sums["dot"] / sums["square"], sums["margin"] / sums["full_margin"]
+        depths = np.array(list(first.depths), dtype=float)
+        correct = sums["full_correct"] / sums["weight"] if "full_correct" in sums else None
+        shares = {"norm_share": norm, "aligned_share": aligned, "margin_share": margin}
+        return DepthProfile(
+            share=self._share_table(first, shares),
+            truncated=self._truncated_table(first),
+            mean_depth=_estimate(depths @ norm[is_input]),
+            aligned_depth=_guarded_mean(depths, aligned[is_input]),
+            effective_depth=self._effective_depth(first),
+            cancellation=float(sums["norm"][is_input].sum(axis=0)[0] / sums["full_norm"][0]),
+            accuracy=None if correct is None or self._task == "agreement" else float(correct[0]),
+            loss=float(sums["full_loss"][0] / sums["weight"][0]),
+            samples=self._samples,
+            closure=self._closure,
+            task=self._task,
+            unit=first.unit,
+            operators=tuple(sorted(self._operators.values(), key=lambda use: (-use.count, use.operator))),
+        )
+
+    def _share_table(self, first: Expansion, shares: dict[str, np.ndarray]) -> Table:
+        columns: dict[str, Any] = {
+            "origin": [origin for origin, _ in self._parts],
+            "depth": [depth for _, depth in self._parts],
+            "paths": [str(first.paths[d]) if o == "input" and d is not None else None for o, d in self._parts],
+        }
+        for name, values in shares.items():
+            columns |= _with_interval(name, values)
+        return Table(columns, {"depth": first.unit if first.unit in ("layers", "activations") else "modules"})
+
+    def _truncated_table(self, first: Expansion) -> Table:
+        columns: dict[str, Any] = {"depth": np.array(first.depths)}
+        for name in ("head", "tail", "alone"):
+            if f"{name}_correct" in self._sums:
+                columns |= _with_interval(f"{name}_accuracy", self._sums[f"{name}_correct"] / self._sums["weight"])
+            columns |= _with_interval(f"{name}_loss", self._sums[f"{name}_loss"] / self._sums["weight"])
+        unit = "nats" if self._task != "regression" else "squared error"
+        return Table(columns, {name: unit for name in columns if "loss" in name})
+
+    def _effective_depth(self, first: Expansion) -> int | None:
+        if "full_correct" not in self._sums:
+            return None
+        keeps = self._sums["head_correct"][:, 0] >= _KEEP * self._sums["full_correct"][0]
+        # From the deep end: the longest run of truncations that all keep it.
+        fails = np.flatnonzero(~keeps)
+        at = 0 if not len(fails) else int(fails[-1]) + 1
+        return int(first.depths[min(at, len(keeps) - 1)])
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    low, high = np.percentile(values[1:], [2.5, 97.5]) if len(values) > 1 else (np.nan, np.nan)
+    return Estimate(float(values[0]), float(low), float(high))
+
+
+def _with_interval(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    if values.shape[1] < 2:
+        missing = np.full(len(values), np.nan)
+        return {name: values[:, 0], f"{name}_low": missing, f"{name}_high": missing}
+    low, high = np.percentile(values[:, 1:], [2.5, 97.5], axis=1)
+    return {name: values[:, 0], f"{name}_low": low, f"{name}_high": high}
+
+
+def _guarded_mean(depths: np.ndarray, shares: np.ndarray) -> Estimate | None:
+    """The mean of k under a signed share, or None where it means nothing."""
+    total = shares.sum(axis=0)
+    negative = -np.minimum(shares[:, 0], 0.0).sum()
+    uncertain = len(total) > 1 and abs(total[0]) <= 3 * total[1:].std()
+    if uncertain or total[0] == 0 or negative >= 0.1 * np.abs(shares[:, 0]).sum():
+        return None
+    return _estimate((depths @ shares) / total)
+
+
+def _stack(expansion: Expansion) -> tuple[list[tuple[str, int | None]], Tensor]:
+    """All parts, the input-born ones first: labels, and shape (P, *output) in float64."""
+    parts: list[tuple[str, int | None]] = [("input", depth) for depth in expansion.terms]
+    tensors = list(expansion.terms.values())
+    if expansion.constants:
+        parts += [("constant", depth) for depth in expansion.constants]
+        tensors += list(expansion.constants.values())
+    else:
+        frozen = expansion.frozen
+        parts.append(("constant", None))
+        tensors.append(expansion.constant if frozen is None else expansion.constant - frozen)
+    if expansion.frozen is not None:
+        parts.append(("frozen", None))
+        tensors.append(expansion.frozen)
+    return parts, torch.stack(tensors).double()
+
+
+def _statistics(
+    parts: list[tuple[str, int | None]], stack: Tensor, expansion: Expansion, targets: Tensor | None
+) -> tuple[str, dict[str, np.ndarray]]:
+    """Per-sample numbers, each of shape (P, N), (K, N) or (N,), and the task."""
+    y = expansion.total.double()
+    if y.dim() == 1:
+        raise ModelError("the output has one dimension: expected (samples, classes) or more. Keep the batch dimension.")
+    inputs = len(expansion.depths)
+    task = _task(y, targets)
+    if task == "regression":
+        assert targets is not None
+        flat = [t.reshape(*t.shape[: t.dim() - y.dim() + 1], -1) for t in (stack, y, targets.double())]
+        statistics = _shares(flat[0], flat[1]) | _regression(flat[0], flat[1], flat[2], inputs)
+    else:
+        stack, y, labels = _classes_last(stack, y, targets)
+        stack = stack - stack.mean(dim=-1, keepdim=True)
+        y = y - y.mean(dim=-1, keepdim=True)
+        statistics = _classified(stack, y, labels, inputs)
+    return task, {name: values.cpu().numpy() for name, values in statistics.items()}
+
+
+def _task(y: Tensor, targets: Tensor | None) -> str:
+    if targets is None:
+        return "agreement"
+    if not targets.is_floating_point():
+        return "classification"
+    if targets.shape != y.shape:
+        raise DataError(
+            f"floating-point targets of shape {tuple(targets.shape)} for an output of shape {tuple(y.shape)}: regression "
+            "needs equal shapes; classes must be integers (targets.long())."
+        )
+    if not bool(torch.isfinite(targets).all()):
+        raise DataError("the targets hold NaN or infinite values. Clean the data before profiling.")
+    return "regression"
+
+
+def _classes_last(stack: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Bring classes to the last axis and everything between batch and classes into one: (P, N, Q, C), (N, Q, C), (N, Q)."""
+    axis = -1
+    if targets is not None and y.dim() > 2:
+        if targets.shape == (y.shape[0], *y.shape[2:]) and targets.shape != y.shape[:-1]:
+            axis = 1
+        elif targets.shape != y.shape[:-1]:
+            raise _misfit(y, targets)
+    elif targets is None and y.dim() == 4:
+        axis = 1  # dense prediction, as convolutions lay it out
+    y = y.movedim(axis, -1)
+    stack = stack.movedim(axis if axis < 0 else axis + 1, -1)
+    labels = y.argmax(dim=-1) if targets is None else targets
+    if labels.shape != y.shape[:-1]:
+        raise _misfit(y, labels)
+    kept = labels[labels != IGNORED]
+    if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= y.shape[-1]):
+        raise DataError(
+            f"labels run from {int(kept.min())} to {int(kept.max())}, but the model has {y.shape[-1]} classes: expected "
+            f"0 to {y.shape[-1] - 1}, or {IGNORED} to leave one out. Renumber the labels, or check the model's head."
+        )
+    n, c = y.shape[0], y.shape[-1]
+    return stack.reshape(len(stack), n, -1, c), y.reshape(n, -1, c), labels.reshape(n, -1)
+
+
+def _misfit(y: Tensor, targets: Tensor) -> DataError:
+    return DataError(f"targets of shape {tuple(targets.shape)} do not fit an output of shape {tuple(y.shape)}.")
+
+
+def _shares(stack: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Norms and products over everything but the sample: stack (P, N, ...), y (N, ...)."""
+    stack, y = stack.flatten(2), y.flatten(1)
+    return {
+        "dot": torch.einsum("pnd,nd->pn", stack, y),
+        "square": y.square().sum(dim=-1),
+        "norm": stack.norm(dim=-1),
+        "full_norm": y.norm(dim=-1),
+    }
+
+
+def _classified(stack: Tensor, y: Tensor, labels: Tensor, inputs: int) -> dict[str, Tensor]:
+    valid = labels != IGNORED
+    weight = valid / valid.sum(dim=-1, keepdim=True).clamp_min(1)
+    at = labels.clamp_min(0)[..., None]
+
+    def per_sample(values: Tensor) -> Tensor:
+        return (values * weight).sum(dim=-1)
+
+    statistics = _shares(stack * valid[..., None], y * valid[..., None])
+    statistics["margin"] = per_sample(stack.gather(-1, at.expand(len(stack), *at.shape)).squeeze(-1))
+    statistics["full_margin"] = per_sample(y.gather(-1, at).squeeze(-1))
+    for name, logits in {"full": y[None], **_truncations(stack, inputs)}.items():
+        correct = (logits.argmax(dim=-1) == labels).double()
+        loss = logits.logsumexp(dim=-1) - logits.gather(-1, at.expand(len(logits), *at.shape)).squeeze(-1)
+        statistics[f"{name}_correct"], statistics[f"{name}_loss"] = per_sample(correct), per_sample(loss)
+    return {name: v[0] if name in ("full_correct", "full_loss") else v for name, v in statistics.items()}
+
+
+def _regression(stack: Tensor, y: Tensor, targets: Tensor, inputs: int) -> dict[str, Tensor]:
+    statistics = {"margin": (stack * targets).sum(dim=-1), "full_margin": (y * targets).sum(dim=-1)}
+    for name, outputs in {"full": y[None], **_truncations(stack, inputs)}.items():
+        statistics[f"{name}_loss"] = (outputs - targets).square().mean(dim=-1)
+    statistics["full_loss"] = statistics["full_loss"][0]
+    return statistics
+
+
+def _truncations(stack: Tensor, inputs: int) -> dict[str, Tensor]:
+    terms, constant = stack[:inputs], stack[inputs:].sum(dim=0)
+    return {
+        "head": constant + terms.cumsum(dim=0),
+        "tail": terms.flip(0).cumsum(dim=0).flip(0),
+        "alone": terms,
+    }

@@ -1,0 +1,273 @@
+"""A model is a program: its own forward, run on Series.
+
+Nothing is traced or rewritten.  While a `Program` is active every operator that the model calls arrives here.  Those
+without a Series run as they are, and only the mark "computed from parameters" is handed on.  The others go to their
+rule; what the rule says of the call (a product by a weight, a nonlinearity) decides whether it is a step.
+
+Look-up: the packet, then the functional twin of an in-place operator, then PyTorch's own decomposition, then the affine
+fallback (listed as linearised), or in strict mode the error that names all that is missing.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from termwise.errors import RuleError
+from termwise.rules import RULES, Call, Entry, linearise, plain
+from termwise.rules.registry import Kind
+from termwise.series import Series, constant_series, frozen_series
+from termwise.steps import Unit
+
+Product = Literal["half", "cauchy"]
+Constants = Literal["pooled", "by_depth"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorUse:
+    """How one operator was treated in a run.
+
+    Attributes:
+        operator: its name, such as "aten.relu".
+        rule: the family of the rule.
+        kind: "exact"; "frozen" where a value or an operand lost its parts; "linearised" by the affine fallback.
+        count: the number of calls.
+        modules: the paths of the modules that called it.
+    """
+
+    operator: str
+    rule: str
+    kind: Kind
+    count: int
+    modules: tuple[str, ...]
+
+
+class Program(TorchDispatchMode):
+    """Runs operators on Series; use as a context around the model's forward."""
+
+    def __init__(self, model: object, unit: Unit, constants: Constants, product: Product) -> None:
+        super().__init__()
+        self.unit, self.constants, self.product = unit, constants, product
+        self._weights: Any = WeakTensorKeyDictionary()
+        self._parameters = set(map(id, model.parameters())) if isinstance(model, nn.Module) else set()
+        self._names = {id(m): name for name, m in model.named_modules()} if isinstance(model, nn.Module) else {}
+        self._inside: list[str] = []
+        self._uses: dict[tuple[str, str, Kind], list[str]] = collections.defaultdict(list)
+        self._lifted: Any = WeakTensorKeyDictionary()
+
+    @property
+    def operators(self) -> tuple[OperatorUse, ...]:
+        """What was used, most often first."""
+        uses = [
+            OperatorUse(operator, rule, kind, len(where), tuple(dict.fromkeys(where)))
+            for (operator, rule, kind), where in self._uses.items()
+        ]
+        return tuple(sorted(uses, key=lambda use: (-use.count, use.operator)))
+
+    # Where the program is: global hooks, so that nothing is left on the model.
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Program]:
+        """Active, and told which module is being run."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(register_module_forward_pre_hook(self._enter_module).remove)
+            stack.callback(register_module_forward_hook(self._leave_module, always_call=True).remove)
+            stack.enter_context(self)
+            yield self
+
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        if id(module) in self._names:
+            self._inside.append(self._names[id(module)])
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> Any:
+        name = self._names.get(id(module))
+        if name is None:
+            return None
+        if self._inside and self._inside[-1] == name:
+            self._inside.pop()
+        if name not in self.unit.modules or output is None:
+            return None
+        return pytree.tree_map_only(Series, self._step, output)
+
+    def _step(self, series: Series) -> Series:
+        return series.shifted(constants=self.constants == "by_depth")
+
+    # The dispatch.
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run one operator."""
+        kwargs = dict(kwargs or {})
+        if self._lifted:
+            args, kwargs = pytree.tree_map_only(Tensor, self._lift, (args, kwargs))
+        leaves = pytree.tree_leaves((args, kwargs))
+        if not any(isinstance(leaf, Series) for leaf in leaves):
+            out = func(*args, **kwargs)
+            if any(isinstance(leaf, Tensor) and self.is_weight(leaf) for leaf in leaves):
+                pytree.tree_map_only(Tensor, self._mark, out)
+            return out
+        if func._schema.is_mutable:
+            return self._in_place(func, args, kwargs)
+        return self._apply(func, args, kwargs)
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether a plain tensor is a parameter, or computed from parameters and constants alone."""
+        return isinstance(tensor, nn.Parameter) or id(tensor) in self._parameters or tensor in self._weights
+
+    def _mark(self, tensor: Tensor) -> None:
+        self._weights[tensor] = True
+
+    def _apply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        entry = RULES.get(func.overloadpacket) or self._decomposed(func) or Entry("fallback", linearise)
+        call = Call(func, args, kwargs, self.is_weight, self.product, self._replaying)
+        if self._cannot_carry(call) and entry.family not in ("embedding", "shape", "reading", "taken apart"):
+            call.kind, out = "frozen", pytree.tree_map_only(Tensor, frozen_series, call.clean())
+        else:
+            out = entry.rule(call)
+        if entry.family != "taken apart":
+            where = self._inside[-1] if self._inside else ""
+            self._uses[str(func.overloadpacket), entry.family, call.kind].append(where)
+        if self.unit.counts(call.event):
+            out = pytree.tree_map_only(Series, self._step, out)
+        return out
+
+    @staticmethod
+    def _cannot_carry(call: Call) -> bool:
+        series = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Series)]
+        return not any(s.is_floating_point() for s in series)
+
+    def _decomposed(self, func: Any) -> Entry | None:
+        if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+            return Entry("taken apart", lambda call: self._take_apart(call, call.func.decompose))
+        table = _decompositions()
+        if func in table:
+            return Entry("taken apart", lambda call: self._take_apart(call, table[func]))
+        return None
+
+    def _take_apart(self, call: Call, how: Any) -> Any:
+        with self._replaying():
+            return how(*call.args, **call.kwargs)
+
+    def _replaying(self) -> Any:
+        return self
+
+    def series_of(self, result: Tensor) -> Tensor:
+        """The Series behind a tensor that the model returned, which may be a plain buffer that one was written into."""
+        return self._lift(result)
+
+    # Writes.
+
+    def _in_place(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The functional rule, then the write: into the clean value, which keeps its aliases, and into the parts."""
+        target = args[0] if args else kwargs.get("self")
+        functional = _functional(func)
+        if functional is None or "out" in kwargs or not isinstance(target, Tensor):
+            raise RuleError(
+                f"{func} in module '{self._inside[-1] if self._inside else ''}': it writes into an argument in a way "
+                "that no rule describes. Write the model's line without out= or with the functional operator."
+            )
+        if not isinstance(target, Series):
+            target = self._adopt(target)
+            args = (target, *args[1:])
+        out = self._apply(functional, args, kwargs)
+        new = out[0] if isinstance(out, (tuple, list)) else out
+        if not isinstance(new, Series):
+            new = constant_series(new) if new.is_floating_point() else frozen_series(new)
+        if torch.Tag.inplace_view in func.tags:
+            # transpose_, as_strided_: not the numbers are written but the geometry of the tensor object itself.
+            with no_dispatch():
+                func(target, *plain(args[1:]), **plain(kwargs))
+            target.value = new.value
+        else:
+            target.value.copy_(new.value)
+        target.overwrite(new)
+        return args[0]
+
+    def _adopt(self, target: Tensor) -> Series:
+        """A plain tensor that a Series is written into becomes one, with everything that shares its memory."""
+        root = target if target._base is None else target._base
+        if root not in self._lifted:
+            # The buffer itself will be written; what it held until now must be kept apart.
+            held = constant_series if root.is_floating_point() else frozen_series
+            series = held(root.clone())
+            series.value = root
+            self._lifted[root] = series
+        lifted = self._lift(target)
+        assert isinstance(lifted, Series)
+        return lifted
+
+    def _lift(self, tensor: Tensor) -> Tensor:
+        if isinstance(tensor, Series):
+            return tensor
+        root = tensor if tensor._base is None else tensor._base
+        series = self._lifted.get(root)
+        if series is None or tensor is root:
+            return tensor if series is None else series
+        place = (tensor.size(), tensor.stride(), tensor.storage_offset() - root.storage_offset())
+        return series.mapped(lambda rows: _same_place(rows, root, *place), tensor, view=True)
+
+
+def _same_place(rows: Tensor, root: Tensor, size: Any, stride: Any, offset: int) -> Tensor:
+    """The view of each row that has the same geometry as a view of the root tensor."""
+    if not root.is_contiguous():
+        raise RuleError(
+            "a value computed from the input is written into a view of a tensor that is not contiguous. "
+            "Make the buffer contiguous, or build it with torch.stack or torch.cat."
+        )
+    return rows.contiguous().as_strided((rows.shape[0], *size), (root.numel(), *stride), offset)
+
+
+def _functional(func: Any) -> Any:
+    """The operator without the write: add_.Tensor to add.Tensor."""
+    name = func._schema.name.split("::")[1]
+    packet = getattr(getattr(torch.ops, func.namespace), name.removesuffix("_"), None)
+    if not name.endswith("_") or packet is None:
+        return None
+    types = [str(a.type) for a in func._schema.arguments]
+    overloads = [getattr(packet, overload) for overload in packet.overloads()]
+    return next((o for o in overloads if [str(a.type) for a in o._schema.arguments] == types), None)
+
+
+_TABLE: dict[Any, Any] = {}
+
+
+def _decompositions() -> dict[Any, Any]:
+    if not _TABLE:
+        _TABLE.update(torch.export.default_decompositions().items())
+    return _TABLE
+
+
+@contextlib.contextmanager
+def pinned(model: object) -> Iterator[None]:
+    """The vocabulary of operators and the state of the model, fixed for the run and restored after it.
+
+    No gradients (but never inference mode, which changes the operators), attention in its mathematical form, the fused
+    multi-head path off, evaluation mode, and the random state put back.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    training = [module.training for module in modules]
+    devices = [d for d in range(torch.cuda.device_count())] if torch.cuda.is_initialized() else []
+    attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with torch.random.fork_rng(devices), torch.no_grad(), attention:
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            for module in modules:
+                module.training = False
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for module, was in zip(modules, training, strict=True):
+                module.training = was

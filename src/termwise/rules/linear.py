@@ -1,0 +1,274 @@
+"""Operators that are linear in their value: applied to every part, the constant-born ones included.
+
+`structural` ones only move numbers about, so a gate stays a gate; `reducing` ones mix numbers; `joint` ones are linear
+in several operands together (sum, concatenation), where plain operands join the constant part.  What an operator adds
+of its own (a pad value, a fill) joins the constant part too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from termwise.errors import RuleError
+from termwise.rules.registry import Call, as_series, each_row, existing, plain, register
+from termwise.series import (
+    CONSTANT,
+    Series,
+    add_paths,
+    add_rows,
+    align_rows,
+    frozen_series,
+    merge_parts,
+)
+
+
+def structural(call: Call) -> Any:
+    """Views, copies and reorderings: y_k = P x_k; provenance survives."""
+    return _linear(call, keep_gate=True)
+
+
+def reducing(call: Call) -> Any:
+    """Means, sums, pooling, interpolation, differences along an axis: y_k = A x_k."""
+    return _linear(call, keep_gate=False)
+
+
+def _linear(call: Call, *, keep_gate: bool) -> Any:
+    series, *rest = call.args
+    if not isinstance(series, Series):
+        # Only an index or a shape operand is a Series: the value chosen from is constant.
+        series = as_series(series)
+    rest, kwargs = plain(rest), plain(call.kwargs)
+    value = call.clean()
+    tensors = [value] if isinstance(value, Tensor) else list(value)
+    outputs = []
+    for i, clean in enumerate(tensors):
+        if not clean.is_floating_point():
+            outputs.append(frozen_series(clean))
+            continue
+        pick = _picker(call.func, rest, kwargs, None if isinstance(value, Tensor) else i)
+        outputs.append(series.mapped(pick, clean, gate=keep_gate and series.gate, view=call.is_view))
+    return outputs[0] if isinstance(value, Tensor) else type(value)(outputs)
+
+
+def _picker(func: Any, rest: list[Any], kwargs: dict[str, Any], which: int | None) -> Callable[[Tensor], Tensor]:
+    def apply(rows: Tensor) -> Tensor:
+        if which is None:
+            return each_row(lambda row: func(row, *rest, **kwargs), rows)
+        return each_row(lambda row: func(row, *rest, **kwargs)[which], rows)
+
+    return apply
+
+
+def shape_only(call: Call) -> Any:
+    """Operators that read the shape alone (zeros_like, new_empty): the result is a constant."""
+    return call.clean()
+
+
+def add(call: Call) -> Any:
+    """x + alpha y; a plain operand joins the constant part, and a gate plus a constant is still a gate."""
+    left, right, alpha = call.args[0], call.args[1], call.argument("alpha", 1)
+    return _sum(call.clean(), left, right, 1, alpha)
+
+
+def sub(call: Call) -> Any:
+    """x - alpha y."""
+    return _sum(call.clean(), call.args[0], call.args[1], 1, -call.argument("alpha", 1))
+
+
+def rsub(call: Call) -> Any:
+    """Y - alpha x."""
+    return _sum(call.clean(), call.args[0], call.args[1], -call.argument("alpha", 1), 1)
+
+
+def _sum(value: Tensor, left: Any, right: Any, a: float, b: float) -> Series:
+    if not value.is_floating_point():
+        return frozen_series(value)
+    operands = [(left, a), (right, b)]
+    series = [(operand, factor) for operand, factor in operands if isinstance(operand, Series)]
+    if len(series) == 1:
+        constant, scale = next((o, f) for o, f in operands if not isinstance(o, Series))
+        only, factor = series[0]
+        rows = only.rows if factor == 1 else only.rows * factor
+        scaled = Series(only.value, rows, only.parts, only.paths, gate=only.gate)
+        return scaled.plus(torch.as_tensor(constant, device=value.device) * scale, value)
+    carried = [(_carrying(s, value), factor) for s, factor in series]
+    summands = [(s.rows if factor == 1 else s.rows * factor, s.parts) for s, factor in carried]
+    return Series(value, *add_rows(value, summands), add_paths(s.paths for s, _ in series))
+
+
+def _carrying(series: Series, value: Tensor) -> Series:
+    """An integer or boolean that joins a sum of floats is frozen, and joins it as such."""
+    return series if series.is_floating_point() else frozen_series(series.value.to(value.dtype))
+
+
+def joint(call: Call) -> Any:
+    """Linear in all its tensor operands together (cat, stack, where, scatters); indices and conditions are plain."""
+    value = call.clean()
+    if not value.is_floating_point():
+        return frozen_series(value)
+    return jointly(call, value, _operands(call))
+
+
+def jointly(call: Call, value: Tensor, operands: list[tuple[str, int | None]]) -> Series:
+    """Apply the operator to all parts of the named operands at once."""
+    bound = {a.name: call.argument(a.name) for a in call.func._schema.arguments}
+    given = [bound[name] if i is None else bound[name][i] for name, i in operands]
+    lifted = [_carrying(x, value) if isinstance(x, Series) else as_series(x.to(value.dtype)) for x in given]
+    parts = merge_parts(s.parts for s in lifted)
+    stacks = [align_rows(s.rows, s.parts, parts).to(value.dtype) for s in lifted]
+
+    def apply(*rows: Tensor) -> Tensor:
+        filled = {name: list(x) if isinstance(x, (list, tuple)) else x for name, x in plain(bound).items()}
+        for (name, i), row in zip(operands, rows, strict=True):
+            if i is None:
+                filled[name] = row
+            else:
+                filled[name][i] = row
+        positional = [filled[a.name] for a in call.func._schema.arguments if not a.kwarg_only]
+        keyword = {a.name: filled[a.name] for a in call.func._schema.arguments if a.kwarg_only}
+        return call.func(*positional, **keyword)
+
+    gate = all(s.gate for s, x in zip(lifted, given, strict=True) if isinstance(x, Series))
+    return Series(value, each_row(apply, *stacks), parts, add_paths(s.paths for s in lifted), gate=gate)
+
+
+# The operands in which a joint operator is linear, by name in its schema.
+_JOINT = {
+    "cat": ("tensors",),
+    "stack": ("tensors",),
+    "where": ("self", "other"),
+    "slice_scatter": ("self", "src"),
+    "select_scatter": ("self", "src"),
+    "diagonal_scatter": ("self", "src"),
+    "scatter": ("self", "src"),
+    "scatter_add": ("self", "src"),
+    "index_put": ("self", "values"),
+    "index_add": ("self", "source"),
+    "index_copy": ("self", "source"),
+    "masked_scatter": ("self", "source"),
+}
+
+
+def _operands(call: Call) -> list[tuple[str, int | None]]:
+    names = _JOINT[call.func._schema.name.split("::")[1]]
+    found: list[tuple[str, int | None]] = []
+    for name in names:
+        operand = call.argument(name)
+        if isinstance(operand, (list, tuple)):
+            found.extend((name, i) for i in range(len(operand)))
+        elif isinstance(operand, Tensor):
+            found.append((name, None))
+    return found
+
+
+def filling(call: Call) -> Any:
+    """constant_pad_nd, masked_fill, fill: linear with a fill of zero, and the fill itself joins the constant part."""
+    series = call.args[0]
+    value = call.clean()
+    if not value.is_floating_point():
+        return frozen_series(value)
+    series = as_series(series)
+    rest, kwargs = plain(call.args[1:]), plain(call.kwargs)
+    empty = series.value.new_zeros(series.value.shape)
+    zero_rest, zero_kwargs = _zero_fill(call, rest, kwargs)
+    out = series.mapped(lambda rows: each_row(lambda row: call.func(row, *zero_rest, **zero_kwargs), rows), value)
+    fill = call.argument("value")
+    if isinstance(fill, Series):
+        # A fill computed from the input is one number frozen into many places.
+        return out.plus(call.func(empty, *rest, **kwargs), value, part=frozen_series(fill.value).parts[0])
+    if isinstance(fill, Tensor) or fill:
+        return out.plus(call.func(empty, *rest, **kwargs), value, part=CONSTANT)
+    return out
+
+
+def _zero_fill(call: Call, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    declared = [a.name for a in call.func._schema.arguments[1:]]
+    at = declared.index("value")
+    fill = call.argument("value")
+    zero = torch.zeros_like(plain(fill)) if isinstance(fill, Tensor) else 0
+    if "value" in kwargs:
+        return rest, {**kwargs, "value": zero}
+    return (*rest[:at], zero, *rest[at + 1 :]), kwargs
+
+
+def copy(call: Call) -> Any:
+    """copy(self, src): the source, in the destination's shape and dtype."""
+    value = call.clean()
+    source = call.args[1]
+    if not value.is_floating_point():
+        return frozen_series(value)
+    if not isinstance(source, Series):
+        return as_series(value)
+    return source.mapped(lambda rows: _broadcast_copy(rows, value), value, gate=source.gate)
+
+
+def _broadcast_copy(rows: Tensor, value: Tensor) -> Tensor:
+    out = value.new_empty((rows.shape[0], *value.shape))
+    extra = value.dim() - (rows.dim() - 1)
+    return out.copy_(rows.reshape(rows.shape[0], *(1,) * extra, *rows.shape[1:]) if extra > 0 else rows)
+
+
+def as_strided(call: Call) -> Any:
+    """A view by memory geometry: the rows are first laid out in memory as the value is.
+
+    Raises:
+        RuleError: when the value does not fill its memory without gaps or overlaps.
+    """
+    series, size, stride = call.args[0], call.args[1], call.args[2]
+    offset = call.argument("storage_offset")
+    value, whole = call.clean(), series.value
+    if not torch.ops.aten.is_non_overlapping_and_dense(whole):
+        raise RuleError("as_strided on a tensor with gaps or overlaps: call .contiguous() on it first.")
+    start = 0 if offset is None else offset - whole.storage_offset()
+
+    def placed(rows: Tensor) -> Tensor:
+        memory = rows.new_empty(rows.shape[0] * whole.numel())
+        memory.as_strided(rows.shape, (whole.numel(), *whole.stride())).copy_(rows)
+        return memory.as_strided((rows.shape[0], *size), (whole.numel(), *stride), start)
+
+    return series.mapped(placed, value, gate=series.gate)
+
+
+register(
+    "structural",
+    structural,
+    existing(
+        """view _unsafe_view reshape _reshape_alias t transpose permute expand squeeze unsqueeze select slice narrow
+        alias detach clone contiguous lift_fresh _to_copy to view_as split split_with_sizes unsafe_split
+        unsafe_split_with_sizes chunk unbind flip roll repeat repeat_interleave diagonal diag_embed index index_select
+        gather take unfold pixel_shuffle pixel_unshuffle channel_shuffle im2col reflection_pad1d reflection_pad2d
+        reflection_pad3d replication_pad1d replication_pad2d replication_pad3d movedim flatten swapaxes rot90
+        take_along_dim upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+        _upsample_nearest_exact2d _upsample_nearest_exact3d tril triu _unsafe_index
+        view_copy permute_copy expand_copy transpose_copy slice_copy select_copy squeeze_copy unsqueeze_copy"""
+    ),
+)
+register(
+    "linear",
+    reducing,
+    existing(
+        """mean sum neg avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d
+        cumsum col2im upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
+        _upsample_bilinear2d_aa _upsample_bicubic2d_aa trace diff fft_fft _fft_r2c _fft_c2c _fft_c2r real imag nansum
+        grid_sampler_2d grid_sampler_3d"""
+    ),
+)
+register(
+    "shape",
+    shape_only,
+    existing(
+        """zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full
+        new_empty_strided sym_size sym_numel sym_stride zero"""
+    ),
+)
+register("structural", as_strided, existing("as_strided"))
+register("sum", add, [torch.ops.aten.add])
+register("sum", sub, [torch.ops.aten.sub])
+register("sum", rsub, [torch.ops.aten.rsub])
+register("joint", joint, existing(" ".join(_JOINT)))
+register("fill", filling, existing("constant_pad_nd masked_fill fill"))
+register("copy", copy, existing("copy"))

@@ -1,0 +1,136 @@
+"""Normalisations: the scale that they measure is frozen, then they are affine.
+
+    y = (x - m) r w + b,      r = 1 / sqrt(variance + eps) frozen
+
+In evaluation mode batch norm's m is a stored constant and joins the constant part.  Where m is the data's own mean it
+is linear in x and keeps its parts, exactly as when a model writes the norm out with mean, pow and rsqrt: both ways of
+writing it must give the same terms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from termwise.rules.registry import Call, as_series, existing, register
+from termwise.series import CONSTANT, Series, add_rows, frozen_series
+
+
+def batch_norm(call: Call) -> Any:
+    """Evaluation mode: y = x * w / sqrt(var + eps) + (b - mean * w / sqrt(var + eps)); else the batch's statistics."""
+    series = call.args[0]
+    value, *saved = call.clean()
+    if _uses_batch_statistics(call):
+        dims = [d for d in range(series.dim()) if d != 1]
+        out = _by_own_statistics(call, series, value, dims, call.argument("eps"), channel_affine=True)
+    else:
+        mean, variance = call.argument("running_mean"), call.argument("running_var")
+        scale = torch.rsqrt(variance + call.argument("eps"))
+        weight, bias = call.argument("weight"), call.argument("bias")
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        out = affine(series, value, _channels(scale, series), _channels(shift, series))
+    return (out, *(frozen_series(s) for s in saved))
+
+
+def _uses_batch_statistics(call: Call) -> bool:
+    if call.func._schema.name.endswith("_no_training"):
+        return False
+    return bool(call.argument("training")) or call.argument("running_mean") is None
+
+
+def affine(series: Series, value: Tensor, scale: Tensor, shift: Tensor) -> Series:
+    """x * scale + shift with constants that broadcast; the rows are written once."""
+    if CONSTANT in series.parts:
+        rows = series.rows * scale
+        rows[series.parts.index(CONSTANT)] += shift
+        return Series(value, rows.to(value.dtype), series.parts, series.paths)
+    # Constants by depth may start later than this one, but the constant-born rows always come first.
+    rows = series.rows.new_empty((len(series.parts) + 1, *series.rows.shape[1:]))
+    torch.mul(series.rows, scale, out=rows[1:])
+    rows[0] = shift
+    return Series(value, rows.to(value.dtype), (CONSTANT, *series.parts), series.paths)
+
+
+def _channels(per_channel: Tensor, series: Series) -> Tensor:
+    return per_channel.reshape(1, -1, *(1,) * (series.dim() - 2))
+
+
+def layer_norm(call: Call) -> Any:
+    """Over the last dimensions; returns the mean and the reciprocal deviation too."""
+    series = as_series(call.args[0])
+    value, *saved = call.clean()
+    dims = list(range(series.dim() - len(call.argument("normalized_shape")), series.dim()))
+    out = _by_own_statistics(call, series, value, dims, call.argument("eps"), channel_affine=False)
+    return (out, *(frozen_series(s) for s in saved))
+
+
+def rms_norm(call: Call) -> Any:
+    """Over the last dimensions, without a mean; returns the reciprocal root mean square too."""
+    call.kind = "frozen"
+    series = as_series(call.args[0])
+    value, rstd = call.clean()
+    rows = series.rows * rstd
+    weight = call.argument("weight")
+    rows = rows if weight is None else rows * weight
+    return Series(value, rows.to(value.dtype), series.parts, series.paths), frozen_series(rstd)
+
+
+def group_norm(call: Call) -> Any:
+    """Over the channels of each group and all positions."""
+    call.kind = "frozen"
+    series = as_series(call.args[0])
+    value, mean, rstd = call.clean()
+    groups, batch = call.argument("group"), series.shape[0]
+
+    def normalised(rows: Tensor) -> Tensor:
+        grouped = rows.reshape(rows.shape[0], batch, groups, -1)
+        centred = grouped - grouped.mean(dim=-1, keepdim=True)
+        return (centred * rstd.reshape(1, batch, groups, 1)).reshape(rows.shape)
+
+    out = _affine_parameters(call, series.mapped(normalised, value), value, channel_affine=True)
+    return out, frozen_series(mean), frozen_series(rstd)
+
+
+def _by_own_statistics(
+    call: Call, series: Series, value: Tensor, dims: list[int], eps: float, *, channel_affine: bool
+) -> Series:
+    call.kind = "frozen"
+    centred = series.value - series.value.mean(dim=dims, keepdim=True)
+    rstd = torch.rsqrt(centred.square().mean(dim=dims, keepdim=True) + eps)
+    of_rows = [d + 1 for d in dims]
+
+    def normalised(rows: Tensor) -> Tensor:
+        return (rows - rows.mean(dim=of_rows, keepdim=True)) * rstd
+
+    return _affine_parameters(call, series.mapped(normalised, value), value, channel_affine=channel_affine)
+
+
+def _affine_parameters(call: Call, out: Series, value: Tensor, *, channel_affine: bool) -> Series:
+    for name, scales in (("weight", True), ("bias", False)):
+        parameter = call.argument(name)
+        if parameter is None:
+            continue
+        gate = parameter.value if isinstance(parameter, Series) else parameter
+        shaped = gate.reshape(-1, *(1,) * (value.dim() - 2)) if channel_affine else gate
+        if scales:
+            out = out.mapped(lambda rows, shaped=shaped: rows * shaped, value)
+        elif isinstance(parameter, Series):
+            # A bias computed from the input (adaptive norms) brings its own parts.
+            rows = parameter.rows.reshape(len(parameter.parts), *shaped.shape)
+            out = Series(value, *add_rows(value, [(out.rows, out.parts), (rows, parameter.parts)]), out.paths)
+        else:
+            out = out.plus(shaped, value)
+    return out
+
+
+register(
+    "norm",
+    batch_norm,
+    existing("native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm"),
+)
+register("norm", layer_norm, existing("native_layer_norm"))
+register("norm", group_norm, existing("native_group_norm"))
+register("norm", rms_norm, existing("_fused_rms_norm"))

@@ -1,0 +1,244 @@
+"""Products: by a weight, by a frozen gate, and of two values.
+
+    by anything not computed from the input:   y_k = x_k * w
+    by a gate (exactly one operand is one):     y_k = x_k * g        the gate is frozen at its clean value
+    of two values, half to each (default):      y_k = (a_k b + a b_k) / 2
+    of two values, Cauchy (on request):         y_k = sum_{i+j=k} a_i b_j      depths add
+
+One function serves every bilinear operator: element-wise, matrix products, convolutions.  For more than two factors
+the halves depend on the bracketing: x * (y * z) gives x one half and y, z a quarter each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from termwise.rules.registry import Call, as_series, each_row, existing, plain, register
+from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, frozen_series
+
+Bilinear = Callable[[Tensor, Tensor], Tensor]
+
+
+def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) -> Series:
+    """The Series of `times(left, right)`, whose clean value is `value`; at least one operand is a Series."""
+    if not value.is_floating_point():
+        return frozen_series(value)
+    if not isinstance(right, Series):
+        return _scaled(left, value, lambda rows: _rows(rows, right, times, value), right)
+    if not isinstance(left, Series):
+        return _scaled(right, value, lambda rows: _rows(rows, left, lambda b, a: times(a, b), value), left)
+    left_gate, right_gate = _is_gate(left), _is_gate(right)
+    if left_gate != right_gate:
+        call.kind = "frozen"
+        free, gate = (right, left.value) if left_gate else (left, right.value)
+        ordered: Bilinear = (lambda b, a: times(a, b)) if left_gate else times
+        return Series(value, _rows(free.rows, gate, ordered, value), free.parts, free.paths)
+    if call.product == "cauchy" and not left_gate:
+        return _cauchy(left, right, times, value)
+    halves = [
+        (_rows(left.rows, right.value / 2, times, value), left.parts),
+        (_rows(right.rows, left.value / 2, lambda b, a: times(a, b), value), right.parts),
+    ]
+    gate = left_gate and right_gate
+    return Series(value, *add_rows(value, halves), add_paths([left.paths, right.paths]), gate=gate)
+
+
+def _is_gate(series: Series) -> bool:
+    return series.gate or not series.has_input
+
+
+def _scaled(series: Series, value: Tensor, linear: Callable[[Tensor], Tensor], factor: Any) -> Series:
+    # A gate times a scale of its own shape is still a gate (1 + tanh, 2 * sigmoid); through a weight it is a feature.
+    elementwise = not isinstance(factor, Tensor) or value.shape == series.shape
+    return series.mapped(linear, value, gate=series.gate and elementwise)
+
+
+def _rows(rows: Tensor, other: Any, times: Bilinear, value: Tensor) -> Tensor:
+    if not isinstance(other, Tensor):
+        return rows * other
+    if times is torch.mul and rows.dtype == value.dtype:
+        missing = value.dim() - (rows.dim() - 1)
+        rows = rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]) if missing > 0 else rows
+        return rows * other
+    return each_row(lambda row: times(row, other), rows).to(value.dtype)
+
+
+def _cauchy(left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
+    """Depths add; a product with something frozen keeps the other's origin, and the input's prevails."""
+    summands: list[tuple[Tensor, Parts]] = []
+    for i, a in enumerate(left.parts):
+        for j, b in enumerate(right.parts):
+            origin = Origin.INPUT if Origin.INPUT in (a.origin, b.origin) else max(a.origin, b.origin)
+            depth = 0 if origin is Origin.FROZEN else a.depth + b.depth
+            rows = _rows(left.rows[i : i + 1], right.rows[j], times, value)
+            summands.append((rows, (Part(origin, depth),)))
+    paths: dict[int, int] = {}
+    for i, n in (left.paths or {0: 1}).items():
+        for j, m in (right.paths or {0: 1}).items():
+            paths[i + j] = paths.get(i + j, 0) + n * m
+    # Where a path meets the other factor's constant part, it goes on alone.
+    paths = add_paths([paths, *_alone(left, right)])
+    return Series(value, *add_rows(value, summands), paths)
+
+
+def _alone(left: Series, right: Series) -> list[dict[int, int]]:
+    pairs = ((left, right), (right, left))
+    return [dict(a.paths) for a, b in pairs if any(part.origin is Origin.CONSTANT for part in b.parts)]
+
+
+def mul(call: Call) -> Any:
+    """Element-wise product."""
+    return multiply(call, call.args[0], call.args[1], torch.mul, call.clean())
+
+
+def div(call: Call) -> Any:
+    """Division: the divisor is frozen; with rounding the quotient is frozen too."""
+    left, right = call.args[0], call.args[1]
+    value = call.clean()
+    if call.argument("rounding_mode") is not None or not isinstance(left, Series):
+        call.kind = "frozen"
+        return frozen_series(value)
+    if isinstance(right, Series):
+        call.kind = "frozen"
+        right = right.value
+        gate = False
+    else:
+        gate = left.gate
+    out = multiply(call, left, right, torch.div, value)
+    out.gate = gate
+    return out
+
+
+def matmul(call: Call) -> Any:
+    """Matrix products (mm, bmm, mv, dot): by a weight they are a step."""
+    left, right = call.args[0], call.args[1]
+    out = multiply(call, left, right, call.func, call.clean())
+    _mark(call, left, right)
+    return out
+
+
+def _mark(call: Call, left: Any, right: Any) -> None:
+    if any(not isinstance(operand, Series) and call.is_weight(operand) for operand in (left, right)):
+        call.event = "weight"
+
+
+# addmm and its kin: beta * input + alpha * (a @ b).
+_BARE = {
+    "addmm": torch.ops.aten.mm.default,
+    "addbmm": None,
+    "baddbmm": torch.ops.aten.bmm.default,
+    "addmv": torch.ops.aten.mv.default,
+}
+
+
+def add_matmul(call: Call) -> Any:
+    """beta * input + alpha * (a @ b)."""
+    bias, left, right = call.args[:3]
+    alpha, beta = call.argument("alpha", 1), call.argument("beta", 1)
+    value = call.clean()
+    bare = _BARE[call.func._schema.name.split("::")[1]]
+    parts: list[Series] = []
+    if isinstance(left, Series) or isinstance(right, Series):
+        times: Bilinear = bare if alpha == 1 else (lambda a, b: alpha * bare(a, b))
+        parts.append(multiply(call, left, right, times, value))
+        _mark(call, left, right)
+    else:
+        parts.append(as_series(alpha * bare(left, right)))
+    if beta == 0:
+        return parts[0]
+    if isinstance(bias, Series):
+        rows = bias.rows if beta == 1 else bias.rows * beta
+        total = add_rows(value, [(parts[0].rows, parts[0].parts), (rows, bias.parts)])
+        return Series(value, *total, add_paths([parts[0].paths, bias.paths]))
+    return parts[0].plus(bias if beta == 1 else bias * beta, value)
+
+
+def linear(call: Call) -> Any:
+    """torch.nn.functional.linear where it arrives whole: x W^T + b."""
+    x, weight, bias = call.args[0], call.args[1], call.argument("bias")
+    value = call.clean()
+    out = multiply(call, x, weight, lambda a, w: torch.ops.aten.linear.default(a, w), value)
+    _mark(call, x, weight)
+    return out if bias is None else _biased(out, bias, value)
+
+
+def convolution(call: Call) -> Any:
+    """Every convolution, transposed ones too: linear in the value, the bias joins the constant part."""
+    x, weight, bias, *rest = call.args
+    value = call.clean()
+
+    def times(a: Tensor, w: Tensor) -> Tensor:
+        return call.func(a, w, None, *rest)
+
+    if isinstance(x, Series) and not isinstance(weight, Series) and x.dim() == weight.dim():
+        out = x.mapped(lambda rows: _fold(rows, lambda stack: times(stack, weight)), value)
+    elif isinstance(x, Series) or isinstance(weight, Series):
+        out = multiply(call, x, weight, times, value)
+    else:
+        out = as_series(times(x, weight))
+    _mark(call, x, weight)
+    return out if bias is None else _biased(out, bias, value, channel=value.dim() - weight.dim() + 1)
+
+
+def _biased(out: Series, bias: Any, value: Tensor, channel: int | None = None) -> Series:
+    """Add a bias along the channel axis; one that is computed from the input brings its own parts."""
+    after = 0 if channel is None else value.dim() - channel - 1
+
+    def shaped(b: Tensor) -> Tensor:
+        return b.reshape(*b.shape, *(1,) * after)
+
+    if not isinstance(bias, Series):
+        return out.plus(shaped(bias), value)
+    rows = shaped(bias.rows)
+    total = add_rows(value, [(out.rows, out.parts), (rows, bias.parts)])
+    return Series(value, *total, add_paths([out.paths, bias.paths]))
+
+
+def _fold(rows: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
+    """Depth is folded into the batch: one call serves all parts."""
+    if not rows.shape[0]:
+        return each_row(operator, rows)
+    out = operator(rows.flatten(0, 1))
+    return out.unflatten(0, rows.shape[:2])
+
+
+def trilinear(call: Call) -> Any:
+    """Products that arrive with more than two factors are taken apart by PyTorch itself."""
+    with call.replay():
+        return call.func.decompose(*call.args, **call.kwargs)
+
+
+def lerp(call: Call) -> Any:
+    """start + weight (end - start), as the sum and product that it is."""
+    start, end, weight = call.args
+    with call.replay():
+        return start + weight * (end - start)
+
+
+def addcmul(call: Call) -> Any:
+    """self + value * a * b, as the sum and products that it is."""
+    start, a, b = call.args
+    with call.replay():
+        return start + (a * b) * call.argument("value", 1)
+
+
+def addcdiv(call: Call) -> Any:
+    """self + value * a / b, as the sum and quotient that it is."""
+    start, a, b = call.args
+    with call.replay():
+        return start + (a / b) * call.argument("value", 1)
+
+
+register("product", mul, existing("mul"))
+register("quotient", div, existing("div true_divide"))
+register("matrix product", matmul, existing("mm bmm mv dot vdot matmul"))
+register("matrix product", add_matmul, existing("addmm baddbmm addmv"))
+register("matrix product", linear, existing("linear"))
+register("convolution", convolution, existing("convolution _convolution"))
+register("product", lerp, existing("lerp"))
+register("product", addcmul, existing("addcmul"))
+register("product", addcdiv, existing("addcdiv"))

@@ -1,0 +1,155 @@
+"""The table of rules: which operator does what to the parts of a Series.
+
+A rule is looked up by operator packet (`torch.ops.aten.add` for all overloads of add); in-place operators follow the
+rule of their functional twin.  Each packet is registered once, by the family that owns it; a second registration is
+refused, so that the table has one author per line.
+
+To add a rule for your own operator, name its family:
+
+    import torch, termwise.rules as rules
+    rules.register("gate", rules.elementwise, [torch.ops.mylib.my_activation])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.overrides import enable_reentrant_dispatch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from termwise.errors import RuleError
+from termwise.series import Series, constant_series
+
+Kind = Literal["exact", "frozen", "linearised"]
+Event = Literal["weight", "nonlinearity"]
+
+
+@dataclasses.dataclass
+class Call:
+    """One call of an operator on at least one Series.
+
+    Attributes:
+        func: the functional overload that is called (never the in-place one).
+        args, kwargs: as the model passed them; operands may be Series.
+        is_weight: whether a plain tensor is computed from parameters (and constants) alone.
+        product: how two values that are both no gates are multiplied.
+        kind: how the operator was treated; a rule may lower it from "exact".
+        event: what the call is to a unit of depth: a product by a weight, or a nonlinearity.
+        replay: runs operators through the rules again; for rules that take an operator apart.
+    """
+
+    func: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    is_weight: Callable[[Tensor], bool]
+    product: Literal["half", "cauchy"]
+    replay: Callable[[], Any]
+    kind: Kind = "exact"
+    event: Event | None = None
+
+    def clean(self) -> Any:
+        """What the original operator gives on the clean values."""
+        return self.func(*plain(self.args), **plain(self.kwargs))
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """The argument called `name` in the operator's schema."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        for position, declared in enumerate(self.func._schema.arguments):
+            if declared.name == name:
+                if position < len(self.args) and not declared.kwarg_only:
+                    return self.args[position]
+                return declared.default_value if declared.has_default_value() else default
+        return default
+
+    @property
+    def is_view(self) -> bool:
+        """Whether the operator's result aliases its first argument."""
+        alias = self.func._schema.returns[0].alias_info if self.func._schema.returns else None
+        return alias is not None and not alias.is_write
+
+
+class Rule(Protocol):
+    """Takes a call to its outputs: the structure of `call.clean()`, with Series where something flows on."""
+
+    def __call__(self, call: Call) -> Any: ...  # noqa: D102
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A line of the table."""
+
+    family: str
+    rule: Rule
+
+
+RULES: dict[Any, Entry] = {}
+
+
+def register(family: str, rule: Rule, packets: Iterable[Any]) -> None:
+    """Enter `rule` for operator packets such as `torch.ops.aten.relu`.
+
+    Raises:
+        RuleError: when one of them is no operator packet, or has a rule already.
+    """
+    for packet in packets:
+        if not isinstance(packet, torch._ops.OpOverloadPacket):
+            raise RuleError(f"register: {packet!r} is no operator packet; pass torch.ops.<library>.<name> (no overload).")
+        if packet in RULES:
+            raise RuleError(
+                f"register: {packet} has a rule already, of the family '{RULES[packet].family}'. "
+                "Each operator has one; remove that line if yours is to replace it."
+            )
+        RULES[packet] = Entry(family, rule)
+
+
+def existing(names: str, library: Any = torch.ops.aten) -> list[Any]:
+    """The packets named in a whitespace-separated list; those that this version of PyTorch lacks are left out."""
+    return [getattr(library, name) for name in names.split() if hasattr(library, name)]
+
+
+def plain(tree: Any) -> Any:
+    """The same arguments with every Series replaced by its clean value."""
+    return pytree.tree_map_only(Series, lambda series: series.value, tree)
+
+
+def as_series(operand: Series | Tensor) -> Series:
+    """A plain tensor operand becomes constant-born."""
+    return operand if isinstance(operand, Series) else constant_series(operand)
+
+
+class _Passing(TorchDispatchMode):
+    # Inside a dispatch mode the Python key stays set; without a mode to serve it, vmap and jvp crash (PyTorch 2.13+).
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class transforms:  # noqa: N801
+    """Context in which `torch.func` transforms work although an operator is being dispatched."""
+
+    def __init__(self) -> None:
+        self._contexts = (enable_reentrant_dispatch(), _Passing())
+
+    def __enter__(self) -> None:
+        for context in self._contexts:
+            context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for context in reversed(self._contexts):
+            context.__exit__(*error)
+
+
+def each_row(linear: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
+    """Apply an operator that knows nothing of rows to each of them; all stacks have the same leading axis."""
+    if not stacks[0].shape[0]:
+        # vmap refuses an empty axis: one row of zeros gives the shape.
+        return each_row(linear, *(stack.new_zeros((1, *stack.shape[1:])) for stack in stacks))[:0]
+    with transforms():
+        return torch.vmap(linear)(*stacks)

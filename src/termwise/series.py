@@ -1,0 +1,260 @@
+"""Series: a tensor that also carries where it came from.
+
+The object is a polynomial in a formal factor ``eps`` that every *step* of a program multiplies by,
+
+    v(eps) = c + f + sum_k v_k eps^k,        c + f + sum_k v_k = v,
+
+with ``v`` the value that the program really computes, ``c`` all that is born of constants (biases, shifts, tables),
+``f`` what is born of frozen values (a softmax that joins a sum), and ``v_k`` the sum over all paths of exactly ``k``
+steps from the input.  A coefficient is called a *part*: an origin and a depth.  The parts of a Series are stacked
+along a leading axis, `rows[part, *shape]`, so that one call of an operator serves them all.
+
+Only parts that some path has are stored.  In a network whose blocks hold two layers that is every other depth, which
+halves the work against carrying the whole window between the shortest and the longest path; and a plain network has
+exactly one input-born part everywhere.
+
+No operator is known here: `termwise.rules` says what each of them does to the parts.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import TensorWeakRef
+
+
+class Origin(enum.IntEnum):
+    """What a part was born of; the order is the order of the rows."""
+
+    CONSTANT = 0
+    FROZEN = 1
+    INPUT = 2
+
+
+class Part(NamedTuple):
+    """One coefficient of a Series: its origin, and the number of steps since its birth."""
+
+    origin: Origin
+    depth: int
+
+
+Parts = tuple[Part, ...]
+Paths = Mapping[int, int]
+
+CONSTANT = Part(Origin.CONSTANT, 0)
+FROZEN = Part(Origin.FROZEN, 0)
+INPUT = Part(Origin.INPUT, 0)
+
+
+class Series(Tensor):
+    """A tensor with its parts: the type on which a model's own forward is run.
+
+    Attributes:
+        value: the clean value, shape S.
+        rows: the parts, shape (len(parts), *S), in the value's dtype; no rows where the value cannot carry any
+            (integers, booleans).
+        parts: the label of each row, sorted.
+        paths: for each depth among the input-born parts, the number of paths, as exact Python integers.
+        gate: whether a product with this value freezes it (theory, section 2: provenance, not value).
+    """
+
+    value: Tensor
+    rows: Tensor
+    parts: Parts
+    paths: Paths
+    gate: bool
+
+    @staticmethod
+    def __new__(
+        cls, value: Tensor, rows: Tensor, parts: Parts, paths: Paths | None = None, *, gate: bool = False
+    ) -> Series:
+        """Wrap `value`; `rows` must have shape (len(parts), *value.shape)."""
+        self = torch.Tensor._make_wrapper_subclass(
+            cls,
+            value.shape,
+            strides=value.stride(),
+            storage_offset=value.storage_offset(),
+            dtype=value.dtype,
+            device=value.device,
+        )
+        self.value, self.rows, self.parts, self.paths, self.gate = value, rows, parts, dict(paths or {}), gate
+        self._alias_root: Series | None = None
+        self._alias_view: Callable[[Tensor], Tensor] | None = None
+        self._aliases: list[TensorWeakRef] = []
+        return self
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        """Show the shape and the parts, not the numbers."""
+        depths = [part.depth for part in self.parts if part.origin is Origin.INPUT]
+        return f"Series(shape={tuple(self.shape)}, dtype={self.dtype}, depths={depths}, gate={self.gate})"
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Refuse: outside the program that made it a Series has no rules to follow."""
+        raise RuntimeError(
+            f"{func}: a Series was used outside termwise.expand. It lives only while the model's forward runs; "
+            "a hook or an attribute of the model must have kept one. Clear what kept it and run again."
+        )
+
+    @property
+    def has_input(self) -> bool:
+        """Whether any part is born of the input."""
+        return bool(self.parts) and self.parts[-1].origin is Origin.INPUT
+
+    def mapped(
+        self,
+        linear: Callable[[Tensor], Tensor],
+        value: Tensor,
+        *,
+        gate: bool = False,
+        view: bool = False,
+    ) -> Series:
+        """The Series of a linear operator: `linear` takes all rows at once, (R, *S) to (R, *S')."""
+        out = Series(value, linear(self.rows), self.parts, self.paths, gate=gate)
+        if view:
+            out._follow(self, linear)
+        return out
+
+    def plus(self, constant: Tensor, value: Tensor, *, part: Part = CONSTANT) -> Series:
+        """Add what is born here; `constant` broadcasts to the value's shape."""
+        rows, parts = self.rows, self.parts
+        if part in parts:
+            rows = broadcast_rows(rows, value).clone(memory_format=torch.contiguous_format)
+            rows[parts.index(part)] += constant
+            return Series(value, rows, parts, self.paths, gate=self.gate)
+        born = constant.to(value.dtype).expand(value.shape)
+        return Series(value, *add_rows(value, [(rows, parts), (born[None], (part,))]), self.paths, gate=self.gate)
+
+    def shifted(self, *, constants: bool) -> Series:
+        """One step: every input-born part moves up by one, and the constant-born ones too where they are kept by depth."""
+        moves = {Origin.INPUT: 1, Origin.CONSTANT: int(constants), Origin.FROZEN: 0}
+        parts = tuple(Part(part.origin, part.depth + moves[part.origin]) for part in self.parts)
+        return Series(self.value, self.rows, parts, {depth + 1: n for depth, n in self.paths.items()}, gate=self.gate)
+
+    # Aliasing. A view shares its base's rows; a write to either must reach the other. Rows are never written in
+    # place: the root of the aliases gets new rows and every live view is derived from them again.
+
+    def _follow(self, base: Series, view: Callable[[Tensor], Tensor]) -> None:
+        root, earlier = (base, None) if base._alias_root is None else (base._alias_root, base._alias_view)
+        self._alias_root = root
+        self._alias_view = view if earlier is None else lambda rows: view(earlier(rows))
+        root._aliases.append(TensorWeakRef(self))
+
+    def _become(self, rows: Tensor, parts: Parts, paths: Paths, gate: bool) -> None:
+        self.rows, self.parts, self.paths, self.gate = rows, parts, dict(paths), gate
+
+    def overwrite(self, new: Series) -> None:
+        """Take over the parts of `new` (in-place operators); the clean value has been written by the caller."""
+        root = self if self._alias_root is None else self._alias_root
+        if root is self:
+            self._become(new.rows, new.parts, new.paths, new.gate)
+        else:
+            assert self._alias_view is not None
+            parts = merge_parts([root.parts, new.parts])
+            rows = align_rows(root.rows, root.parts, parts).clone(memory_format=torch.contiguous_format)
+            self._alias_view(rows).copy_(align_rows(new.rows, new.parts, parts))
+            covered = self.numel() == root.numel()
+            root._become(rows, parts, new.paths if covered else add_paths([root.paths, new.paths]), gate=False)
+        for reference in root._aliases:
+            view = reference()
+            if view is None:
+                continue
+            view._become(view._alias_view(root.rows), root.parts, root.paths, gate=root.gate)
+
+
+def input_series(x: Tensor) -> Series:
+    """The input itself: one path of no steps (integers carry no parts; their embedding does)."""
+    if not x.is_floating_point():
+        return frozen_series(x)
+    return Series(x, x[None].clone(), (INPUT,), {0: 1})
+
+
+def constant_series(x: Tensor) -> Series:
+    """A value that is not computed from the input."""
+    return Series(x, x[None], (CONSTANT,))
+
+
+def frozen_series(x: Tensor) -> Series:
+    """A plain gate: computed from the input, but no polynomial of it any more."""
+    if not x.is_floating_point():
+        return Series(x, x.new_empty((0, *x.shape)), (), gate=True)
+    return Series(x, x[None], (FROZEN,), gate=True)
+
+
+def merge_parts(layouts: Iterable[Parts]) -> Parts:
+    """The sorted union."""
+    return tuple(sorted(set(itertools.chain.from_iterable(layouts))))
+
+
+def add_paths(paths: Iterable[Paths]) -> dict[int, int]:
+    """Path counts of a sum: counts add, depth by depth."""
+    total: dict[int, int] = {}
+    for counts in paths:
+        for depth, count in counts.items():
+            total[depth] = total.get(depth, 0) + count
+    return total
+
+
+def broadcast_rows(rows: Tensor, value: Tensor) -> Tensor:
+    """Rows of a smaller operand, expanded to the shape of `value` behind the leading axis."""
+    missing = value.dim() - (rows.dim() - 1)
+    if missing:
+        rows = rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:])
+    return rows.expand(rows.shape[0], *value.shape)
+
+
+def align_rows(rows: Tensor, parts: Parts, target: Parts) -> Tensor:
+    """Rows laid out by `target`, a superset of `parts`, with zeros where nothing was."""
+    if parts == target:
+        return rows
+    out = rows.new_zeros((len(target), *rows.shape[1:]))
+    place = {part: i for i, part in enumerate(target)}
+    for start, stop in _runs([place[part] for part in parts]):
+        at = place[parts[start]]
+        out[at : at + stop - start] = rows[start:stop]
+    return out
+
+
+def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """The half-open stretches over which `indices` count up by one."""
+    cuts = [0, *(i for i in range(1, len(indices)) if indices[i] != indices[i - 1] + 1), len(indices)]
+    return [(start, stop) for start, stop in itertools.pairwise(cuts) if start < stop]
+
+
+def add_rows(value: Tensor, summands: Sequence[tuple[Tensor, Parts]]) -> tuple[Tensor, Parts]:
+    """Sum stacks of rows with different parts, each broadcast to the shape of `value`; one pass over the memory.
+
+    Returns:
+        The rows of the sum, shape (len(parts), *value.shape), and their parts.
+    """
+    parts = merge_parts(layout for _, layout in summands)
+    places = [{part: i for i, part in enumerate(layout)} for _, layout in summands]
+    stacks = [broadcast_rows(rows, value) for rows, _ in summands]
+    out = torch.empty_like(value[None].expand(len(parts), *value.shape), memory_format=torch.contiguous_format)
+    start = 0
+    while start < len(parts):
+        present = [parts[start] in place for place in places]
+        stop = start + 1
+        while stop < len(parts) and [parts[stop] in place for place in places] == present:
+            # Neighbours in the sum must be neighbours in every summand for a slice to serve them together.
+            stop += 1
+        pieces = [
+            stack[place[parts[start]] : place[parts[start]] + stop - start]
+            for stack, place, here in zip(stacks, places, present, strict=True)
+            if here
+        ]
+        if len(pieces) == 1:
+            out[start:stop] = pieces[0]
+        else:
+            torch.add(pieces[0], pieces[1], out=out[start:stop])
+            for piece in pieces[2:]:
+                out[start:stop] += piece
+        start = stop
+    return out, parts

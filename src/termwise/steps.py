@@ -1,0 +1,75 @@
+"""What counts as one step of depth.
+
+    layers        every convolution or matrix product by a parameter, its bias included (the default: it compares any
+                  two networks).  Scales of norms and look-ups in embeddings are no steps, nor are products by fixed
+                  filters: a weight is an operand computed from parameters (and constants) alone, whatever it went
+                  through since: a cast, a view, a standardisation.
+    activations   every element-wise nonlinearity; the nearest thing to "degree" in depth.  Selections (max-pooling)
+                  and normalisations are none.
+    module names  the output of each named module, as in model.named_modules().
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+
+from torch import nn
+
+from termwise.errors import UsageError
+
+NAMED = "modules"
+_EVENTS = {"layers": "weight", "activations": "nonlinearity"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A unit of depth: which operators or which modules move every input-born part up by one.
+
+    Attributes:
+        name: "layers", "activations" or "modules".
+        modules: the paths of the modules whose outputs are steps, for "modules".
+    """
+
+    name: str
+    modules: frozenset[str] = frozenset()
+
+    def counts(self, event: str | None) -> bool:
+        """Whether a call with this event is a step."""
+        return event is not None and _EVENTS.get(self.name) == event
+
+    def __str__(self) -> str:
+        """The unit as a user writes it."""
+        return self.name if not self.modules else "modules: " + ", ".join(sorted(self.modules))
+
+
+def unit_of(unit: str | Sequence[str] | Unit, model: object) -> Unit:
+    """The unit that the user means.
+
+    Args:
+        unit: "layers", "activations", or the names of modules of `model`.
+        model: the model whose modules the names are looked up in.
+
+    Raises:
+        UsageError: for an unknown unit, an unknown module, or module names without an nn.Module.
+    """
+    if isinstance(unit, Unit):
+        return unit
+    if isinstance(unit, str):
+        if unit in _EVENTS:
+            return Unit(unit)
+        raise UsageError(
+            f"unit={unit!r}: expected 'layers', 'activations' or a list of module names. "
+            f"To count the output of one module as a step write unit=[{unit!r}]."
+        )
+    names = list(unit)
+    if not names:
+        raise UsageError("unit=[]: no module is named, so nothing would be a step. Name at least one.")
+    known = [name for name, _ in model.named_modules()] if isinstance(model, nn.Module) else []
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f" Did you mean {', '.join(near)}?" if near else ""
+            raise UsageError(f"unit: the model has no module called {name!r}.{hint} See dict(model.named_modules()).")
+    return Unit(NAMED, frozenset(names))
