@@ -44,6 +44,8 @@ class Expansion:
         closure: |constant + sum of terms - total| / |total|, over the whole batch.
         operators: how each operator was treated.
         unit: the unit of depth.
+        ideal_cost: the least that all terms cost, in plain forward passes: the width of the window of depths, plus one
+            for the constants, at every convolution and matrix product, weighted by its FLOPs.
 
     What a term means: with gates frozen, a term is what the network would give if only paths of that depth were open
     and every gate stood as it does in the whole network.  What it does not mean: that the term could be had without the
@@ -59,6 +61,7 @@ class Expansion:
     closure: float
     operators: tuple[OperatorUse, ...]
     unit: str
+    ideal_cost: float
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -68,7 +71,7 @@ class Expansion:
     def __repr__(self) -> str:
         """One line: depths, closure, and what was not exact."""
         inexact = sorted({use.operator for use in self.operators if use.kind == "linearised"})
-        span = f"{self.depths[0]}..{self.depths[-1]}" if len(self.depths) > 1 else f"{self.depths[0]}"
+        span = "..".join(dict.fromkeys(str(depth) for depth in (min(self.terms), max(self.terms))))
         return (
             f"Expansion(unit={self.unit!r}, depths {span} ({len(self.depths)}), output {tuple(self.total.shape)}, "
             f"closure {self.closure:.1e}, linearised: {', '.join(inexact) or 'nothing'})"
@@ -146,7 +149,9 @@ def _check_finite(model: object, x: Any) -> None:
 
 def _describe(tensor: Tensor) -> str:
     bad = int((~torch.isfinite(tensor)).sum())
-    return f"{bad} value{'s' if bad != 1 else ''} that {'are' if bad != 1 else 'is'} NaN or infinite (of {tensor.numel()})"
+    return (
+        f"{bad} value{'s' if bad != 1 else ''} that {'are' if bad != 1 else 'is'} NaN or infinite (of {tensor.numel()})"
+    )
 
 
 def _unwrapped(x: Any) -> Any:
@@ -188,8 +193,9 @@ def _member(result: Any, name: str | int) -> Any:
 def _logits(result: Any) -> Any:
     if isinstance(result, Mapping) and "logits" in result:
         return result["logits"]
-    if isinstance(getattr(result, "logits", None), Tensor):
-        return result.logits
+    logits = getattr(result, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
     raise ModelError(
         f"expand: the model returned {_contents(result)}, and none of it is called 'logits'. "
         "Say which tensor to expand: output='name', output=0, or output=lambda result: ..."
@@ -244,6 +250,7 @@ def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
         closure=closure,
         operators=program.operators,
         unit=str(unit),
+        ideal_cost=program.ideal_cost,
     )
 
 

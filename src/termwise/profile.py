@@ -55,7 +55,7 @@ class DepthProfile:
     """Shares, truncations and mean path length of a network on a data set; print it for a table.
 
     Attributes:
-        share: a row per part: origin ("input", "constant", "frozen"), depth, paths, and the three shares with intervals.
+        share: a row per part: origin ("input", "constant", "frozen"), depth, paths, the three shares with intervals.
         truncated: a row per depth: accuracy and loss of head, tail and alone.
         mean_depth: the mean path length, under the norm share of the input-born terms, in steps.
         aligned_depth: the mean of k under the aligned share; None where it is undefined.
@@ -220,13 +220,13 @@ def batches(data: Any, batch_size: int) -> Iterator[tuple[Any, Tensor | None]]:
         empty = False
         yield _split(batch)
     if empty:
-        raise DataError("the data set is empty: it gave no batch. Check the path and the split; an iterator is used up once.")
+        raise DataError(
+            "the data set is empty: it gave no batch. Check the path and the split; an iterator is used up once."
+        )
 
 
 def _is_pair(data: Any) -> bool:
-    return (
-        isinstance(data, tuple) and len(data) == 2 and all(isinstance(t, Tensor) for t in data) and data[1].dim() > 0
-    )
+    return isinstance(data, tuple) and len(data) == 2 and all(isinstance(t, Tensor) for t in data) and data[1].dim() > 0
 
 
 def _cut(data: Any, batch_size: int) -> Iterator[tuple[Any, Tensor | None]]:
@@ -432,8 +432,8 @@ def _task(y: Tensor, targets: Tensor | None) -> str:
         return "classification"
     if targets.shape != y.shape:
         raise DataError(
-            f"floating-point targets of shape {tuple(targets.shape)} for an output of shape {tuple(y.shape)}: regression "
-            "needs equal shapes; classes must be integers (targets.long())."
+            f"floating-point targets of shape {tuple(targets.shape)} for an output of shape {tuple(y.shape)}: "
+            "regression needs equal shapes; classes must be integers (targets.long())."
         )
     if not bool(torch.isfinite(targets).all()):
         raise DataError("the targets hold NaN or infinite values. Clean the data before profiling.")
@@ -441,7 +441,7 @@ def _task(y: Tensor, targets: Tensor | None) -> str:
 
 
 def _classes_last(stack: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Bring classes to the last axis and everything between batch and classes into one: (P, N, Q, C), (N, Q, C), (N, Q)."""
+    """Classes last, everything between batch and classes in one axis: (P, N, Q, C), (N, Q, C), (N, Q)."""
     axis = -1
     if targets is not None and y.dim() > 2:
         if targets.shape == (y.shape[0], *y.shape[2:]) and targets.shape != y.shape[:-1]:
@@ -458,8 +458,9 @@ def _classes_last(stack: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Ten
     kept = labels[labels != IGNORED]
     if kept.numel() and (int(kept.min()) < 0 or int(kept.max()) >= y.shape[-1]):
         raise DataError(
-            f"labels run from {int(kept.min())} to {int(kept.max())}, but the model has {y.shape[-1]} classes: expected "
-            f"0 to {y.shape[-1] - 1}, or {IGNORED} to leave one out. Renumber the labels, or check the model's head."
+            f"labels run from {int(kept.min())} to {int(kept.max())}, but the model has {y.shape[-1]} classes: "
+            f"expected 0 to {y.shape[-1] - 1}, or {IGNORED} to leave one out. "
+            "Renumber the labels, or check the model's head."
         )
     n, c = y.shape[0], y.shape[-1]
     return stack.reshape(len(stack), n, -1, c), y.reshape(n, -1, c), labels.reshape(n, -1)

@@ -22,6 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from termwise.errors import RuleError
@@ -58,13 +59,16 @@ class Program(TorchDispatchMode):
 
     def __init__(self, model: object, unit: Unit, constants: Constants, product: Product) -> None:
         super().__init__()
-        self.unit, self.constants, self.product = unit, constants, product
+        self.unit = unit
+        self.constants: Constants = constants
+        self.product: Product = product
         self._weights: Any = WeakTensorKeyDictionary()
         self._parameters = set(map(id, model.parameters())) if isinstance(model, nn.Module) else set()
         self._names = {id(m): name for name, m in model.named_modules()} if isinstance(model, nn.Module) else {}
         self._inside: list[str] = []
         self._uses: dict[tuple[str, str, Kind], list[str]] = collections.defaultdict(list)
         self._lifted: Any = WeakTensorKeyDictionary()
+        self._flops = self._ideal_flops = 0
 
     @property
     def operators(self) -> tuple[OperatorUse, ...]:
@@ -74,6 +78,11 @@ class Program(TorchDispatchMode):
             for (operator, rule, kind), where in self._uses.items()
         ]
         return tuple(sorted(uses, key=lambda use: (-use.count, use.operator)))
+
+    @property
+    def ideal_cost(self) -> float:
+        """The floor, in plain passes: sum of (window + 1 for c) x FLOPs over FLOPs (convolutions, matrix products)."""
+        return self._ideal_flops / self._flops if self._flops else 1.0
 
     # Where the program is: global hooks, so that nothing is left on the model.
 
@@ -109,18 +118,18 @@ class Program(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run one operator."""
-        kwargs = dict(kwargs or {})
+        keywords: dict[str, Any] = dict(kwargs or {})
         if self._lifted:
-            args, kwargs = pytree.tree_map_only(Tensor, self._lift, (args, kwargs))
-        leaves = pytree.tree_leaves((args, kwargs))
+            args, keywords = pytree.tree_map_only(Tensor, self._lift, (args, keywords))
+        leaves = pytree.tree_leaves((args, keywords))
         if not any(isinstance(leaf, Series) for leaf in leaves):
-            out = func(*args, **kwargs)
+            out = func(*args, **keywords)
             if any(isinstance(leaf, Tensor) and self.is_weight(leaf) for leaf in leaves):
                 pytree.tree_map_only(Tensor, self._mark, out)
             return out
         if func._schema.is_mutable:
-            return self._in_place(func, args, kwargs)
-        return self._apply(func, args, kwargs)
+            return self._in_place(func, args, keywords)
+        return self._apply(func, args, keywords)
 
     def is_weight(self, tensor: Tensor) -> bool:
         """Whether a plain tensor is a parameter, or computed from parameters and constants alone."""
@@ -139,9 +148,18 @@ class Program(TorchDispatchMode):
         if entry.family != "taken apart":
             where = self._inside[-1] if self._inside else ""
             self._uses[str(func.overloadpacket), entry.family, call.kind].append(where)
+        if func.overloadpacket in flop_registry:
+            self._account(call, out)
         if self.unit.counts(call.event):
             out = pytree.tree_map_only(Series, self._step, out)
         return out
+
+    def _account(self, call: Call, out: Any) -> None:
+        flops = flop_registry[call.func.overloadpacket](*plain(call.args), **plain(call.kwargs), out_val=plain(out))
+        operands = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Series)]
+        window = max(operand.window for operand in operands)
+        self._flops += flops
+        self._ideal_flops += (window + 1) * flops
 
     @staticmethod
     def _cannot_carry(call: Call) -> bool:
@@ -215,7 +233,7 @@ class Program(TorchDispatchMode):
         series = self._lifted.get(root)
         if series is None or tensor is root:
             return tensor if series is None else series
-        place = (tensor.size(), tensor.stride(), tensor.storage_offset() - root.storage_offset())
+        place = (tensor.size(), tensor.stride(), int(tensor.storage_offset() - root.storage_offset()))
         return series.mapped(lambda rows: _same_place(rows, root, *place), tensor, view=True)
 
 

@@ -21,7 +21,6 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors
 import safetensors.numpy
@@ -41,14 +40,14 @@ class Table:
 
     def __init__(self, columns: Mapping[str, Any] | pa.Table, units: Mapping[str, str] | None = None) -> None:
         """Make a table of columns: sequences, arrays, or a pyarrow table that has units in its metadata."""
+        table: pa.Table
         if isinstance(columns, pa.Table):
             table = columns
         else:
-            arrays = {name: _column(values) for name, values in columns.items()}
-            table = pa.table(arrays)
+            table = pa.table({name: _column(values) for name, values in columns.items()})
         if units is not None:
             table = table.replace_schema_metadata({"units": msgspec.json.encode(dict(units))})
-        self._arrow = table
+        self._arrow: pa.Table = table
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -75,11 +74,10 @@ class Table:
 
     def where(self, **equal: Any) -> Table:
         """The rows in which each named column has the given value (None: is missing)."""
-        keep = pa.array(np.ones(len(self), dtype=bool))
+        keep = np.ones(len(self), dtype=bool)
         for name, value in equal.items():
-            column = self._arrow[name]
-            keep = pc.and_(keep, pc.is_null(column) if value is None else pc.fill_null(pc.equal(column, value), False))
-        return Table(self._arrow.filter(keep))
+            keep &= np.array([cell == value for cell in self._arrow[name].to_pylist()], dtype=bool)
+        return Table(self._arrow.filter(pa.array(keep)))
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary a row; missing values are None."""
@@ -206,7 +204,9 @@ def _corrupt(path: Path, error: Exception) -> RecordError:
 def _read(archive: zipfile.ZipFile, path: Path, kind: str) -> Record:
     unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > _LIMIT:
-        raise RecordError(f"{path}: would unpack to {unpacked / 2**30:.1f} GiB, more than {_LIMIT / 2**30:.0f} GiB; refused.")
+        raise RecordError(
+            f"{path}: would unpack to {unpacked / 2**30:.1f} GiB, more than {_LIMIT / 2**30:.0f} GiB; refused."
+        )
     raw = archive.read("record.json")
     version = msgspec.json.decode(raw, type=dict[str, Any]).get("version")
     if isinstance(version, int) and version > VERSION:
@@ -267,7 +267,9 @@ def read_parquet(path: str | os.PathLike[str]) -> Table:
     try:
         return Table(pq.read_table(path))
     except FileNotFoundError as error:
-        raise RecordError(f"{path}: missing. The run may not have finished; run it again in the same directory.") from error
+        raise RecordError(
+            f"{path}: missing. The run may not have finished; run it again in the same directory."
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise _corrupt(Path(path), error) from error
 
@@ -346,10 +348,11 @@ def read_summary(directory: str | os.PathLike[str]) -> RunSummary:
         raw = path.read_bytes()
         version = msgspec.json.decode(raw, type=dict[str, Any]).get("version")
         if isinstance(version, int) and version > VERSION:
-            raise RecordError(f"{path}: format version {version}; this Termwise reads up to {VERSION}. Upgrade Termwise.")
+            raise RecordError(
+                f"{path}: format version {version}; this Termwise reads up to {VERSION}. Upgrade Termwise."
+            )
         return msgspec.json.decode(raw, type=RunSummary)
     except FileNotFoundError as error:
         raise RecordError(f"{path}: missing. Give the directory of a finished run, or finish this one.") from error
     except msgspec.MsgspecError as error:
         raise _corrupt(path, error) from error
-

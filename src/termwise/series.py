@@ -69,12 +69,14 @@ class Series(Tensor):
     paths: Paths
     gate: bool
 
+    _alias_root: Series | None
+    _alias_view: Callable[[Tensor], Tensor] | None
+    _aliases: list[TensorWeakRef]
+
     @staticmethod
-    def __new__(
-        cls, value: Tensor, rows: Tensor, parts: Parts, paths: Paths | None = None, *, gate: bool = False
-    ) -> Series:
-        """Wrap `value`; `rows` must have shape (len(parts), *value.shape)."""
-        self = torch.Tensor._make_wrapper_subclass(
+    def __new__(cls: type[Series], value: Tensor, *_: Any, **__: Any) -> Series:
+        """A wrapper with the geometry of `value` and no memory of its own."""
+        return torch.Tensor._make_wrapper_subclass(
             cls,
             value.shape,
             strides=value.stride(),
@@ -82,11 +84,13 @@ class Series(Tensor):
             dtype=value.dtype,
             device=value.device,
         )
+
+    def __init__(
+        self, value: Tensor, rows: Tensor, parts: Parts, paths: Paths | None = None, *, gate: bool = False
+    ) -> None:
+        """Wrap `value`; `rows` must have shape (len(parts), *value.shape)."""
         self.value, self.rows, self.parts, self.paths, self.gate = value, rows, parts, dict(paths or {}), gate
-        self._alias_root: Series | None = None
-        self._alias_view: Callable[[Tensor], Tensor] | None = None
-        self._aliases: list[TensorWeakRef] = []
-        return self
+        self._alias_root, self._alias_view, self._aliases = None, None, []
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         """Show the shape and the parts, not the numbers."""
@@ -107,6 +111,12 @@ class Series(Tensor):
     def has_input(self) -> bool:
         """Whether any part is born of the input."""
         return bool(self.parts) and self.parts[-1].origin is Origin.INPUT
+
+    @property
+    def window(self) -> int:
+        """The number of depths from the shortest to the longest path, whether some path has them or not."""
+        depths = [part.depth for part in self.parts if part.origin is Origin.INPUT]
+        return depths[-1] - depths[0] + 1 if depths else 0
 
     def mapped(
         self,
@@ -133,7 +143,7 @@ class Series(Tensor):
         return Series(value, *add_rows(value, [(rows, parts), (born[None], (part,))]), self.paths, gate=self.gate)
 
     def shifted(self, *, constants: bool) -> Series:
-        """One step: every input-born part moves up by one, and the constant-born ones too where they are kept by depth."""
+        """One step: every input-born part moves up by one; the constant-born too where they are kept by depth."""
         moves = {Origin.INPUT: 1, Origin.CONSTANT: int(constants), Origin.FROZEN: 0}
         parts = tuple(Part(part.origin, part.depth + moves[part.origin]) for part in self.parts)
         return Series(self.value, self.rows, parts, {depth + 1: n for depth, n in self.paths.items()}, gate=self.gate)
@@ -164,7 +174,7 @@ class Series(Tensor):
             root._become(rows, parts, new.paths if covered else add_paths([root.paths, new.paths]), gate=False)
         for reference in root._aliases:
             view = reference()
-            if view is None:
+            if not isinstance(view, Series) or view._alias_view is None:
                 continue
             view._become(view._alias_view(root.rows), root.parts, root.paths, gate=root.gate)
 
@@ -214,16 +224,25 @@ def align_rows(rows: Tensor, parts: Parts, target: Parts) -> Tensor:
     """Rows laid out by `target`, a superset of `parts`, with zeros where nothing was."""
     if parts == target:
         return rows
-    out = rows.new_zeros((len(target), *rows.shape[1:]))
+    out = rows.new_empty((len(target), *rows.shape[1:]))
+    place_rows(rows, parts, out, target)
+    return out
+
+
+def place_rows(rows: Tensor, parts: Parts, out: Tensor, target: Parts) -> None:
+    """Write rows to their place in `out`, laid out by `target`, and zeros where there are none."""
     place = {part: i for i, part in enumerate(target)}
     for start, stop in _runs([place[part] for part in parts]):
         at = place[parts[start]]
         out[at : at + stop - start] = rows[start:stop]
-    return out
+    for start, stop in _runs(absent := [i for i, part in enumerate(target) if part not in parts]):
+        out[absent[start] : absent[start] + stop - start] = 0
 
 
 def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
     """The half-open stretches over which `indices` count up by one."""
+    if not indices:
+        return []
     cuts = [0, *(i for i in range(1, len(indices)) if indices[i] != indices[i - 1] + 1), len(indices)]
     return [(start, stop) for start, stop in itertools.pairwise(cuts) if start < stop]
 

@@ -1,12 +1,12 @@
 """What counts as one step of depth.
 
-    layers        every convolution or matrix product by a parameter, its bias included (the default: it compares any
-                  two networks).  Scales of norms and look-ups in embeddings are no steps, nor are products by fixed
-                  filters: a weight is an operand computed from parameters (and constants) alone, whatever it went
-                  through since: a cast, a view, a standardisation.
-    activations   every element-wise nonlinearity; the nearest thing to "degree" in depth.  Selections (max-pooling)
-                  and normalisations are none.
-    module names  the output of each named module, as in model.named_modules().
+layers        every convolution or matrix product by a parameter, its bias included (the default: it compares any
+              two networks).  Scales of norms and look-ups in embeddings are no steps, nor are products by fixed
+              filters: a weight is an operand computed from parameters (and constants) alone, whatever it went
+              through since: a cast, a view, a standardisation.
+activations   every element-wise nonlinearity; the nearest thing to "degree" in depth.  Selections (max-pooling)
+              and normalisations are none.
+module names  the output of each named module, as in model.named_modules().
 """
 
 from __future__ import annotations

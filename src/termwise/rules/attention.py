@@ -40,4 +40,3 @@ def _looked_up(call: Call, table: Series, indices: Any, value: Any) -> Any:
 register("softmax", frozen, existing("_softmax _safe_softmax softmax logsumexp _logsumexp"))
 register("softmax", log_softmax, existing("_log_softmax"))
 register("embedding", embedding, existing("embedding"))
-

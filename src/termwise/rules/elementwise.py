@@ -64,7 +64,7 @@ def slope(function: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     """The derivative of an element-wise function, by autograd's convention at kinks."""
     one = torch.ones_like(u)
     with transforms():
-        _, pull = torch.func.vjp(function, u)
+        pull = torch.func.vjp(function, u)[1]
         return pull(one)[0]
 
 
@@ -98,8 +98,9 @@ def _exponential(call: Call, base: Any, exponent: Series) -> Any:
 
 def log_sigmoid(call: Call) -> Any:
     """log_sigmoid_forward returns the value and a buffer."""
-    series, (value, buffer) = call.args[0], call.clean()
-    _, gate, at_zero = value_gate(lambda u: call.func(u)[0], series.value)
+    series = call.args[0]
+    value, buffer = call.clean()
+    gate, at_zero = value_gate(lambda u: call.func(u)[0], series.value)[1:]
     call.event = "nonlinearity"
     return series.mapped(lambda rows: rows * gate, value).plus(at_zero, value), buffer
 
@@ -121,9 +122,9 @@ register(
     "gate",
     gated,
     existing(
-        """gelu silu elu celu selu softplus mish exp exp2 expm1 log1p sin cos tan sinh cosh asinh asin acos atan atanh erf
-        square hardswish hardtanh relu6 leaky_relu rrelu_with_noise _prelu_kernel prelu threshold clamp clamp_min
-        clamp_max abs softshrink hardshrink sinc special_erf"""
+        """gelu silu elu celu selu softplus mish exp exp2 expm1 log1p sin cos tan sinh cosh asinh asin acos atan
+        atanh erf square hardswish hardtanh relu6 leaky_relu rrelu_with_noise _prelu_kernel prelu threshold clamp
+        clamp_min clamp_max abs softshrink hardshrink sinc special_erf"""
     ),
 )
 register("gate", log_sigmoid, existing("log_sigmoid_forward"))

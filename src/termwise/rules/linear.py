@@ -23,6 +23,7 @@ from termwise.series import (
     align_rows,
     frozen_series,
     merge_parts,
+    place_rows,
 )
 
 
@@ -134,6 +135,24 @@ def jointly(call: Call, value: Tensor, operands: list[tuple[str, int | None]]) -
 
     gate = all(s.gate for s, x in zip(lifted, given, strict=True) if isinstance(x, Series))
     return Series(value, each_row(apply, *stacks), parts, add_paths(s.paths for s in lifted), gate=gate)
+
+
+def cat(call: Call) -> Any:
+    """Concatenation: each operand's parts go straight to their place, with zeros where it has none."""
+    operands, value = call.args[0], call.clean()
+    if not value.is_floating_point() or any(operand.dim() != value.dim() for operand in operands):
+        return joint(call)  # an empty one-dimensional operand, which cat ignores
+    series = [_carrying(s, value) if isinstance(s, Series) else as_series(s.to(value.dtype)) for s in operands]
+    parts = merge_parts(s.parts for s in series)
+    axis = call.argument("dim") % value.dim() + 1
+    out = torch.empty((len(parts), *value.shape), dtype=value.dtype, device=value.device)
+    start = 0
+    for s in series:
+        place = out.narrow(axis, start, s.shape[axis - 1])
+        start += s.shape[axis - 1]
+        place_rows(s.rows, s.parts, place, parts)
+    gate = all(s.gate for s in series)
+    return Series(value, out, parts, add_paths(s.paths for s in series), gate=gate)
 
 
 # The operands in which a joint operator is linear, by name in its schema.
@@ -269,6 +288,7 @@ register("structural", as_strided, existing("as_strided"))
 register("sum", add, [torch.ops.aten.add])
 register("sum", sub, [torch.ops.aten.sub])
 register("sum", rsub, [torch.ops.aten.rsub])
-register("joint", joint, existing(" ".join(_JOINT)))
+register("joint", cat, [torch.ops.aten.cat])
+register("joint", joint, existing(" ".join(name for name in _JOINT if name != "cat")))
 register("fill", filling, existing("constant_pad_nd masked_fill fill"))
 register("copy", copy, existing("copy"))

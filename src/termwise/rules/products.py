@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from termwise.rules.registry import Call, as_series, each_row, existing, plain, register
+from termwise.rules.registry import Call, as_series, each_row, existing, register
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, frozen_series
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]

@@ -99,7 +99,9 @@ def register(family: str, rule: Rule, packets: Iterable[Any]) -> None:
     """
     for packet in packets:
         if not isinstance(packet, torch._ops.OpOverloadPacket):
-            raise RuleError(f"register: {packet!r} is no operator packet; pass torch.ops.<library>.<name> (no overload).")
+            raise RuleError(
+                f"register: {packet!r} is no operator packet; pass torch.ops.<library>.<name> (no overload)."
+            )
         if packet in RULES:
             raise RuleError(
                 f"register: {packet} has a rule already, of the family '{RULES[packet].family}'. "
@@ -131,7 +133,7 @@ class _Passing(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class transforms:  # noqa: N801
+class transforms:
     """Context in which `torch.func` transforms work although an operator is being dispatched."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from termwise.series import Series, add_paths, add_rows, frozen_series
 
 
 def max_pool(call: Call) -> Any:
-    """max_pool2d/3d and the adaptive ones: they return the places that they chose, flat over the window's dimensions."""
+    """max_pool2d/3d and the adaptive ones: they return the places that they chose, flat over the pooled dimensions."""
     series = as_series(call.args[0])
     value, index = call.clean()
     spatial = 3 if "3d" in call.func._schema.name else 2
@@ -50,9 +50,10 @@ def along_dim(call: Call) -> Any:
 
 def extreme(call: Call) -> Any:
     """max, min, amax, amin over dimensions without an index: ties share the choice equally, as in autograd."""
-    if len(call.args) > 1 and isinstance(call.args[1], (Tensor, Series)):
+    series, *rest = call.args
+    if rest and isinstance(rest[0], Tensor):
         return greater(call)
-    series = as_series(call.args[0])
+    series = as_series(series)
     value = call.clean()
     if not value.is_floating_point():
         return frozen_series(value)

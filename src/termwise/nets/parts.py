@@ -1,0 +1,56 @@
+"""What the convolutional networks share: their convolution, their initial weights, their checks."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from termwise.errors import UsageError
+
+
+def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size (for stride 1), without a bias: a batch norm follows."""
+    return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+
+
+def initialise(model: nn.Module) -> None:
+    """Set the initial weights of He et al. 2015 (arXiv 1502.01852, eq. 14 for the backward signal).
+
+    Convolutions are drawn from N(0, 2 / (kernel area x channels out)), norms are the identity, and the
+    classifier's bias is zero; its weights are those that torch gives a linear layer, as in the code of the
+    original papers.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
+def layers_per_stage(network: str, depth: int, *, fixed: int, period: int) -> int:
+    """(depth - fixed) / period, a whole number of at least 1.
+
+    Raises:
+        UsageError: no such number; the message names the nearest depths that have one.
+    """
+    count, rest = divmod(depth - fixed, period)
+    if count < 1 or rest:
+        below = fixed + period * max(count, 1)
+        near = f"{below}" if count < 1 else f"{below} or {below + period}"
+        raise UsageError(
+            f"{network}: the depth must be {period}n + {fixed} with n >= 1, and {depth} is not: try {near}."
+        )
+    return count
+
+
+def require_positive(network: str, **values: int) -> None:
+    """Refuse sizes below 1, by the name of their argument.
+
+    Raises:
+        UsageError: a value is below 1.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise UsageError(f"{network}: {name} is {value}; it must be at least 1.")
