@@ -1,0 +1,107 @@
+"""The expansion on every network of `termwise.nets`: it closes, and agrees term by term with the slow oracles."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from termwise import expand, nets
+from termwise.reference import at_roots, by_paths, describe, discrepancy
+
+NETWORKS = {
+    "resnet-8": lambda: nets.resnet(8, width=4),
+    "resnet-8-projection": lambda: nets.resnet(8, width=4, shortcut="projection"),
+    "resnet-14": lambda: nets.resnet(14, width=4),
+    "densenet-10": lambda: nets.densenet(10, 4),
+    "densenet-bc-16": lambda: nets.densenet(16, 4, bottleneck=True, compression=0.5),
+    "plain-8": lambda: nets.plain(8, width=4),
+    "mlp": lambda: nets.mlp([48, 12, 11, 10], norm=True),
+}
+LARGE = {
+    "resnet-20": lambda: nets.resnet(20),
+    "resnet-20-projection": lambda: nets.resnet(20, shortcut="projection"),
+    "resnet-56": lambda: nets.resnet(56),
+    "densenet-22": lambda: nets.densenet(22, 12),
+    "densenet-bc-40": lambda: nets.densenet(40, 12, bottleneck=True, compression=0.5),
+    "plain-20": lambda: nets.plain(20),
+    "mlp": lambda: nets.mlp([48, 64, 64, 10]),
+}
+
+
+def images(name: str, n: int = 3) -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.randn(n, 48) if name == "mlp" else torch.randn(n, 3, 8, 8)
+
+
+def briefly_trained(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    targets = torch.arange(len(x)) % 10
+    model.train()
+    for _ in range(8):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x), targets).backward()
+        optimiser.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("unit", ["layers", "activations"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_agrees_with_every_path_by_itself_and_with_roots_of_unity(name: str, unit: str) -> None:
+    torch.manual_seed(0)
+    model = briefly_trained(NETWORKS[name](), images(name, 16)).double()
+    x = images(name, 2).double()
+    expansion = expand(model, x, unit=unit, constants="by_depth")
+    paths, roots = by_paths(describe(model), x, unit), at_roots(describe(model), x, unit)
+    assert expansion.paths == paths.paths
+    for oracle in (paths, roots):
+        assert discrepancy(oracle.terms, expansion.terms) < 1e-10
+        assert discrepancy(oracle.constants, expansion.constants) < 1e-10
+    pooled = expand(model, x, unit=unit)
+    assert torch.allclose(pooled.constant, paths.constant, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 5e-6), (torch.float64, 1e-12)], ids=["float32", "float64"])
+@pytest.mark.parametrize("trained", [False, True], ids=["untrained", "trained"])
+@pytest.mark.parametrize("name", LARGE)
+def test_closes(name: str, trained: bool, dtype: torch.dtype, bar: float) -> None:
+    torch.manual_seed(0)
+    model = LARGE[name]()
+    if trained:
+        model = briefly_trained(model, images(name, 16))
+    expansion = expand(model.to(dtype), images(name).to(dtype))
+    assert expansion.closure <= bar
+    total = expansion.constant + torch.stack(list(expansion.terms.values())).sum(dim=0)
+    assert (total - expansion.total).norm() <= 2 * bar * expansion.total.norm()
+
+
+@pytest.mark.parametrize("name", ["plain-8", "mlp"])
+def test_a_plain_network_has_one_term(name: str) -> None:
+    torch.manual_seed(0)
+    model = briefly_trained(NETWORKS[name](), images(name, 16))
+    expansion = expand(model, images(name))
+    assert expansion.depths == (8 if name == "plain-8" else 3,)
+    assert dict(expansion.paths) == {expansion.depths[0]: 1}
+
+
+def test_a_resnet_of_two_layer_blocks_has_every_other_depth_binomially() -> None:
+    expansion = expand(nets.resnet(20), images("resnet-20"))
+    binomial = [1, 9, 36, 84, 126, 126, 84, 36, 9, 1]
+    assert dict(expansion.paths) == dict(zip(range(2, 21, 2), binomial, strict=True))
+
+
+def test_path_counts_are_exact_integers_where_floats_are_not() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(171))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = x + 0.01 * layer(x)
+            return x
+
+    expansion = expand(Deep(), torch.randn(1, 2))
+    assert dict(expansion.paths) == {k: math.comb(171, k) for k in range(172)}
