@@ -169,6 +169,15 @@ def test_dense_outputs_average_over_positions_and_leave_ignored_ones_out() -> No
     assert result.loss == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_ignored_samples_do_not_count(network: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    x, targets = data
+    partly = targets.clone()
+    partly[::2] = -100
+    some, alone = profile(network, (x, partly)), profile(network, (x[1::2], targets[1::2]))
+    assert some.loss == pytest.approx(alone.loss) and some.accuracy == pytest.approx(alone.accuracy)
+    np.testing.assert_allclose(some.share["norm_share"], alone.share["norm_share"], rtol=1e-6)
+
+
 def test_without_targets_accuracy_is_agreement(network: nn.Module, data: tuple[Tensor, Tensor]) -> None:
     result = profile(network, data[0])
     assert result.task == "agreement" and result.accuracy is None

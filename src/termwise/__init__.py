@@ -2,10 +2,13 @@
 
 from termwise.expand import Expansion, expand
 from termwise.profile import DepthProfile, profile
+from termwise.timeline import Recorder, Timeline
 
 __all__ = [
     "DepthProfile",
     "Expansion",
+    "Recorder",
+    "Timeline",
     "expand",
     "profile",
 ]

@@ -275,7 +275,7 @@ class Measures:
             DataError: when the targets do not fit the output.
             ModelError: when the depths are other than the first batch's.
         """
-        parts, stack = _stack(expansion)
+        parts, stack = stack_parts(expansion)
         if self._first is None:
             self._first, self._parts = expansion, parts
         elif parts != self._parts:
@@ -290,7 +290,7 @@ class Measures:
         count = next(iter(statistics.values())).shape[-1]
         drawn = self._draws.poisson(1.0, size=(count, self._replicates)).astype(np.float64)
         weights = np.concatenate([np.ones((count, 1)), drawn], axis=1)
-        for name, values in {**statistics, "weight": np.ones(count)}.items():
+        for name, values in statistics.items():
             self._sums[name] = self._sums.get(name, 0.0) + values @ weights
         self._closure = max(self._closure, expansion.closure)
         self._samples += count
@@ -387,7 +387,7 @@ def _guarded_mean(depths: np.ndarray, shares: np.ndarray) -> Estimate | None:
     return _estimate((depths @ shares) / total)
 
 
-def _stack(expansion: Expansion) -> tuple[list[tuple[str, int | None]], Tensor]:
+def stack_parts(expansion: Expansion) -> tuple[list[tuple[str, int | None]], Tensor]:
     """All parts, the input-born ones first: labels, and shape (P, *output) in float64."""
     parts: list[tuple[str, int | None]] = [("input", depth) for depth in expansion.terms]
     tensors = list(expansion.terms.values())
@@ -418,7 +418,7 @@ def _statistics(
         flat = [t.reshape(*t.shape[: t.dim() - y.dim() + 1], -1) for t in (stack, y, targets.double())]
         statistics = _shares(flat[0], flat[1]) | _regression(flat[0], flat[1], flat[2], inputs)
     else:
-        stack, y, labels = _classes_last(stack, y, targets)
+        stack, y, labels = classes_last(stack, y, targets)
         stack = stack - stack.mean(dim=-1, keepdim=True)
         y = y - y.mean(dim=-1, keepdim=True)
         statistics = _classified(stack, y, labels, inputs)
@@ -440,7 +440,7 @@ def _task(y: Tensor, targets: Tensor | None) -> str:
     return "regression"
 
 
-def _classes_last(stack: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def classes_last(stack: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Classes last, everything between batch and classes in one axis: (P, N, Q, C), (N, Q, C), (N, Q)."""
     axis = -1
     if targets is not None and y.dim() > 2:
@@ -490,6 +490,8 @@ def _classified(stack: Tensor, y: Tensor, labels: Tensor, inputs: int) -> dict[s
         return (values * weight).sum(dim=-1)
 
     statistics = _shares(stack * valid[..., None], y * valid[..., None])
+    # A sample of which nothing is asked does not count, not even as a right answer.
+    statistics["weight"] = valid.any(dim=-1).double()
     statistics["margin"] = per_sample(stack.gather(-1, at.expand(len(stack), *at.shape)).squeeze(-1))
     statistics["full_margin"] = per_sample(y.gather(-1, at).squeeze(-1))
     for name, logits in {"full": y[None], **_truncations(stack, inputs)}.items():
@@ -501,6 +503,7 @@ def _classified(stack: Tensor, y: Tensor, labels: Tensor, inputs: int) -> dict[s
 
 def _regression(stack: Tensor, y: Tensor, targets: Tensor, inputs: int) -> dict[str, Tensor]:
     statistics = {"margin": (stack * targets).sum(dim=-1), "full_margin": (y * targets).sum(dim=-1)}
+    statistics["weight"] = torch.ones(y.shape[0], dtype=y.dtype, device=y.device)
     for name, outputs in {"full": y[None], **_truncations(stack, inputs)}.items():
         statistics[f"{name}_loss"] = (outputs - targets).square().mean(dim=-1)
     statistics["full_loss"] = statistics["full_loss"][0]

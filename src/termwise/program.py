@@ -27,8 +27,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from termwise.errors import RuleError
 from termwise.rules import RULES, Call, Entry, linearise, plain
-from termwise.rules.registry import Kind
-from termwise.series import Series, constant_series, frozen_series
+from termwise.rules.registry import Kind, with_value
+from termwise.series import Series, carries, constant_series, frozen_series
 from termwise.steps import Unit
 
 Product = Literal["half", "cauchy"]
@@ -127,7 +127,7 @@ class Program(TorchDispatchMode):
             if any(isinstance(leaf, Tensor) and self.is_weight(leaf) for leaf in leaves):
                 pytree.tree_map_only(Tensor, self._mark, out)
             return out
-        if func._schema.is_mutable:
+        if _writes(func):
             return self._in_place(func, args, keywords)
         return self._apply(func, args, keywords)
 
@@ -140,7 +140,7 @@ class Program(TorchDispatchMode):
 
     def _apply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entry = RULES.get(func.overloadpacket) or self._decomposed(func) or Entry("fallback", linearise)
-        call = Call(func, args, kwargs, self.is_weight, self.product, self._replaying)
+        call = Call(func, args, kwargs, self.is_weight, self.product, self._replaying, self._moved)
         if self._cannot_carry(call) and entry.family not in ("embedding", "shape", "reading", "taken apart"):
             call.kind, out = "frozen", pytree.tree_map_only(Tensor, frozen_series, call.clean())
         else:
@@ -150,9 +150,10 @@ class Program(TorchDispatchMode):
             self._uses[str(func.overloadpacket), entry.family, call.kind].append(where)
         if func.overloadpacket in flop_registry:
             self._account(call, out)
-        if self.unit.counts(call.event):
-            out = pytree.tree_map_only(Series, self._step, out)
-        return out
+        return self._moved(call.event, out)
+
+    def _moved(self, event: str | None, out: Any) -> Any:
+        return pytree.tree_map_only(Series, self._step, out) if self.unit.counts(event) else out
 
     def _account(self, call: Call, out: Any) -> None:
         flops = flop_registry[call.func.overloadpacket](*plain(call.args), **plain(call.kwargs), out_val=plain(out))
@@ -164,7 +165,7 @@ class Program(TorchDispatchMode):
     @staticmethod
     def _cannot_carry(call: Call) -> bool:
         series = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Series)]
-        return not any(s.is_floating_point() for s in series)
+        return not any(carries(s) for s in series)
 
     def _decomposed(self, func: Any) -> Entry | None:
         if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
@@ -176,7 +177,8 @@ class Program(TorchDispatchMode):
 
     def _take_apart(self, call: Call, how: Any) -> Any:
         with self._replaying():
-            return how(*call.args, **call.kwargs)
+            out = how(*call.args, **call.kwargs)
+        return with_value(out, call.clean())
 
     def _replaying(self) -> Any:
         return self
@@ -202,7 +204,7 @@ class Program(TorchDispatchMode):
         out = self._apply(functional, args, kwargs)
         new = out[0] if isinstance(out, (tuple, list)) else out
         if not isinstance(new, Series):
-            new = constant_series(new) if new.is_floating_point() else frozen_series(new)
+            new = constant_series(new) if carries(new) else frozen_series(new)
         if torch.Tag.inplace_view in func.tags:
             # transpose_, as_strided_: not the numbers are written but the geometry of the tensor object itself.
             with no_dispatch():
@@ -218,7 +220,7 @@ class Program(TorchDispatchMode):
         root = target if target._base is None else target._base
         if root not in self._lifted:
             # The buffer itself will be written; what it held until now must be kept apart.
-            held = constant_series if root.is_floating_point() else frozen_series
+            held = constant_series if carries(root) else frozen_series
             series = held(root.clone())
             series.value = root
             self._lifted[root] = series
@@ -245,6 +247,12 @@ def _same_place(rows: Tensor, root: Tensor, size: Any, stride: Any, offset: int)
             "Make the buffer contiguous, or build it with torch.stack or torch.cat."
         )
     return rows.contiguous().as_strided((rows.shape[0], *size), (root.numel(), *stride), offset)
+
+
+def _writes(func: Any) -> bool:
+    """Whether an operator writes into its first argument or an out= argument (others write into scratch space)."""
+    written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return bool(written) and (written[0].name == func._schema.arguments[0].name or any(a.is_out for a in written))
 
 
 def _functional(func: Any) -> Any:

@@ -37,6 +37,13 @@ def _looked_up(call: Call, table: Series, indices: Any, value: Any) -> Any:
     return table.mapped(lambda rows: rows[:, indices], value, gate=table.gate)
 
 
-register("softmax", frozen, existing("_softmax _safe_softmax softmax logsumexp _logsumexp"))
+def embedding_bag(call: Call) -> Any:
+    """A sum, mean or maximum of look-ups: where the series of integer inputs starts, too."""
+    value, *rest = call.clean()
+    return (Series(value, value[None], (INPUT,), {0: 1}), *rest)
+
+
+register("softmax", frozen, existing("_softmax _safe_softmax softmax logsumexp"))
 register("softmax", log_softmax, existing("_log_softmax"))
 register("embedding", embedding, existing("embedding"))
+register("embedding", embedding_bag, existing("_embedding_bag _embedding_bag_forward_only"))

@@ -8,6 +8,7 @@ and the result lists the operator as *linearised*: the split between its parts r
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from termwise.errors import RuleError
 from termwise.rules.registry import Call, plain, transforms
-from termwise.series import Parts, Series, add_paths, align_rows, frozen_series, merge_parts
+from termwise.series import Parts, Series, add_paths, align_rows, carries, frozen_series, merge_parts
 
 
 def linearise(call: Call) -> Any:
@@ -27,12 +28,12 @@ def linearise(call: Call) -> Any:
     """
     call.kind = "linearised"
     leaves, structure = pytree.tree_flatten((call.args, call.kwargs))
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Series) and leaf.is_floating_point()]
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Series) and carries(leaf)]
     operands = [leaves[i] for i in places]
     parts = merge_parts(s.parts for s in operands)
     clean = call.clean()
     outputs, _ = pytree.tree_flatten(clean)
-    real = [i for i, out in enumerate(outputs) if isinstance(out, Tensor) and out.is_floating_point()]
+    real = [i for i, out in enumerate(outputs) if isinstance(out, Tensor) and carries(out)]
     if not real:
         return pytree.tree_map_only(Tensor, frozen_series, clean)
 
@@ -57,7 +58,9 @@ def _push(call: Call, function: Any, operands: list[Series], parts: Parts) -> tu
         return torch.func.jvp(function, values, rows)[1]
 
     try:
-        with transforms():
+        with transforms(), warnings.catch_warnings():
+            # PyTorch's first forward-mode derivative compiles with its own deprecated compiler, and tells the user.
+            warnings.simplefilter("ignore", FutureWarning)
             return torch.vmap(push)(*stacks)
     except (RuntimeError, NotImplementedError) as error:
         raise RuleError(

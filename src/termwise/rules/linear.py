@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from termwise.errors import RuleError
-from termwise.rules.registry import Call, as_series, each_row, existing, plain, register
+from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, plain, register
 from termwise.series import (
     CONSTANT,
     Series,
     add_paths,
     add_rows,
     align_rows,
+    carries,
     frozen_series,
     merge_parts,
     place_rows,
@@ -47,7 +48,7 @@ def _linear(call: Call, *, keep_gate: bool) -> Any:
     tensors = [value] if isinstance(value, Tensor) else list(value)
     outputs = []
     for i, clean in enumerate(tensors):
-        if not clean.is_floating_point():
+        if not carries(clean):
             outputs.append(frozen_series(clean))
             continue
         pick = _picker(call.func, rest, kwargs, None if isinstance(value, Tensor) else i)
@@ -58,10 +59,22 @@ def _linear(call: Call, *, keep_gate: bool) -> Any:
 def _picker(func: Any, rest: list[Any], kwargs: dict[str, Any], which: int | None) -> Callable[[Tensor], Tensor]:
     def apply(rows: Tensor) -> Tensor:
         if which is None:
-            return each_row(lambda row: func(row, *rest, **kwargs), rows)
-        return each_row(lambda row: func(row, *rest, **kwargs)[which], rows)
+            return apply_to_rows(func, lambda row: func(row, *rest, **kwargs), rows)
+        return apply_to_rows(func, lambda row: func(row, *rest, **kwargs)[which], rows)
 
     return apply
+
+
+def duplicate(call: Call) -> Any:
+    """Copies, to another type or memory format too."""
+    series, value = call.args[0], call.clean()
+    if not carries(value):
+        return frozen_series(value)
+
+    def copied(rows: Tensor) -> Tensor:
+        return rows.to(value.device, value.dtype).clone(memory_format=torch.contiguous_format)
+
+    return series.mapped(copied, value, gate=series.gate)
 
 
 def shape_only(call: Call) -> Any:
@@ -86,7 +99,7 @@ def rsub(call: Call) -> Any:
 
 
 def _sum(value: Tensor, left: Any, right: Any, a: float, b: float) -> Series:
-    if not value.is_floating_point():
+    if not carries(value):
         return frozen_series(value)
     operands = [(left, a), (right, b)]
     series = [(operand, factor) for operand, factor in operands if isinstance(operand, Series)]
@@ -95,7 +108,9 @@ def _sum(value: Tensor, left: Any, right: Any, a: float, b: float) -> Series:
         only, factor = series[0]
         rows = only.rows if factor == 1 else only.rows * factor
         scaled = Series(only.value, rows, only.parts, only.paths, gate=only.gate)
-        return scaled.plus(torch.as_tensor(constant, device=value.device) * scale, value)
+        if not isinstance(constant, Tensor):
+            constant = torch.as_tensor(constant, dtype=value.dtype, device=value.device)
+        return scaled.plus(constant * scale, value)
     carried = [(_carrying(s, value), factor) for s, factor in series]
     summands = [(s.rows if factor == 1 else s.rows * factor, s.parts) for s, factor in carried]
     return Series(value, *add_rows(value, summands), add_paths(s.paths for s, _ in series))
@@ -103,13 +118,15 @@ def _sum(value: Tensor, left: Any, right: Any, a: float, b: float) -> Series:
 
 def _carrying(series: Series, value: Tensor) -> Series:
     """An integer or boolean that joins a sum of floats is frozen, and joins it as such."""
-    return series if series.is_floating_point() else frozen_series(series.value.to(value.dtype))
+    return series if carries(series) else frozen_series(series.value.to(value.dtype))
 
 
 def joint(call: Call) -> Any:
     """Linear in all its tensor operands together (cat, stack, where, scatters); indices and conditions are plain."""
+    if any(a.name == "value" for a in call.func._schema.arguments):
+        return filling(call)  # the overloads that scatter one number
     value = call.clean()
-    if not value.is_floating_point():
+    if not carries(value):
         return frozen_series(value)
     return jointly(call, value, _operands(call))
 
@@ -134,13 +151,14 @@ def jointly(call: Call, value: Tensor, operands: list[tuple[str, int | None]]) -
         return call.func(*positional, **keyword)
 
     gate = all(s.gate for s, x in zip(lifted, given, strict=True) if isinstance(x, Series))
-    return Series(value, each_row(apply, *stacks), parts, add_paths(s.paths for s in lifted), gate=gate)
+    rows = apply_to_rows(call.func, apply, *stacks)
+    return Series(value, rows, parts, add_paths(s.paths for s in lifted), gate=gate)
 
 
 def cat(call: Call) -> Any:
     """Concatenation: each operand's parts go straight to their place, with zeros where it has none."""
     operands, value = call.args[0], call.clean()
-    if not value.is_floating_point() or any(operand.dim() != value.dim() for operand in operands):
+    if not carries(value) or any(operand.dim() != value.dim() for operand in operands):
         return joint(call)  # an empty one-dimensional operand, which cat ignores
     series = [_carrying(s, value) if isinstance(s, Series) else as_series(s.to(value.dtype)) for s in operands]
     parts = merge_parts(s.parts for s in series)
@@ -188,7 +206,7 @@ def filling(call: Call) -> Any:
     """constant_pad_nd, masked_fill, fill: linear with a fill of zero, and the fill itself joins the constant part."""
     series = call.args[0]
     value = call.clean()
-    if not value.is_floating_point():
+    if not carries(value):
         return frozen_series(value)
     series = as_series(series)
     rest, kwargs = plain(call.args[1:]), plain(call.kwargs)
@@ -218,7 +236,7 @@ def copy(call: Call) -> Any:
     """copy(self, src): the source, in the destination's shape and dtype."""
     value = call.clean()
     source = call.args[1]
-    if not value.is_floating_point():
+    if not carries(value):
         return frozen_series(value)
     if not isinstance(source, Series):
         return as_series(value)
@@ -257,7 +275,7 @@ register(
     structural,
     existing(
         """view _unsafe_view reshape _reshape_alias t transpose permute expand squeeze unsqueeze select slice narrow
-        alias detach clone contiguous lift_fresh _to_copy to view_as split split_with_sizes unsafe_split
+        alias detach view_as split split_with_sizes unsafe_split
         unsafe_split_with_sizes chunk unbind flip roll repeat repeat_interleave diagonal diag_embed index index_select
         gather take unfold pixel_shuffle pixel_unshuffle channel_shuffle im2col reflection_pad1d reflection_pad2d
         reflection_pad3d replication_pad1d replication_pad2d replication_pad3d movedim flatten swapaxes rot90
@@ -284,11 +302,12 @@ register(
         new_empty_strided sym_size sym_numel sym_stride zero"""
     ),
 )
+register("structural", duplicate, existing("clone contiguous lift_fresh _to_copy to"))
 register("structural", as_strided, existing("as_strided"))
 register("sum", add, [torch.ops.aten.add])
 register("sum", sub, [torch.ops.aten.sub])
 register("sum", rsub, [torch.ops.aten.rsub])
 register("joint", cat, [torch.ops.aten.cat])
 register("joint", joint, existing(" ".join(name for name in _JOINT if name != "cat")))
-register("fill", filling, existing("constant_pad_nd masked_fill fill"))
+register("fill", filling, existing("constant_pad_nd masked_fill fill index_fill"))
 register("copy", copy, existing("copy"))

@@ -126,11 +126,24 @@ def _affine_parameters(call: Call, out: Series, value: Tensor, *, channel_affine
     return out
 
 
+def variance_and_mean(call: Call) -> Any:
+    """var_mean, std_mean, of which norms are written out: the spread is frozen, the mean is linear."""
+    call.kind = "frozen"
+    series = call.args[0]
+    spread, mean = call.clean()
+    declared = {a.name for a in call.func._schema.arguments}
+    dims = (call.argument("dim") if "dim" in declared else None) or range(series.dim())
+    of_rows = [d % series.dim() + 1 for d in dims]
+    keep = bool(call.argument("keepdim", False)) if "keepdim" in declared else False
+    return frozen_series(spread), series.mapped(lambda rows: rows.mean(dim=of_rows, keepdim=keep), mean)
+
+
 register(
     "norm",
     batch_norm,
     existing("native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm"),
 )
+register("norm", variance_and_mean, existing("var_mean std_mean"))
 register("norm", layer_norm, existing("native_layer_norm"))
 register("norm", group_norm, existing("native_group_norm"))
 register("norm", rms_norm, existing("_fused_rms_norm"))

@@ -17,16 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from termwise.rules.registry import Call, as_series, each_row, existing, register
-from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, frozen_series
+from termwise.rules.registry import Call, as_series, each_row, existing, register, with_value
+from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
 
 
 def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) -> Series:
     """The Series of `times(left, right)`, whose clean value is `value`; at least one operand is a Series."""
-    if not value.is_floating_point():
+    if not carries(value):
         return frozen_series(value)
+    left, right = _without_constants(left, right)
     if not isinstance(right, Series):
         return _scaled(left, value, lambda rows: _rows(rows, right, times, value), right)
     if not isinstance(left, Series):
@@ -47,6 +48,20 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
     return Series(value, *add_rows(value, halves), add_paths([left.paths, right.paths]), gate=gate)
 
 
+def _without_constants(left: Any, right: Any) -> tuple[Any, Any]:
+    """An operand that is all constant-born (a buffer that the program wrote to) is a constant, and no gate."""
+    if isinstance(left, Series) and isinstance(right, Series):
+        if _is_constant(right):
+            return left, right.value
+        if _is_constant(left):
+            return left.value, right
+    return left, right
+
+
+def _is_constant(series: Series) -> bool:
+    return bool(series.parts) and all(part.origin is Origin.CONSTANT for part in series.parts)
+
+
 def _is_gate(series: Series) -> bool:
     return series.gate or not series.has_input
 
@@ -59,7 +74,7 @@ def _scaled(series: Series, value: Tensor, linear: Callable[[Tensor], Tensor], f
 
 def _rows(rows: Tensor, other: Any, times: Bilinear, value: Tensor) -> Tensor:
     if not isinstance(other, Tensor):
-        return rows * other
+        return times(rows, other)
     if times is torch.mul and rows.dtype == value.dtype:
         missing = value.dim() - (rows.dim() - 1)
         rows = rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]) if missing > 0 else rows
@@ -126,6 +141,14 @@ def _mark(call: Call, left: Any, right: Any) -> None:
         call.event = "weight"
 
 
+def _moved_alone(call: Call, product: Series) -> Series:
+    """A product takes its step before a summand computed from the input joins: that one went through no weight."""
+    if call.event is None:
+        return product
+    product, call.event = call.moved(call.event, product), None
+    return product
+
+
 # addmm and its kin: beta * input + alpha * (a @ b).
 _BARE = {
     "addmm": torch.ops.aten.mm.default,
@@ -144,8 +167,9 @@ def add_matmul(call: Call) -> Any:
     parts: list[Series] = []
     if isinstance(left, Series) or isinstance(right, Series):
         times: Bilinear = bare if alpha == 1 else (lambda a, b: alpha * bare(a, b))
-        parts.append(multiply(call, left, right, times, value))
+        product = multiply(call, left, right, times, value)
         _mark(call, left, right)
+        parts.append(_moved_alone(call, product) if isinstance(bias, Series) else product)
     else:
         parts.append(as_series(alpha * bare(left, right)))
     if beta == 0:
@@ -163,7 +187,7 @@ def linear(call: Call) -> Any:
     value = call.clean()
     out = multiply(call, x, weight, lambda a, w: torch.ops.aten.linear.default(a, w), value)
     _mark(call, x, weight)
-    return out if bias is None else _biased(out, bias, value)
+    return out if bias is None else _biased(call, out, bias, value)
 
 
 def convolution(call: Call) -> Any:
@@ -181,10 +205,10 @@ def convolution(call: Call) -> Any:
     else:
         out = as_series(times(x, weight))
     _mark(call, x, weight)
-    return out if bias is None else _biased(out, bias, value, channel=value.dim() - weight.dim() + 1)
+    return out if bias is None else _biased(call, out, bias, value, channel=value.dim() - weight.dim() + 1)
 
 
-def _biased(out: Series, bias: Any, value: Tensor, channel: int | None = None) -> Series:
+def _biased(call: Call, out: Series, bias: Any, value: Tensor, channel: int | None = None) -> Series:
     """Add a bias along the channel axis; one that is computed from the input brings its own parts."""
     after = 0 if channel is None else value.dim() - channel - 1
 
@@ -193,7 +217,7 @@ def _biased(out: Series, bias: Any, value: Tensor, channel: int | None = None) -
 
     if not isinstance(bias, Series):
         return out.plus(shaped(bias), value)
-    rows = shaped(bias.rows)
+    out, rows = _moved_alone(call, out), shaped(bias.rows)
     total = add_rows(value, [(out.rows, out.parts), (rows, bias.parts)])
     return Series(value, *total, add_paths([out.paths, bias.paths]))
 
@@ -206,31 +230,28 @@ def _fold(rows: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
     return out.unflatten(0, rows.shape[:2])
 
 
-def trilinear(call: Call) -> Any:
-    """Products that arrive with more than two factors are taken apart by PyTorch itself."""
-    with call.replay():
-        return call.func.decompose(*call.args, **call.kwargs)
-
-
 def lerp(call: Call) -> Any:
     """start + weight (end - start), as the sum and product that it is."""
     start, end, weight = call.args
     with call.replay():
-        return start + weight * (end - start)
+        out = start + weight * (end - start)
+    return with_value(out, call.clean())
 
 
 def addcmul(call: Call) -> Any:
     """self + value * a * b, as the sum and products that it is."""
     start, a, b = call.args
     with call.replay():
-        return start + (a * b) * call.argument("value", 1)
+        out = start + (a * b) * call.argument("value", 1)
+    return with_value(out, call.clean())
 
 
 def addcdiv(call: Call) -> Any:
     """self + value * a / b, as the sum and quotient that it is."""
     start, a, b = call.args
     with call.replay():
-        return start + (a / b) * call.argument("value", 1)
+        out = start + (a / b) * call.argument("value", 1)
+    return with_value(out, call.clean())
 
 
 register("product", mul, existing("mul"))

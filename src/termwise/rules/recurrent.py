@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from termwise.errors import RuleError
-from termwise.rules.registry import Call, existing, register
-from termwise.series import Series
+from termwise.rules.registry import Call, existing, register, with_value
 
 _LSTM = 2  # the mode's number in ATen's enumeration (relu, tanh, lstm, gru)
 
@@ -44,13 +43,8 @@ def lstm_layer(call: Call) -> Any:
             hidden.append(h)
         stacked = torch.stack(hidden[::-1] if reverse else hidden, 0)
         h, c = h.reshape(last_h.shape), c.reshape(last_c.shape)
-    pairs = ((stacked, output), (h, last_h), (c, last_c))
-    return (*(_with_value(series, value) for series, value in pairs), workspace)
-
-
-def _with_value(series: Any, value: torch.Tensor) -> Any:
-    """The clean value is the fused operator's own; it differs from the loop's by rounding alone."""
-    return Series(value, series.rows, series.parts, series.paths, gate=series.gate)
+    # The clean values are the fused operator's own; they differ from the loop's by rounding alone.
+    return with_value((stacked, h, c, workspace), (output, last_h, last_c, workspace))
 
 
 register("taken apart", lstm_layer, existing("mkldnn_rnn_layer"))

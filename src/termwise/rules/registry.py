@@ -7,7 +7,7 @@ refused, so that the table has one author per line.
 To add a rule for your own operator, name its family:
 
     import torch, termwise.rules as rules
-    rules.register("gate", rules.elementwise, [torch.ops.mylib.my_activation])
+    rules.register("gate", rules.gated, [torch.ops.mylib.my_activation])
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Call:
         kind: how the operator was treated; a rule may lower it from "exact".
         event: what the call is to a unit of depth: a product by a weight, or a nonlinearity.
         replay: runs operators through the rules again; for rules that take an operator apart.
+        moved: one step up, if the event is a step; for rules in which a part of the result alone is.
     """
 
     func: torch._ops.OpOverload
@@ -49,6 +50,7 @@ class Call:
     is_weight: Callable[[Tensor], bool]
     product: Literal["half", "cauchy"]
     replay: Callable[[], Any]
+    moved: Callable[[Event, Any], Any]
     kind: Kind = "exact"
     event: Event | None = None
 
@@ -146,6 +148,31 @@ class transforms:
     def __exit__(self, *error: Any) -> None:
         for context in reversed(self._contexts):
             context.__exit__(*error)
+
+
+# vmap has no batching rule for these: it refuses them, or warns the user and loops.
+_LOOPED = frozenset(
+    existing(
+        """take select_copy slice_copy _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+        masked_scatter unsafe_split_with_sizes"""
+    )
+)
+
+
+def apply_to_rows(func: Any, linear: Callable[..., Any], *stacks: Tensor) -> Tensor:
+    """`each_row` for a `linear` that calls `func`, row by row where vmap cannot take that."""
+    if func.overloadpacket in _LOOPED:
+        return torch.stack([linear(*rows) for rows in zip(*stacks, strict=True)])
+    return each_row(linear, *stacks)
+
+
+def with_value(out: Any, clean: Any) -> Any:
+    """The parts that rules gave to the pieces of an operator, with the clean value of the operator itself."""
+    if isinstance(out, Series):
+        return Series(clean, out.rows, out.parts, out.paths, gate=out.gate)
+    if isinstance(out, (tuple, list)):
+        return type(out)([with_value(o, c) for o, c in zip(out, clean, strict=True)])
+    return out
 
 
 def each_row(linear: Callable[..., Tensor], *stacks: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from termwise.rules.elementwise import frozen
 from termwise.rules.registry import Call, as_series, existing, register
-from termwise.series import Series, add_paths, add_rows, frozen_series
+from termwise.series import Series, add_paths, add_rows, carries, frozen_series
 
 
 def max_pool(call: Call) -> Any:
@@ -35,7 +35,7 @@ def along_dim(call: Call) -> Any:
     series = as_series(call.args[0])
     out = call.clean()
     value, index = out
-    if not value.is_floating_point():
+    if not carries(value):
         return type(out)((frozen_series(value), frozen_series(index)))
     dim = call.argument("dim", -1) % max(series.dim(), 1)
     dropped = index.dim() < series.dim()
@@ -55,7 +55,7 @@ def extreme(call: Call) -> Any:
         return greater(call)
     series = as_series(series)
     value = call.clean()
-    if not value.is_floating_point():
+    if not carries(value):
         return frozen_series(value)
     declared = {a.name for a in call.func._schema.arguments}
     dims = call.argument("dim") if "dim" in declared else []
@@ -78,7 +78,7 @@ def greater(call: Call) -> Any:
     """The greater or lesser of two values: each part is read from the one that was chosen."""
     left, right = as_series(call.args[0]), as_series(call.args[1])
     value = call.clean()
-    if not value.is_floating_point():
+    if not carries(value):
         return frozen(call)
     from_left = ((left.value == value).to(value.dtype)).expand(value.shape)
     tie = ((left.value == value) & (right.value == value)).expand(value.shape)

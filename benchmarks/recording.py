@@ -1,0 +1,51 @@
+"""What recording costs: time inside the Recorder over the rest of a training.
+
+    python benchmarks/recording.py [--data fashion-mnist:DIR] [--epochs 3] [--probe 128] [--threads 2]
+
+ResNet-20 is trained on Fashion-MNIST for three epochs with the default schedule; the bar is 15 % with at least 128 probe
+samples and 20 checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from termwise import Recorder, nets
+from termwise.data import load
+from termwise.training import Training, train_network
+
+BAR = 0.15
+
+
+def main() -> None:
+    """Train once and print the ratio."""
+    parser = argparse.ArgumentParser(description="Time inside the Recorder over the rest of a training.")
+    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--probe", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    data = load(options.data)
+    model = nets.resnet(20, channels=data.train_inputs.shape[1], classes=data.classes)
+    probe = (data.test_inputs[: options.probe], data.test_targets[: options.probe])
+    recorder = Recorder(model, probe, calibration=data.train_inputs[:512])
+    done = train_network(
+        model, data, recorder, settings=Training(epochs=options.epochs, batch_size=128), name="ResNet-20"
+    )
+    ratio = done.recording_seconds / done.training_seconds
+    records = len(recorder.recorded)
+    enough = ratio <= BAR and records >= 20 and options.probe >= 128
+    print(
+        f"torch {torch.__version__}, {options.threads} thread(s); ResNet-20 on {data.title}, {options.epochs} epochs, "
+        f"{done.steps} updates of 128: training {done.training_seconds:.0f} s, recording {done.recording_seconds:.0f} s "
+        f"({records} records of {options.probe} samples) = {ratio:.1%}; bar {BAR:.0%}: {'met' if enough else 'NOT MET'}; "
+        f"worst closure {max(p.closure for p in recorder.timeline.profiles):.1e}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,393 @@
+"""Recorder: the depth expansion of a network, recorded while it learns.
+
+Batch-norm running statistics lag behind the weights early in training, which alone can fake "shallow first" (theory,
+section 5).  So a record is made on a copy of the model whose statistics are estimated anew, unless `calibration=False`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from termwise.credit import cross_entropy
+from termwise.errors import DataError, ModelError, RunError, UsageError
+from termwise.expand import Expansion, Output, expand, pick_output
+from termwise.moments import STEPS, Moment, fingerprint, read_directory, require_alike, require_settings
+from termwise.profile import IGNORED, Measures, batches, classes_last, stack_parts
+from termwise.program import Constants, Product, pinned
+from termwise.records import write_record
+from termwise.steps import Unit, unit_of
+
+if TYPE_CHECKING:
+    from termwise.timeline import Timeline
+
+_ROOT2 = 2**0.5
+_LARGEST = 2**30  # bytes of terms that one record may hold
+_Norm = nn.modules.batchnorm._BatchNorm
+
+
+def log_spaced(ratio: float = _ROOT2) -> Callable[[int], bool]:
+    """The schedule that is due at 0 and at the powers of `ratio`, rounded: 0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, ...
+
+    It needs no total: a run that goes on stays on the same grid.
+
+    Raises:
+        UsageError: when the ratio is not above 1.
+    """
+    if not 1 < ratio < math.inf:
+        raise UsageError(f"log_spaced: ratio={ratio}: expected a number above 1, such as 2 ** 0.5.")
+
+    def due(n: int) -> bool:
+        if n < 2:
+            return n >= 0
+        near = round(math.log(n, ratio))
+        # Powers that are closer than one step round to the same one.
+        return any(round(ratio**power) == n for power in (near - 1, near, near + 1))
+
+    return due
+
+
+def reestimated(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.Module:
+    """A copy of the model in evaluation mode whose batch-norm statistics are estimated anew over `inputs`.
+
+    The statistics are the cumulative averages over batches of equal size, each normalised by its own statistics as in
+    training; every other module is in evaluation mode meanwhile.  A batch norm that stands in evaluation mode inside a
+    model in training mode is frozen on purpose and keeps its own.  The model, its random state and its gradients are
+    left as found; without a batch norm the result is a plain copy.
+
+    Raises:
+        DataError: when the inputs are fewer than two, or not finite.
+        ModelError: when the model cannot be copied.
+    """
+    twin = _copied(model)
+    norms = [module for module in twin.modules() if _is_live(module, model.training)]
+    twin.eval()
+    if not norms:
+        return twin
+    if len(inputs) < 2 or (inputs.is_floating_point() and not bool(torch.isfinite(inputs).all())):
+        raise DataError(
+            f"batch-norm statistics need at least two finite samples; got {len(inputs)}"
+            f"{'' if len(inputs) < 2 else ' with NaN or infinite values'}. Give others as calibration=, or False."
+        )
+    momenta = [norm.momentum for norm in norms]
+    count = min(math.ceil(len(inputs) / batch_size), len(inputs) // 2)
+    with pinned(twin):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum, norm.training = None, True  # None: the cumulative average
+        for batch in inputs.tensor_split(count):
+            twin(batch.to(_device(twin)))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    return twin
+
+
+def _is_live(module: nn.Module, training: bool) -> bool:
+    """Whether this is a batch norm with running statistics that are not frozen by its owner."""
+    return isinstance(module, _Norm) and module.running_mean is not None and (module.training or not training)
+
+
+def _copied(model: nn.Module) -> Any:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot be copied ({error}), so its batch-norm statistics cannot be estimated anew without "
+            "touching it. Record with calibration=False, or keep no computed tensors on its modules."
+        ) from error
+
+
+def _device(model: object) -> torch.device | None:
+    return next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
+
+
+class Recorder:
+    """Records the depth expansion of a model while it is trained; the model is left as found.
+
+    Args:
+        model: the nn.Module in training (or any callable, of which no copy is made).
+        probe: (inputs, targets), tensors of equal length: the fixed data.  Samples whose targets are all -100 are left
+            out.  Loss credit needs one integer class a sample and outputs (N, C); all else works without.
+        unit: "layers", "activations", or names of modules.
+        constants: "pooled" or "by_depth".
+        product: "half" or "cauchy".
+        output: which tensor of the model's result, as in `termwise.expand`.
+        schedule: whether a step is due; by default `log_spaced()`, refined where the learning is.
+        refine: between two ticks of the default schedule the loss on the probe is looked at, on the tick of
+            `log_spaced(2 ** 0.25)` there, and recorded if it has moved since the last record by more than this fraction
+            of the largest loss on record.  So there are at most twice as many records.  0: never.
+        calibration: inputs from which batch-norm statistics are estimated anew; by default the probe's.  False: the
+            statistics as they are.
+        directory: where each record is written as soon as it is made, one file each.  Records that are there already
+            are taken over: a training that is resumed goes on, and a step that is there is not recorded again.
+        batch_size: samples a batch.
+        replicates: of the bootstrap for the intervals.
+        seed: of the bootstrap; the random state of the training is not touched.
+
+    Attributes:
+        seconds: the time spent inside so far.
+
+    Raises:
+        DataError: when the probe is empty, not finite, or inputs and targets do not pair up.
+        RunError: when the directory holds records of another probe, unit or option.
+        RecordError: when one of them is corrupt or of a newer version.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        probe: tuple[Tensor, Tensor],
+        *,
+        unit: str | Sequence[str] | Unit = "layers",
+        constants: Constants = "pooled",
+        product: Product = "half",
+        output: Output = None,
+        schedule: Callable[[int], bool] | None = None,
+        refine: float = 0.05,
+        calibration: Tensor | Literal[False] | None = None,
+        directory: str | os.PathLike[str] | None = None,
+        batch_size: int = 128,
+        replicates: int = 200,
+        seed: int = 0,
+    ) -> None:
+        self._model, self._unit, self._output = model, unit_of(unit, model), output
+        self._constants: Constants = constants
+        self._product: Product = product
+        self._inputs, self._targets = _checked(probe)
+        self._calibration = self._inputs if calibration is None else calibration
+        if not (self._calibration is False or isinstance(self._calibration, Tensor)):
+            raise UsageError(
+                f"calibration={calibration!r}: expected a tensor of inputs, None for the probe's, or False."
+            )
+        self._due = log_spaced() if schedule is None else schedule
+        self._refine = refine if schedule is None else 0.0
+        self._look = log_spaced(_ROOT2**0.5)
+        self._batch_size, self._replicates, self._seed = batch_size, replicates, seed
+        self._directory = None if directory is None else Path(directory)
+        self._settings = self._describe()
+        self._moments = self._found()
+        self._last = 0
+        self.seconds = 0.0
+
+    def _found(self) -> dict[int, Moment]:
+        """The records that are in the directory already."""
+        directory = self._directory
+        if directory is None or not directory.exists():
+            return {}
+        if not directory.is_dir():
+            raise UsageError(f"directory={str(directory)!r} is a file: name a directory to write records to.")
+        moments = {moment.step: moment for moment in read_directory(directory)}
+        for moment in moments.values():
+            require_settings(moment, self._settings, str(directory))
+        return moments
+
+    def _describe(self) -> dict[str, Any]:
+        """What must be the same for all records of a timeline."""
+        modules = self._model.modules() if isinstance(self._model, nn.Module) else ()
+        calibration, kept = self._calibration, "not needed"
+        if any(isinstance(module, _Norm) for module in modules):
+            kept = fingerprint([calibration]) if isinstance(calibration, Tensor) else "off"
+        return {
+            "probe": fingerprint([self._inputs, self._targets]),
+            "calibration": kept,
+            "unit": str(self._unit),
+            "constants": self._constants,
+            "product": self._product,
+            "output": "a function" if callable(self._output) else self._output,
+            "batch_size": None if kept in ("off", "not needed") else self._batch_size,
+            "replicates": self._replicates,
+            "seed": self._seed,
+        }
+
+    @property
+    def recorded(self) -> tuple[int, ...]:
+        """The steps on record, ascending, those found in the directory included."""
+        return tuple(sorted(self._moments))
+
+    @property
+    def timeline(self) -> Timeline:
+        """Everything on record so far.
+
+        Raises:
+            UsageError: when there is nothing.
+        """
+        from termwise.timeline import Timeline
+
+        if not self._moments:
+            raise UsageError("nothing is recorded yet: call step(0) before the first update.")
+        return Timeline([self._moments[step] for step in self.recorded])
+
+    def step(self, n: int, *, force: bool = False, **scalars: Any) -> bool:
+        """Record the model after `n` updates, if that is due and not on record yet.
+
+        Args:
+            n: the number of updates made so far; never smaller than at the last call.
+            force: record whether it is due or not.
+            scalars: numbers to store along, such as train_loss=...; None where there is none.
+
+        Returns:
+            Whether a record was made.
+
+        Raises:
+            UsageError: when steps go backwards, or a scalar has the name of a measure.
+            RunError: when the step is on record with other weights, or the record is of another network.
+            DataError, ModelError: see `termwise.profile`.
+        """
+        start = time.perf_counter()
+        try:
+            return self._step(self._number(n), force, scalars)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    def finish(self, n: int, **scalars: Any) -> bool:
+        """Record the last step, unless it is on record; returns whether a record was made."""
+        return self.step(n, force=True, **scalars)
+
+    def _number(self, n: int) -> int:
+        try:
+            number = operator.index(n)
+        except TypeError as error:
+            raise UsageError(f"step({n!r}): expected the number of updates made so far, an integer.") from error
+        if number < self._last:
+            raise UsageError(
+                f"step({number}) after step({self._last}): steps go forwards, from 0. Pass the step of the run."
+            )
+        self._last = number
+        return number
+
+    def _step(self, n: int, force: bool, scalars: dict[str, Any]) -> bool:
+        _require_free(scalars)
+        if n in self._moments:
+            self._require_same_weights(self._moments[n])
+            return False
+        due = force or self._due(n)
+        if not due and not (self._refine and self._look(n)):
+            return False
+        network = self._network()
+        if not due and not self._moved(n, network):
+            return False
+        moment = self._measure(n, network, _numbers(scalars))
+        require_alike([*list(self._moments.values())[:1], moment], str(self._directory or "this recorder"))
+        if self._directory is not None:
+            write_record(self._directory / f"step-{n:08d}.termwise", moment.to_record())
+        self._moments[n] = moment
+        return True
+
+    def _weights(self) -> str:
+        model = self._model
+        return fingerprint([*model.parameters(), *model.buffers()]) if isinstance(model, nn.Module) else ""
+
+    def _require_same_weights(self, moment: Moment) -> None:
+        if moment.weights != self._weights():
+            raise RunError(
+                f"{self._directory or 'this recorder'}: step {moment.step} is on record with other weights than the "
+                "model has now: the record is of another run, the step was counted twice, or the training did not "
+                f"repeat itself bit by bit. Use another directory, or delete the records from step {moment.step} on."
+            )
+
+    def _network(self) -> Any:
+        """What is measured: the copy with its batch-norm statistics estimated anew, or the model where none are."""
+        model, calibration = self._model, self._calibration
+        if not isinstance(calibration, Tensor) or not isinstance(model, nn.Module):
+            return model
+        live = any(_is_live(module, model.training) for module in model.modules())
+        return reestimated(model, calibration, self._batch_size) if live else model
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        device = _device(self._model)
+        for inputs, targets in batches((self._inputs, self._targets), self._batch_size):
+            assert targets is not None
+            yield (inputs, targets) if device is None else (inputs.to(device), targets.to(device))
+
+    def _measure(self, n: int, network: Any, scalars: dict[str, float | None]) -> Moment:
+        measures = Measures(replicates=self._replicates, seed=self._seed)
+        terms: list[Tensor] = []
+        for inputs, targets in self._batches():
+            expansion = expand(
+                network,
+                inputs,
+                unit=self._unit,
+                constants=self._constants,
+                product=self._product,
+                output=self._output,
+            )
+            measures.update(expansion, targets)
+            terms.append(_terms(expansion, targets))
+            if terms[0].numel() * terms[0].element_size() / len(inputs) * len(self._inputs) > _LARGEST:
+                raise UsageError(
+                    f"one record would hold the terms of {len(self._inputs)} outputs of shape "
+                    f"{tuple(expansion.total.shape[1:])}, more than 1 GiB. Take a smaller probe."
+                )
+        all_terms = torch.cat(terms, dim=1).numpy()
+        classes = self._targets.cpu().long().numpy() if all_terms.ndim == 3 and _are_classes(self._targets) else None
+        return Moment(n, scalars, self._settings, self._weights(), measures.result(), all_terms, classes)
+
+    def _moved(self, n: int, network: Any) -> bool:
+        """Whether the loss has moved since the record before `n`.
+
+        Later records are not looked at, so that a training that is resumed decides as it did before.
+        """
+        before = [self._moments[step] for step in self.recorded if step < n]
+        if not before or before[-1].targets is None:
+            return False
+        total = 0.0
+        with pinned(network):
+            for inputs, targets in self._batches():
+                logits = pick_output(network(inputs), self._output).double().cpu().numpy()
+                total += cross_entropy(logits, targets.cpu().numpy()) * len(logits)
+        moved = abs(total / len(self._inputs) - before[-1].profile.loss)
+        return moved > self._refine * max(moment.profile.loss for moment in before)
+
+
+def _checked(probe: Any) -> tuple[Tensor, Tensor]:
+    """Copies of the inputs and targets, without the samples that are left out."""
+    pair = isinstance(probe, (tuple, list)) and len(probe) == 2 and all(isinstance(t, Tensor) for t in probe)
+    if not pair or not all(t.dim() for t in probe):
+        raise UsageError("probe: expected a pair of tensors, (inputs, targets): the data that every record is made on.")
+    inputs, targets = (tensor.detach().clone() for tensor in probe)
+    next(batches((inputs, targets), len(inputs) or 1))  # refuses what is empty or does not pair up
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        raise DataError("the probe's inputs hold NaN or infinite values. Clean the data before recording.")
+    if _are_classes(targets):
+        kept = (targets != IGNORED).flatten(1).any(dim=1) if targets.dim() > 1 else targets != IGNORED
+        if not bool(kept.any()):
+            raise DataError(f"every target of the probe is {IGNORED}, which leaves a sample out: nothing to measure.")
+        inputs, targets = inputs[kept], targets[kept]
+    return inputs, targets
+
+
+def _are_classes(targets: Tensor) -> bool:
+    return not targets.is_floating_point()
+
+
+def _require_free(scalars: Iterable[str]) -> None:
+    taken = sorted(set(scalars) & (set(STEPS) - {"train_loss"}))
+    if taken:
+        raise UsageError(f"step: {', '.join(taken)} would hide what is measured. Give it another name.")
+
+
+def _numbers(scalars: dict[str, Any]) -> dict[str, float | None]:
+    """Scalars as floats; None for what is missing or not finite."""
+    plain = {name: value.item() if isinstance(value, Tensor) else value for name, value in scalars.items()}
+    floats = {name: None if value is None else float(value) for name, value in plain.items()}
+    return {name: value if value is None or math.isfinite(value) else None for name, value in floats.items()}
+
+
+def _terms(expansion: Expansion, targets: Tensor) -> Tensor:
+    """The parts as they are kept: logits centred over the classes; float32, shape (P, N, ...)."""
+    _, stack = stack_parts(expansion)
+    if _are_classes(targets):
+        stack, _, labels = classes_last(stack, expansion.total, targets)
+        stack = (stack - stack.mean(dim=-1, keepdim=True)) * (labels != IGNORED)[..., None]
+        if expansion.total.dim() == 2:
+            stack = stack.squeeze(2)
+    return stack.float().cpu()

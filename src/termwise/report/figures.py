@@ -1,0 +1,344 @@
+"""The four figures, as Vega-Lite specifications without colours and without data.
+
+A mark names a style (`input`, `constant`, `paths`, `head`, ...); the page's theme gives styles their colours:
+light, dark or printed. A view names a data source (`steps`, `spectrum`, `paths`); the page fills it with the
+embedded table when it draws. `"width": "fill"` stands for the width of the panel. Every panel of a
+figure has the same scales.
+
+Each builder's docstring says what the figure diagnoses and which table it reads.
+"""
+
+from __future__ import annotations
+
+import json
+
+from termwise.report import findings
+from termwise.report.charts import (
+    AT_THIS_RECORD,
+    Figure,
+    Panel,
+    Spec,
+    complete,
+    depth_ticks,
+    equal,
+    gap,
+    step_x,
+    tooltip,
+    y_axis,
+)
+from termwise.report.reading import Run
+from termwise.report.strings import integer, number, say
+from termwise.report.tables import Tables, rounded
+
+CUT = 0.92  # of the share axis: a constant's bar is cut here, so that its number fits above it
+
+
+def build_figures(run: Run, tables: Tables) -> list[Figure]:
+    """The page's figures, in its order."""
+    return [spectrum(run, tables), heat_map(run, tables), truncated(run, tables), mean_depth(run, tables)]
+
+
+def spectrum(run: Run, tables: Tables) -> Figure:
+    """Which depths the output is made of at one record. Reads `spectrum` (norm_share) and `paths`."""
+    ceiling, clipped = _ceiling(tables)
+    panels = []
+    for index, network in enumerate(run.summary.networks):
+        alternative = findings.spectrum_alternative(run, tables, index)
+        spec = _spectrum_spec(tables, index, ceiling)
+        counts = [int(paths) for paths in (row["paths"] for row in findings.rows(tables.paths, network=index))]
+        words = say("panel.paths.one") if sum(counts) == 1 else say("panel.paths.count", paths=integer(sum(counts)))
+        key = "panel.paths" if network.shortest < network.longest else "panel.paths.same"
+        detail = say(key, count=words, shortest=network.shortest, longest=network.longest)
+        top = complete(spec, alternative, at=len(tables.axis.steps) - 1, slug="spectrum")
+        panels.append(Panel(network.name, detail, alternative, top))
+    constant = "key.constant.off" if clipped else "key.constant"
+    key = [("input", say("key.input")), ("constant", say(constant)), ("paths", say("key.paths"))]
+    return Figure(
+        "spectrum",
+        findings.spectrum_title(run, tables),
+        say("spectrum.read"),
+        panels,
+        key,
+        "spectrum",
+        ["network", "step", "origin", "depth", "norm_share", "norm_share_low", "norm_share_high"],
+        slider=True,
+    )
+
+
+def _ceiling(tables: Tables) -> tuple[float, bool]:
+    """The top of the share axis over all records and networks; whether it cuts off a constant's bar."""
+    born: dict[str, list[float]] = {"input": list(tables.paths["path_share"]), "constant": [0.0]}
+    columns = (tables.spectrum[name] for name in ("origin", "norm_share", "norm_share_high"))
+    for origin, share, high in zip(*columns, strict=True):
+        if origin == "input":
+            born["input"].append(max(share or 0.0, high or 0.0))
+        else:
+            born["constant"].append(share or 0.0)
+    terms, constants = max(born["input"]), max(born["constant"])
+    # One large constant must not flatten the terms: beyond this its bar is cut and its value written.
+    top = min(max(terms, constants), 1.25 * terms) or 1.0
+    return 1.12 * top, constants > CUT * 1.12 * top
+
+
+def _spectrum_spec(tables: Tables, index: int, ceiling: float) -> Spec:
+    low, high = tables.depths
+    apart = _apart(tables)
+    # By depth, a constant's bar stands right of the input-born one of the same depth.
+    born, beside = ((-0.42, 0.06), (0.1, 0.42)) if tables.constants_by_depth else ((-0.36, 0.36), (-0.36, 0.36))
+    x = _spectrum_x(low, high, apart)
+    y = {
+        "type": "quantitative",
+        "scale": {"domain": [0, rounded(ceiling)], "nice": False},
+        "axis": y_axis(say("spectrum.axis"), tickCount=4),
+    }
+    whisker = {
+        "x": {**x, "field": "xc"},
+        "y": {**y, "field": "norm_share_low"},
+        "y2": {"field": "norm_share_high"},
+    }
+    layers: list[Spec] = [
+        _paths_layer(index, x, y),
+        {
+            "transform": [equal(origin="input"), *_edges("datum.depth", *born)],
+            "layer": [
+                {"mark": {"type": "rect", "style": "input"}, "encoding": _bars(x, y)},
+                {"mark": {"type": "rule", "style": "whisker"}, "encoding": whisker},
+            ],
+        },
+    ]
+    if set(tables.spectrum["origin"]) - {"input"}:
+        pooled = "".join(f"datum.origin == '{origin}' ? {place} : " for origin, place in apart.items())
+        place = f"isValid(datum.depth) ? datum.depth : {pooled}0"
+        layers.append(_constants_layer(x, y, ceiling, _edges(place, *beside)))
+    own = [equal(network=index), {"filter": AT_THIS_RECORD}]
+    return {"width": "fill", "height": 230, "data": {"name": "spectrum"}, "transform": own, "layer": layers}
+
+
+def _apart(tables: Tables) -> dict[str, int]:
+    """Where the parts without a depth stand, right of the deepest term: constants when pooled, what was frozen."""
+    low, high = tables.depths
+    rows = set(zip(tables.spectrum["origin"], tables.spectrum["depth"], strict=True))
+    found = [origin for origin in ("constant", "frozen") if (origin, None) in rows]
+    return {origin: high + (i + 1) * max(3, (high - low) // 12) for i, origin in enumerate(found)}
+
+
+def _spectrum_x(low: int, high: int, apart: dict[str, int]) -> Spec:
+    names = (f"datum.value == {at} ? {json.dumps(say(f'spectrum.{origin}'))} : " for origin, at in apart.items())
+    ticks = [*depth_ticks(low, high), *apart.values()]
+    label = f"{''.join(names)}datum.label"
+    axis = {"values": ticks, "labelExpr": label, "grid": False, "title": say("depth.axis"), "format": "d"}
+    end = max(apart.values()) + 0.9 if apart else high + 0.7
+    scale = {"domain": [low - 0.7, end], "nice": False, "zero": False}
+    return {"type": "quantitative", "scale": scale, "axis": axis}
+
+
+def _bars(x: Spec, y: Spec) -> Spec:
+    numbers = (("norm_share", "norm_share", ".4f"), ("norm_share_low", "norm_share_low", ".4f"))
+    tips = tooltip(("depth", "depth", "d"), *numbers, ("norm_share_high", "norm_share_high", ".4f"))
+    top, bottom = {**y, "field": "norm_share"}, {"datum": 0}
+    return {"x": {**x, "field": "x0"}, "x2": {"field": "x1"}, "y": top, "y2": bottom, "tooltip": tips}
+
+
+def _paths_layer(index: int, x: Spec, y: Spec) -> Spec:
+    return {
+        "data": {"name": "paths"},
+        "transform": [equal(network=index)],
+        "mark": {"type": "area", "style": "paths", "line": {"style": "paths-line"}},
+        "encoding": {"x": {**x, "field": "depth"}, "y": {**y, "field": "path_share"}},
+    }
+
+
+def _constants_layer(x: Spec, y: Spec, ceiling: float, edges: list[Spec]) -> Spec:
+    """Bars of the constants and of what was frozen; a number is written over those without a depth and those cut."""
+    most = CUT * ceiling
+    words = "format(datum.norm_share, '.2f') + (datum.height < datum.norm_share ? ' ↑' : '')"
+    transforms = [*edges, {"calculate": f"min(datum.norm_share, {most})", "as": "height"}]
+    written = [
+        {"filter": "datum.height < datum.norm_share || !isValid(datum.depth)"},
+        {"calculate": words, "as": "words"},
+    ]
+    top = {**y, "field": "height"}
+    value = {"x": {**x, "field": "xc"}, "y": top, "text": {"field": "words"}}
+    return {
+        "transform": [{"filter": {"not": equal(origin="input")["filter"]}}, *transforms],
+        "layer": [
+            {"mark": {"type": "rect", "style": "constant"}, "encoding": {**_bars(x, y), "y": top}},
+            {"transform": written, "mark": {"type": "text", "style": "value", "dy": -7}, "encoding": value},
+        ],
+    }
+
+
+def _edges(place: str, left: float, right: float) -> list[Spec]:
+    """The horizontal extent of a bar around its depth, and its middle."""
+    return [
+        {"calculate": f"({place}) + ({left})", "as": "x0"},
+        {"calculate": f"({place}) + ({right})", "as": "x1"},
+        {"calculate": "(datum.x0 + datum.x1) / 2", "as": "xc"},
+    ]
+
+
+def heat_map(run: Run, tables: Tables) -> Figure:
+    """When which depths carry the output. Reads `spectrum` (norm_share) and `steps` (loss, quantiles)."""
+    shares = zip(tables.spectrum["origin"], tables.spectrum["norm_share"], strict=True)
+    most = max([share or 0.0 for origin, share in shares if origin == "input"] or [1.0])
+    losses = [loss for loss in tables.steps["loss"] if loss is not None] or [1.0]
+    panels = []
+    for index, network in enumerate(run.summary.networks):
+        alternative = findings.heat_alternative(run, tables, index)
+        views = [_loss_view(tables, index, max(losses)), _heat_view(tables, index, most)]
+        spec = {
+            "vconcat": views,
+            "spacing": 34,
+            "bounds": "flush",
+            "resolve": {"scale": {"x": "independent"}},
+        }
+        panels.append(Panel(network.name, "", alternative, complete(spec, alternative)))
+    key = [("ramp", say("heat.ramp", most=number(most, 2))), ("median", say("key.median"))]
+    key.append(("quantile", say("key.quantiles")))
+    columns = ["network", "step", "depth", "norm_share", "norm_share_low", "norm_share_high"]
+    title = findings.heat_title(run, tables)
+    return Figure("heat", title, say("heat.read"), panels, key, "spectrum", columns, where={"origin": "input"})
+
+
+def _loss_view(tables: Tables, index: int, most: float) -> Spec:
+    scale = {"domain": [0, rounded(1.05 * most)], "nice": False}
+    y = {
+        "field": "loss",
+        "type": "quantitative",
+        "scale": scale,
+        "axis": y_axis(say("heat.loss"), tickCount=3),
+    }
+    x = step_x(tables, labels=False)
+    tip = tooltip(("step", "step", ",d"), ("loss", "loss", ".4f"), ("accuracy", "accuracy", ".3f"))
+    line = {
+        "transform": [equal(network=index)],
+        "mark": {"type": "line", "style": "loss", "point": {"style": "loss-point"}},
+        "encoding": {"x": {**x, "field": "at"}, "y": y, "tooltip": tip},
+    }
+    return {"width": "fill", "height": 64, "data": {"name": "steps"}, "layer": [*gap(tables), line]}
+
+
+def _heat_view(tables: Tables, index: int, most: float) -> Spec:
+    x = step_x(tables)
+    low = min(v for v in tables.spectrum["bottom"] if v is not None)
+    high = max(v for v in tables.spectrum["top"] if v is not None)
+    axis = y_axis(say("heat.depth"), values=depth_ticks(*tables.depths), grid=False, format="d")
+    y = {"type": "quantitative", "scale": {"domain": [low, high], "nice": False, "zero": False}, "axis": axis}
+    tips = tooltip(("step", "step", ",d"), ("depth", "depth", "d"), ("norm_share", "norm_share", ".4f"))
+    scale = {"domain": [0, rounded(most)]}
+    cells = {
+        "data": {"name": "spectrum"},
+        "transform": [equal(network=index), equal(origin="input")],
+        "mark": {"type": "rect", "style": "cell"},
+        "encoding": {
+            "x": {**x, "field": "left"},
+            "x2": {"field": "right"},
+            "y": {**y, "field": "bottom"},
+            "y2": {"field": "top"},
+            "color": {"field": "norm_share", "type": "quantitative", "legend": None, "scale": scale},
+            "tooltip": tips,
+        },
+    }
+    lines = []
+    for name, style in (("depth_p10", "quantile"), ("depth_p90", "quantile"), ("depth_p50", "median")):
+        encoding = {"x": {**x, "field": "at"}, "y": {**y, "field": name}}
+        lines += [{"mark": {"type": "line", "style": look}, "encoding": encoding} for look in ("halo", style)]
+    over = {"data": {"name": "steps"}, "transform": [equal(network=index)], "layer": lines}
+    return {"width": "fill", "height": 280, "layer": [cells, over]}
+
+
+def truncated(run: Run, tables: Tables) -> Figure:
+    """What short and long paths can do by themselves. Reads `spectrum` (accuracies) and `steps`."""
+    panels = []
+    for index, network in enumerate(run.summary.networks):
+        alternative = findings.truncated_alternative(run, tables, index)
+        spec = _truncated_spec(tables, index, 1 / max(run.summary.data.classes, 1))
+        top = complete(spec, alternative, at=len(tables.axis.steps) - 1, slug="truncated")
+        panels.append(Panel(network.name, "", alternative, top))
+    key = [(name, say(f"key.{name}")) for name in ("head", "tail", "alone", "full", "chance")]
+    columns = [f"{part}_accuracy{end}" for part in ("head", "tail", "alone") for end in ("", "_low", "_high")]
+    return Figure(
+        "truncated",
+        findings.truncated_title(run),
+        say("truncated.read"),
+        panels,
+        key,
+        "spectrum",
+        ["network", "step", "depth", *columns],
+        slider=True,
+        where={"origin": "input"},
+    )
+
+
+def _truncated_spec(tables: Tables, index: int, chance: float) -> Spec:
+    low, high = tables.depths
+    axis = {
+        "values": depth_ticks(low, high),
+        "grid": False,
+        "title": say("truncated.axis.depth"),
+        "format": "d",
+    }
+    scale = {"domain": [low - 0.5, high + 0.5], "nice": False, "zero": False}
+    x = {"field": "depth", "type": "quantitative", "scale": scale, "axis": axis}
+    y = {
+        "type": "quantitative",
+        "scale": {"domain": [0, 1], "nice": False},
+        "axis": y_axis(say("truncated.axis"), values=[0, 0.2, 0.4, 0.6, 0.8, 1], format=".1f"),
+    }
+    parts = ("alone", "tail", "head")
+    numbers = ((f"{part}_accuracy", f"{part}_accuracy", ".3f") for part in reversed(parts))
+    tips = tooltip(("depth", "depth", "d"), *numbers)
+    bands, lines = [], []
+    for part in parts:
+        ends = {"y": {**y, "field": f"{part}_accuracy_low"}, "y2": {"field": f"{part}_accuracy_high"}}
+        bands.append({"mark": {"type": "area", "style": f"{part}-band"}, "encoding": {"x": x, **ends}})
+        mark = {"type": "line", "style": part, "point": {"style": f"{part}-point"}}
+        line = {"x": x, "y": {**y, "field": f"{part}_accuracy"}, "tooltip": tips}
+        lines.append({"mark": mark, "encoding": line})
+    own = [equal(network=index), {"filter": AT_THIS_RECORD}]
+    guess = {"mark": {"type": "rule", "style": "chance"}, "encoding": {"y": {**y, "datum": rounded(chance)}}}
+    whole = {"mark": {"type": "rule", "style": "full"}, "encoding": {"y": {**y, "field": "accuracy"}}}
+    layers: list[Spec] = [
+        {"data": {"values": [{}]}, **guess},
+        {"data": {"name": "spectrum"}, "transform": [*own, equal(origin="input")], "layer": [*bands, *lines]},
+        {"data": {"name": "steps"}, "transform": own, **whole},
+    ]
+    return {"width": "fill", "height": 250, "layer": layers}
+
+
+def mean_depth(run: Run, tables: Tables) -> Figure:
+    """Whether the mean path length falls or rises. Reads `steps` (mean_depth, mean_depth_constants)."""
+    alternative = findings.mean_alternative(run, tables)
+    measures = ["mean_depth", "mean_depth_low", "mean_depth_high", "mean_depth_constants"]
+    columns = ["network", "step", "loss", "accuracy", "depth_p10", "depth_p50", "depth_p90", *measures]
+    key = [(f"network-{i % 6}", name) for i, name in enumerate(findings.names(run))]
+    if any(value is not None for value in tables.steps["mean_depth_constants"]):
+        key.append(("dashed", say("key.constants.dashed")))
+    spec = complete(_mean_spec(run, tables, measures), alternative)
+    panels = [Panel("", "", alternative, spec)]
+    return Figure("mean", findings.mean_title(run), say("mean.read"), panels, key, "steps", columns)
+
+
+def _mean_spec(run: Run, tables: Tables, measures: list[str]) -> Spec:
+    values = [v for name in measures for v in tables.steps[name] if v is not None] or [0.0, 1.0]
+    margin = max(0.08 * (max(values) - min(values)), 0.25)
+    scale = {
+        "domain": [rounded(min(values) - margin), rounded(max(values) + margin)],
+        "nice": False,
+        "zero": False,
+    }
+    y = {"type": "quantitative", "scale": scale, "axis": y_axis(say("mean.axis"), tickCount=5)}
+    palette = {"domain": list(range(len(run.summary.networks)))}
+    color: Spec = {"field": "network", "type": "nominal", "legend": None, "scale": palette}
+    common = {"x": {**step_x(tables), "field": "at"}, "color": color}
+    tips = tooltip(("step", "step", ",d"), *((name, name, ".3f") for name in measures))
+    band = {**common, "y": {**y, "field": "mean_depth_low"}, "y2": {"field": "mean_depth_high"}}
+    line = {**common, "y": {**y, "field": "mean_depth"}, "tooltip": tips}
+    dashed = {**common, "y": {**y, "field": "mean_depth_constants"}}
+    layers: list[Spec] = [
+        *gap(tables),
+        {"mark": {"type": "area", "style": "mean-band"}, "encoding": band},
+        {"mark": {"type": "line", "style": "mean", "point": {"style": "mean-point"}}, "encoding": line},
+        {"mark": {"type": "line", "style": "mean-constants"}, "encoding": dashed},
+    ]
+    return {"width": "fill", "height": 300, "data": {"name": "steps"}, "layer": layers}

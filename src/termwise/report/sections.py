@@ -1,0 +1,260 @@
+"""The page's static parts, readable without scripts: closure, frames of figures, networks, methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from termwise.records import NetworkSummary
+from termwise.report.charts import Figure, Panel
+from termwise.report.markup import Html, element, escape, join
+from termwise.report.reading import Run
+from termwise.report.strings import ENGLISH, fixed, integer, listing, number, percent, say, seconds
+from termwise.report.tables import Tables
+
+TOLERANCE = 5e-6  # of the closure in float32
+SCALE = (-9.0, -3.0)  # the closure bar's ends, powers of ten
+
+
+def closure(run: Run) -> Html:
+    """The closure bar: one sentence, every network's worst closure on a logarithmic scale, the limit."""
+    worst = max(network.closure for network in run.summary.networks)
+    good = worst <= TOLERANCE
+    names = listing([network.name for network in run.summary.networks])
+    limit = number(TOLERANCE)
+    values = listing([f"{network.name} {number(network.closure)}" for network in run.summary.networks])
+    return element(
+        "div",
+        element("p", say("closure.good" if good else "closure.bad", closure=number(worst)), class_="says"),
+        _gauge(
+            run,
+            say("closure.label", values=values, tolerance=limit),
+            say("closure.tolerance", tolerance=limit),
+        ),
+        element("p", say("closure.note", networks=names, tolerance=limit), class_="note"),
+        class_="closure" if good else "closure bad",
+    )
+
+
+def _gauge(run: Run, label: str, limit: str) -> Html:
+    def place(value: float) -> str:
+        low, high = SCALE
+        power = min(max(math.log10(value), low), high) if value > 0 else low
+        return f"{1 + 98 * (power - low) / (high - low):.1f}%"
+
+    edge = place(TOLERANCE)
+    parts = [
+        element("line", x1="1%", x2="99%", y1=14, y2=14, class_="track"),
+        element("line", x1="1%", x2=edge, y1=14, y2=14, class_="within"),
+        element("line", x1=edge, x2=edge, y1=6, y2=22, class_="limit"),
+        element("text", limit, x=edge, y=36, text_anchor="middle"),
+        element("text", f"1e{SCALE[0]:.0f}", x="0%", y=36, text_anchor="start"),
+        element("text", f"1e{SCALE[1]:.0f}", x="100%", y=36, text_anchor="end"),
+    ]
+    for network in run.summary.networks:
+        title = element("title", f"{network.name}: {number(network.closure)}")
+        parts.append(element("g", title, element("circle", cx=place(network.closure), cy=14, r=6, class_="dot")))
+    return element("svg", *parts, height=40, role="img", aria_label=label)
+
+
+def unbroken(text: str, names: list[str]) -> Html:
+    """A sentence in which no line breaks inside a network's name (ResNet-20 would break at its hyphen)."""
+    for name in names:
+        head, found, tail = text.partition(name)
+        if found and 0 < len(name) <= 24:
+            inner = element("span", name, class_="name")
+            return Html(unbroken(head, names) + inner + unbroken(tail, names))
+    return escape(text)
+
+
+def figure(figure: Figure, tables: Tables, names: list[str]) -> Html:
+    """A figure's frame: finding, how to read it, key, slider, panels, its table and its data."""
+    title = element("h2", unbroken(figure.title, names), id_=f"title-{figure.slug}")
+    head = [title, element("p", figure.reading, class_="note")]
+    tools = element(
+        "div",
+        element(
+            "details",
+            element("summary", say("control.table.at" if figure.slider else "control.table")),
+            element("div", class_="scroll", tabindex="0", role="region", aria_labelledby=f"title-{figure.slug}"),
+        ),
+        element("button", say("control.csv"), type_="button", class_="csv"),
+        class_="tools",
+    )
+    panels = [_panel(figure.slug, i, panel) for i, panel in enumerate(figure.panels)]
+    parts = [element("div", *head, class_="figure-head")]
+    if figure.slider:
+        parts.append(_slider(figure.slug, tables.axis.steps))
+    parts += [_key(figure.key), element("div", *panels, class_="panels"), tools]
+    whole = element("figure", *parts, aria_labelledby=f"title-{figure.slug}")
+    return element("section", whole, data_figure=figure.slug)
+
+
+def _panel(slug: str, index: int, panel: Panel) -> Html:
+    chart = element("div", class_="chart", role="img", aria_label=panel.alternative, data_figure=slug, data_panel=index)
+    heading = [element("h3", panel.heading)] if panel.heading else []
+    detail = [element("p", panel.detail, class_="detail")] if panel.detail else []
+    return element("div", *heading, *detail, chart, class_="panel")
+
+
+def _slider(slug: str, steps: list[int]) -> Html:
+    words = say("control.step.value", step=integer(steps[-1]))
+    last = len(steps) - 1
+    bounds = {"min": 0, "max": last, "step": 1, "value": last, "aria_valuetext": words, "autocomplete": "off"}
+    return element(
+        "div",
+        element("label", say("control.step"), for_=f"at-{slug}"),
+        element("input", type_="range", id_=f"at-{slug}", **bounds),
+        element("output", words, for_=f"at-{slug}"),
+        class_="slider",
+    )
+
+
+def _key(entries: list[tuple[str, str]]) -> Html:
+    return element(
+        "ul", *(element("li", _swatch(style), text, class_=style) for style, text in entries), class_="legend"
+    )
+
+
+def _swatch(style: str) -> Html:
+    """A sample of a style, coloured by the style sheet through its class."""
+    if style == "ramp":
+        steps = [
+            element("rect", x=18 * i, y=0, width=18.5, height=12, class_=f"sw ramp-{i + 1 if i else 0}")
+            for i in range(4)
+        ]
+        return element("svg", *steps, viewBox="0 0 72 12", aria_hidden="true")
+    if style in ("input", "constant", "paths"):
+        mark = element("rect", x=0.5, y=0.5, width=21, height=11, class_=f"sw sw-{style}")
+    else:
+        mark = element("line", x1=1, x2=21, y1=6, y2=6, class_=f"sw sw-{style}")
+    return element("svg", mark, viewBox="0 0 22 12", aria_hidden="true")
+
+
+Row = tuple[str, Callable[[NetworkSummary], "str | Html | None"]]
+
+
+def _interval(network: NetworkSummary, which: int) -> Html:
+    low, high = network.mean_depth_interval[which]
+    value = fixed(network.mean_depth[which], 2)
+    return Html(f"{value} {element('small', f'[{fixed(low, 2)}, {fixed(high, 2)}]')}")
+
+
+def _time(network: NetworkSummary) -> str:
+    training, recording = network.training_seconds, network.recording_seconds
+    share = percent(recording / training) if training > 0 else say("undefined")
+    return say("cell.time", recording=seconds(recording), training=seconds(training), share=share)
+
+
+def _effective(network: NetworkSummary) -> str:
+    return say("cell.effective.none") if network.effective_depth is None else str(network.effective_depth)
+
+
+def _drift(network: NetworkSummary) -> str | None:
+    if network.credit_drift is None:
+        return None
+    value = percent(network.credit_drift)
+    # Above 5 % the credits depend on the density of the records.
+    return value if network.credit_drift <= 0.05 else say("cell.credit.warn", value=value)
+
+
+def _exact(network: NetworkSummary) -> str:
+    total = sum(use["count"] for use in network.operators)
+    exact = sum(use["count"] for use in network.operators if use["kind"] == "exact")
+    return f"{integer(exact)} / {integer(total)}"
+
+
+def _inexact(network: NetworkSummary) -> str:
+    found = [use for use in network.operators if use["kind"] != "exact"]
+    items = [
+        say(
+            "cell.operator",
+            operator=use["operator"],
+            count=use["count"],
+            kind=ENGLISH.get(f"kind.{use['kind']}", use["kind"]),
+        )
+        for use in found
+    ]
+    return listing(items) or say("none")
+
+
+ROWS: list[Row] = [
+    ("row.parameters", lambda n: integer(n.parameters)),
+    ("row.accuracy", lambda n: fixed(n.accuracy, 3)),
+    ("row.loss", lambda n: number(n.loss)),
+    ("row.effective", _effective),
+    ("row.mean.first", lambda n: _interval(n, 0)),
+    ("row.mean.last", lambda n: _interval(n, 1)),
+    ("row.shortest", lambda n: str(n.shortest)),
+    ("row.longest", lambda n: str(n.longest)),
+    ("row.closure", lambda n: number(n.closure)),
+    ("row.constant", lambda n: percent(n.constant_share)),
+    ("row.frozen", lambda n: percent(n.frozen_share)),
+    ("row.cancellation", lambda n: number(n.cancellation)),
+    ("row.credit.closure", lambda n: None if n.credit_closure is None else number(n.credit_closure)),
+    ("row.credit.drift", _drift),
+    ("row.time", _time),
+    ("row.exact", _exact),
+    ("row.inexact", _inexact),
+]
+
+
+def networks(run: Run) -> Html:
+    """The table of networks: a measure a row, a network a column; what no network has is left out."""
+    names = [element("th", network.name, scope="col") for network in run.summary.networks]
+    head = element("tr", element("th", say("networks.measure"), scope="col"), *names)
+    lines = []
+    for key, cell in ROWS:
+        cells = [cell(network) for network in run.summary.networks]
+        if any(value is not None for value in cells):
+            shown = [element("td", say("undefined") if value is None else value) for value in cells]
+            lines.append(element("tr", element("th", say(key), scope="row"), *shown))
+    table = element("table", element("thead", head), element("tbody", join(lines)))
+    box = element("div", table, class_="networks", tabindex="0", role="region", aria_labelledby="title-networks")
+    return element("section", element("h2", say("networks.title"), id_="title-networks"), box)
+
+
+def meaning(run: Run) -> Html:
+    """What the numbers mean, and what they do not, with this run's own numbers where it has them."""
+    items = [
+        say("cancellation.item", value=number(network.cancellation), network=network.name)
+        for network in run.summary.networks
+    ]
+    fills = {"unit": run.summary.unit, "cancellation": listing(items)}
+
+    def column(title: str, prefix: str) -> Html:
+        entries = [element("li", say(key, **fills)) for key in ENGLISH if key.startswith(prefix)]
+        return element("div", element("h3", say(title)), element("ul", *entries))
+
+    columns = [column("meaning.does", "does."), column("meaning.doesnot", "doesnot.")]
+    return element("section", element("h2", say("meaning.title")), element("div", *columns, class_="meaning"))
+
+
+def methods(run: Run, tables: Tables) -> Html:
+    """Where the numbers come from: unit, seed, threads, versions, data with attribution and hash."""
+    about, data, steps = run.summary, run.summary.data, tables.axis.steps
+    threads = "methods.threads.one" if about.threads == 1 else "methods.threads.many"
+    unit = f"methods.unit.{about.unit}"
+    constants = f"methods.constants.{about.constants}"
+    span = {"count": len(steps), "first": integer(steps[0]), "last": integer(steps[-1])}
+    sizes = {"train": integer(data.train), "probe": integer(data.probe), "classes": data.classes}
+    made = {"created": about.created, "seed": about.seed, "threads": say(threads, threads=about.threads)}
+    versions = {"termwise": about.termwise, "torch": about.torch, "python": about.python}
+    entries = [
+        ("methods.unit", say(unit) if unit in ENGLISH else say("methods.unit.other", unit=about.unit)),
+        ("methods.constants", say(constants) if constants in ENGLISH else about.constants),
+        ("methods.intervals", say("methods.intervals.text")),
+        ("methods.records", say("methods.records.text", **span)),
+        ("methods.created", say("methods.created.text", **made)),
+        ("methods.versions", say("methods.versions.text", **versions)),
+        ("methods.data", say("methods.data.text", title=data.title, **sizes)),
+        ("methods.attribution", data.attribution),
+        ("methods.hash", data.sha256),
+    ]
+    pairs = [Html(element("dt", say(key)) + element("dd", text)) for key, text in entries]
+    return Html(element("h2", say("methods.title")) + element("dl", join(pairs)))
+
+
+def licences(texts: list[str]) -> Html:
+    """The licences of the vendored scripts, which travel with them."""
+    return element("details", element("summary", say("licences.title")), element("pre", "\n\n".join(texts)))

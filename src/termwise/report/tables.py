@@ -1,0 +1,186 @@
+"""The three tables that the page embeds, by columns, and the axes that all its figures share.
+
+Each table is embedded once; what a figure needs beside the measures (where a record lies on the step axis,
+which records a slider position shows, how far a heat map's cell reaches) is computed here, so that the
+specifications stay declarative.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from termwise.report.reading import Columns, Run
+
+DIGITS = 6  # significant digits embedded; the parquet tables beside the page have them all
+
+
+@dataclass(frozen=True)
+class StepAxis:
+    """A logarithmic axis over the recorded steps, with step 0 in a place of its own left of a gap.
+
+    Attributes:
+        steps: the union of the networks' recorded steps, ascending.
+        zero: where step 0 is drawn (a positive number below the first positive edge).
+        gap: the position of the break between step 0 and the rest; None when step 0 is not recorded.
+        domain: first and last position.
+        ticks: positions of the labels; the one at `zero` reads 0.
+    """
+
+    steps: list[int]
+    zero: float
+    gap: float | None
+    domain: tuple[float, float]
+    ticks: list[float]
+    half_zero: float
+
+    @property
+    def zero_below(self) -> float:
+        """Positions below this one are step 0."""
+        return self.gap if self.gap is not None else self.domain[1] if self.steps[-1] == 0 else 0.0
+
+    def at(self, step: int) -> float:
+        """Where a step is drawn."""
+        return float(step) if step > 0 else self.zero
+
+    def cell(self, steps: list[int], row: int) -> tuple[float, float]:
+        """How far the record `row` of a network's `steps` reaches: half-way, in log, to its neighbours."""
+        step = steps[row]
+        if step == 0:
+            return self.zero / self.half_zero, self.zero * self.half_zero
+        below = steps[row - 1] if row and steps[row - 1] > 0 else None
+        above = steps[row + 1] if row + 1 < len(steps) else None
+        ratio = math.sqrt(above / step) if above else math.sqrt(step / below) if below else math.sqrt(2.0)
+        left = math.sqrt(step * below) if below else step / ratio
+        return left, step * ratio
+
+
+def step_axis(per_network: list[list[int]]) -> StepAxis:
+    """The axis for some networks' recorded steps."""
+    steps = sorted({step for recorded in per_network for step in recorded})
+    positive = [step for step in steps if step > 0]
+    if not positive:
+        return StepAxis(steps, 1.0, None, (0.5, 2.0), [1.0], math.sqrt(2.0))
+    bare = StepAxis(steps, 1.0, None, (1.0, 1.0), [], 1.0)
+    edges = [bare.cell(own, row) for own in per_network for row, step in enumerate(own) if step > 0]
+    low, high = min(left for left, _ in edges), max(right for _, right in edges)
+    span = math.log10(high / low)
+    ticks = _ticks(positive[0], positive[-1])
+    if steps[0] > 0:
+        return StepAxis(steps, low, None, (low, high), ticks, 1.0)
+    width = min(max(0.06 * span, 0.05), 0.3)  # decades given to step 0's cell, and half as many to the break
+    zero = low / 10**width
+    start = zero / 10 ** (width / 2)
+    return StepAxis(steps, zero, low / 10 ** (width / 4), (start, high), [zero, *ticks], 10 ** (width / 2))
+
+
+def _ticks(first: int, last: int) -> list[float]:
+    """Powers of ten, with 2 and 5 between them where there is room, ending on the last step's side."""
+    decades = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
+    factors = (1, 2, 5) if math.log10(last / first) < 2 else (1,)
+    return [float(f * 10**d) for d in decades for f in factors if first <= f * 10**d <= last]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The embedded tables (by columns) and the scales common to every figure."""
+
+    steps: Columns
+    spectrum: Columns
+    paths: Columns
+    axis: StepAxis
+    depths: tuple[int, int]  # smallest and largest depth of any term shown
+    constants_by_depth: bool
+
+    def embedded(self) -> dict[str, Columns]:
+        """What goes into the page, rounded to six significant digits."""
+        tables = {"steps": self.steps, "spectrum": self.spectrum, "paths": self.paths}
+        return {name: {key: [rounded(v) for v in values] for key, values in t.items()} for name, t in tables.items()}
+
+
+def rounded(value: Any) -> Any:
+    """A float to six significant digits, whole ones as integers; anything else as it is."""
+    if not isinstance(value, float):
+        return value
+    short = float(f"{value:.{DIGITS}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def build_tables(run: Run) -> Tables:
+    """The tables of a run, with the columns that place their rows."""
+    count = len(run.summary.networks)
+    recorded: list[list[int]] = [[] for _ in range(count)]
+    for network, step in zip(run.steps["network"], run.steps["step"], strict=True):
+        recorded[network].append(step)
+    axis = step_axis(recorded)
+    shown = [_shown(own, axis.steps) for own in recorded]
+    places = {
+        (n, step): (axis.at(step), *axis.cell(own, row), *shown[n][row])
+        for n, own in enumerate(recorded)
+        for row, step in enumerate(own)
+    }
+    columns = {}
+    for name, table in (("steps", run.steps), ("spectrum", run.spectrum)):
+        rows = [places[key] for key in zip(table["network"], table["step"], strict=True)]
+        placed = {key: [row[i] for row in rows] for i, key in enumerate(("at", "left", "right", "first", "last"))}
+        columns[name] = {**table, **placed}
+    spectrum = columns["spectrum"]
+    spectrum["bottom"], spectrum["top"] = _cells(spectrum)
+    paths = _path_shares(spectrum)
+    del spectrum["paths"]
+    known = [depth for depth in spectrum["depth"] if depth is not None] or [0]
+    born = {depth for depth, origin in zip(spectrum["depth"], spectrum["origin"], strict=True) if origin == "constant"}
+    return Tables(columns["steps"], spectrum, paths, axis, (min(known), max(known)), bool(born - {None}))
+
+
+def _shown(own: list[int], union: list[int]) -> list[tuple[int, int]]:
+    """The slider positions, first and last, at which each record is its network's latest one.
+
+    A network's first record is shown before it, too.
+    """
+    starts = [union.index(step) for step in own]
+    starts[0] = 0
+    return [(start, stop - 1) for start, stop in pairwise([*starts, len(union)])]
+
+
+def _cells(spectrum: Columns) -> tuple[list[float | None], list[float | None]]:
+    """Lower and upper edge of a heat map's cell: half-way to the next depth that an input-born path has."""
+    bottom: list[float | None] = []
+    top: list[float | None] = []
+    own: dict[int, list[int]] = {}
+    for network, depth, origin in zip(spectrum["network"], spectrum["depth"], spectrum["origin"], strict=True):
+        if origin == "input":
+            own.setdefault(network, []).append(depth)
+    edges: dict[tuple[int, int], tuple[float, float]] = {}
+    for network, depths in own.items():
+        ladder = sorted(set(depths))
+        for i, depth in enumerate(ladder):
+            below = (depth - ladder[i - 1]) / 2 if i else None
+            above = (ladder[i + 1] - depth) / 2 if i + 1 < len(ladder) else None
+            low, high = below or above or 0.5, above or below or 0.5
+            edges[network, depth] = depth - low, depth + high
+    for network, depth, origin in zip(spectrum["network"], spectrum["depth"], spectrum["origin"], strict=True):
+        low, high = edges[network, depth] if origin == "input" else (None, None)
+        bottom.append(low)
+        top.append(high)
+    return bottom, top
+
+
+def _path_shares(spectrum: Columns) -> Columns:
+    """Paths from the input per network and depth, counted exactly, and their share of the network's paths."""
+    counts: dict[int, dict[int, int]] = {}
+    rows = zip(spectrum["network"], spectrum["depth"], spectrum["origin"], spectrum["paths"], strict=True)
+    for network, depth, origin, paths in rows:
+        if origin == "input":
+            counts.setdefault(network, {})[depth] = int(paths)
+    table: Columns = {"network": [], "depth": [], "paths": [], "path_share": []}
+    for network, by_depth in counts.items():
+        total = sum(by_depth.values())
+        for depth in sorted(by_depth):
+            table["network"].append(network)
+            table["depth"].append(depth)
+            table["paths"].append(str(by_depth[depth]))
+            table["path_share"].append(by_depth[depth] / total if total else 0.0)
+    return table
