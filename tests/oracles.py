@@ -18,8 +18,12 @@ Key = int | str
 Function = Callable[..., Tensor]
 
 # Nodes and weights of Gauss-Legendre on [0, 1]: exact to rounding for analytic slopes over a short segment.
-_NODES = [0.5 + 0.5 * t for t in (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)]
-_WEIGHTS = [0.5 * w for w in (0.2369268850561891, 0.4786286704993665, 128 / 225, 0.4786286704993665, 0.2369268850561891)]
+_NODES = [
+    0.5 + 0.5 * t for t in (-0.9061798459386640, -0.5384693101056831, 0.0, 0.5384693101056831, 0.9061798459386640)
+]
+_WEIGHTS = [
+    0.5 * w for w in (0.2369268850561891, 0.4786286704993665, 128 / 225, 0.4786286704993665, 0.2369268850561891)
+]
 
 
 @dataclasses.dataclass

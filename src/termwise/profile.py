@@ -167,7 +167,7 @@ def profile(
     constants: Constants = "pooled",
     product: Product = "half",
     output: Output = None,
-    batch_size: int = 128,
+    batch_size: int = 32,
     replicates: int = 200,
     seed: int = 0,
 ) -> DepthProfile:

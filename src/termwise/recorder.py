@@ -155,7 +155,7 @@ class Recorder:
         refine: float = 0.05,
         calibration: Tensor | Literal[False] | None = None,
         directory: str | os.PathLike[str] | None = None,
-        batch_size: int = 128,
+        batch_size: int = 32,
         replicates: int = 200,
         seed: int = 0,
     ) -> None:
@@ -300,7 +300,7 @@ class Recorder:
         if not isinstance(calibration, Tensor) or not isinstance(model, nn.Module):
             return model
         live = any(_is_live(module, model.training) for module in model.modules())
-        return reestimated(model, calibration, self._batch_size) if live else model
+        return reestimated(model, calibration) if live else model
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = _device(self._model)

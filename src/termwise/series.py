@@ -179,9 +179,14 @@ class Series(Tensor):
             view._become(view._alias_view(root.rows), root.parts, root.paths, gate=root.gate)
 
 
+def carries(x: Tensor) -> bool:
+    """Whether a tensor of this type can have parts; integers and booleans cannot."""
+    return x.is_floating_point() or x.is_complex()
+
+
 def input_series(x: Tensor) -> Series:
     """The input itself: one path of no steps (integers carry no parts; their embedding does)."""
-    if not x.is_floating_point():
+    if not carries(x):
         return frozen_series(x)
     return Series(x, x[None].clone(), (INPUT,), {0: 1})
 
@@ -193,7 +198,7 @@ def constant_series(x: Tensor) -> Series:
 
 def frozen_series(x: Tensor) -> Series:
     """A plain gate: computed from the input, but no polynomial of it any more."""
-    if not x.is_floating_point():
+    if not carries(x):
         return Series(x, x.new_empty((0, *x.shape)), (), gate=True)
     return Series(x, x[None], (FROZEN,), gate=True)
 
