@@ -2,8 +2,8 @@
 
     python benchmarks/recording.py [--data fashion-mnist:DIR] [--epochs 3] [--probe 128] [--threads 2]
 
-ResNet-20 is trained on Fashion-MNIST for three epochs with the default schedule; the bar is 15 % with at least 128 probe
-samples and 20 checkpoints.
+ResNet-20 is trained on Fashion-MNIST for three epochs with the default schedule; the bar is 15 % with at least 128
+probe samples and 20 checkpoints.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ def main() -> None:
     ratio = done.recording_seconds / done.training_seconds
     records = len(recorder.recorded)
     enough = ratio <= BAR and records >= 20 and options.probe >= 128
+    closure = max(profile.closure for profile in recorder.timeline.profiles)
+    print(f"torch {torch.__version__}, {options.threads} thread(s); ResNet-20 on {data.title}, {options.epochs} epochs")
     print(
-        f"torch {torch.__version__}, {options.threads} thread(s); ResNet-20 on {data.title}, {options.epochs} epochs, "
-        f"{done.steps} updates of 128: training {done.training_seconds:.0f} s, recording {done.recording_seconds:.0f} s "
-        f"({records} records of {options.probe} samples) = {ratio:.1%}; bar {BAR:.0%}: {'met' if enough else 'NOT MET'}; "
-        f"worst closure {max(p.closure for p in recorder.timeline.profiles):.1e}"
+        f"{done.steps} updates of 128 in {done.training_seconds:.0f} s; {records} records of {options.probe} samples in"
     )
+    print(f"{done.recording_seconds:.0f} s = {ratio:.1%} (bar {BAR:.0%}: {'met' if enough else 'NOT MET'});")
+    print(f"worst closure {closure:.1e}")
 
 
 if __name__ == "__main__":

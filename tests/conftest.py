@@ -23,7 +23,5 @@ def fashion_mnist() -> Path:
     for place in (Path(root), Path(root) / "fashion-mnist") if root else ():
         if list(place.glob("train-images-idx3-ubyte*")):
             return place
-    lacking(
-        "the Fashion-MNIST files are not there: set TERMWISE_DATA to the folder that holds fashion-mnist/"
-    )
+    lacking("the Fashion-MNIST files are not there: set TERMWISE_DATA to the folder that holds fashion-mnist/")
     raise AssertionError("unreachable")

@@ -81,7 +81,11 @@ def test_train_writes_a_run_and_report_writes_its_page_again(here: Path, capsys:
         (["profile", "model.py:build", "--data", "fashion-mnist:nowhere"], 1, "nowhere"),
         (["profile", "model.py:build", "--data", "d.npz", "--weights", "none.safetensors"], 1, "no such file"),
         (["profile", "model.py:build", "--data", "d.npz", "--weights", "model.py"], 2, "expected a .safetensors file"),
-        (["profile", "model.py:build", "--data", "d.npz", "--weights", "d.pt"], 1, "damaged, or holds more than plain tensors"),
+        (
+            ["profile", "model.py:build", "--data", "d.npz", "--weights", "d.pt"],
+            1,
+            "damaged, or holds more than plain tensors",
+        ),
         (["report", "nowhere"], 1, "nowhere"),
         (["train", "resnet", "--directory", "r"], 2, "network 'resnet' is unknown"),
         (["train", "resnet-21", "--data", "digits", "--directory", "r"], 2, "21"),

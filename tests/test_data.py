@@ -29,14 +29,10 @@ def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def idx(array: np.ndarray) -> bytes:
-    return (
-        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
-    )
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
-def write_fashion(
-    folder: Path, zipped: bool = True, train: int = 40, test: int = 20
-) -> dict[str, np.ndarray]:
+def write_fashion(folder: Path, zipped: bool = True, train: int = 40, test: int = 20) -> dict[str, np.ndarray]:
     """A tiny Fashion-MNIST of random pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.RandomState(1)
@@ -98,9 +94,7 @@ def test_digits_are_those_of_scikit_learn_each_once() -> None:
     pixels = ((pixels - low) / (high - low) * 16).round().long()
     labels = torch.cat([data.train_targets, data.test_targets])
     found = sorted((*row.tolist(), label) for row, label in zip(pixels, labels.tolist(), strict=True))
-    expected = sorted(
-        (*row.astype(int).tolist(), int(label)) for row, label in zip(raw.data, raw.target, strict=True)
-    )
+    expected = sorted((*row.astype(int).tolist(), int(label)) for row, label in zip(raw.data, raw.target, strict=True))
     assert found == expected
 
 
@@ -121,9 +115,7 @@ def test_hash_is_that_of_types_shapes_and_bytes() -> None:
 
 
 def test_a_data_set_prints_one_line() -> None:
-    assert repr(load("digits")).startswith(
-        "DataSet(digits: 1438 + 359 samples of 1x16x16, 10 classes, sha256 "
-    )
+    assert repr(load("digits")).startswith("DataSet(digits: 1438 + 359 samples of 1x16x16, 10 classes, sha256 ")
 
 
 # --- directories ---
@@ -190,9 +182,7 @@ def test_half_an_idx_file(tmp_path: Path) -> None:
     path = tmp_path / "train-images-idx3-ubyte"
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(
-        DataError, match=rf"train-images.*{16 + 40 * 784} bytes expected, {len(content) // 2} found"
-    ):
+    with pytest.raises(DataError, match=rf"train-images.*{16 + 40 * 784} bytes expected, {len(content) // 2} found"):
         load(f"fashion-mnist:{tmp_path}")
 
 
@@ -276,9 +266,7 @@ def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second = np.fromfile(folder / "data_batch_2.bin", np.uint8).reshape(20, 3073)[3, 1:].reshape(3, 32, 32)
     deviation = second[1].std()
     ours = data.train_inputs[23, 1].double().numpy()
-    np.testing.assert_allclose(
-        (ours - ours.mean()) / ours.std(), (second[1] - second[1].mean()) / deviation, atol=1e-5
-    )
+    np.testing.assert_allclose((ours - ours.mean()) / ours.std(), (second[1] - second[1].mean()) / deviation, atol=1e-5)
     torch.testing.assert_close(data.train_inputs.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
     assert load(f"cifar10:{folder}").sha256 == data.sha256
 
@@ -318,9 +306,7 @@ def test_npz_is_split_by_class(tmp_path: Path, x: str, y: str) -> None:
     assert torch.bincount(data.test_targets).tolist() == [10, 6, 4]
     assert data.name == "mine" and data.classes == 3
     rows = torch.cat([data.train_inputs, data.test_inputs]).flatten(1).tolist()
-    assert sorted(rows) == sorted(
-        inputs.reshape(100, -1).tolist()
-    )  # floating-point values: taken as they are
+    assert sorted(rows) == sorted(inputs.reshape(100, -1).tolist())  # floating-point values: taken as they are
 
 
 def test_npz_with_a_test_part_and_pixels(tmp_path: Path) -> None:
@@ -335,9 +321,7 @@ def test_npz_with_a_test_part_and_pixels(tmp_path: Path) -> None:
 
 def test_npz_features_stay_rows_and_a_constant_pixel_is_no_nan(tmp_path: Path) -> None:
     features = np.stack([np.arange(10), np.full(10, 7)], axis=1)
-    data = load(
-        save(tmp_path / "f.npz", x=features, y=np.arange(10) % 2, x_test=features, y_test=np.arange(10) % 2)
-    )
+    data = load(save(tmp_path / "f.npz", x=features, y=np.arange(10) % 2, x_test=features, y_test=np.arange(10) % 2))
     assert data.train_inputs.shape == (10, 2)
     assert torch.equal(data.train_inputs[:, 1], torch.zeros(10))
     with pytest.raises(UsageError, match="size is for images"):

@@ -31,9 +31,7 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("make", "millions"), [case[1:] for case in PUBLISHED], ids=[c[0] for c in PUBLISHED]
-)
+@pytest.mark.parametrize(("make", "millions"), [case[1:] for case in PUBLISHED], ids=[c[0] for c in PUBLISHED])
 def test_published_parameter_counts(make: Callable[[], nn.Module], millions: str) -> None:
     digits = len(millions.partition(".")[2])
     assert f"{parameters(make()) / 1e6:.{digits}f}" == millions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -49,7 +50,9 @@ def briefly_trained(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 @pytest.mark.parametrize("unit", ["layers", "activations"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_agrees_with_every_path_by_itself_and_with_roots_of_unity(name: str, unit: str) -> None:
+def test_agrees_with_every_path_by_itself_and_with_roots_of_unity(
+    name: str, unit: Literal["layers", "activations"]
+) -> None:
     torch.manual_seed(0)
     model = briefly_trained(NETWORKS[name](), images(name, 16)).double()
     x = images(name, 2).double()

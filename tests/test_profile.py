@@ -205,9 +205,7 @@ def test_a_saved_profile_comes_back(network: nn.Module, data: tuple[Tensor, Tens
     assert back.share.to_arrow().equals(result.share.to_arrow())
 
 
-def test_a_record_without_a_profile_is_refused(
-    network: nn.Module, data: tuple[Tensor, Tensor], tmp_path: Path
-) -> None:
+def test_a_record_without_a_profile_is_refused(network: nn.Module, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     record = profile(network, data).to_record()
     del record.metadata["profile"]["unit"]
     write_record(tmp_path / "a.termwise", record)

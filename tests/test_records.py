@@ -72,7 +72,7 @@ def rewritten(path: Path, change: dict[str, object]) -> Path:
 
 def test_a_newer_version_says_what_to_do(tmp_path: Path) -> None:
     path = rewritten(write_record(tmp_path / "a.termwise", a_record()), {"version": 99})
-    with pytest.raises(RecordError, match="format version 99.*reads up to 1.*Upgrade"):
+    with pytest.raises(RecordError, match=r"format version 99.*reads up to 1.*Upgrade"):
         read_record(path, "test")
 
 

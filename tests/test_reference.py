@@ -196,9 +196,7 @@ def test_all_three_agree_on_a_linear_residual_network(biased: bool) -> None:
     weights = [torch.randn(width, width, dtype=torch.float64) for _ in range(depth)]
     biases = [torch.randn(width, dtype=torch.float64) if biased else None for _ in range(depth)]
     x = torch.randn(3, width, dtype=torch.float64)
-    tree = Sequence(
-        tuple(Residual(Weight(lambda v, w=w: v @ w.T, b)) for w, b in zip(weights, biases, strict=True))
-    )
+    tree = Sequence(tuple(Residual(Weight(lambda v, w=w: v @ w.T, b)) for w, b in zip(weights, biases, strict=True)))
     expanded = of_linear_network(weights, biases, x)
     assert_same(expanded, by_paths(tree, x))
     assert_same(expanded, at_roots(tree, x))

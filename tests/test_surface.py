@@ -32,9 +32,31 @@ def test_importing_brings_no_extra_and_no_report() -> None:
 
 def test_modules_import_only_from_above() -> None:
     order = [
-        *("errors", "series", "rules", "steps", "program", "expand", "records", "profile", "credit", "moments"),
-        *("recorder", "timeline", "nets", "reference", "datafiles", "data", "seeds", "rundir", "loop", "summary"),
-        *("training", "report", "display", "cli"),
+        "errors",
+        "series",
+        "rules",
+        "steps",
+        "memory",
+        "program",
+        "expand",
+        "records",
+        "profile",
+        "credit",
+        "moments",
+        "recorder",
+        "timeline",
+        "nets",
+        "reference",
+        "datafiles",
+        "data",
+        "seeds",
+        "rundir",
+        "loop",
+        "summary",
+        "training",
+        "report",
+        "display",
+        "cli",
     ]
     package = Path(termwise.__file__).parent
     found = {path.stem if path.is_file() else path.name for path in package.iterdir() if not path.name.startswith("_")}

@@ -169,7 +169,9 @@ def _weights(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not readable as weights ({str(error).splitlines()[0]}).") from error
     except Exception as error:
         # torch.load raises pickle's own error for anything beyond plain tensors; it has not been executed.
-        raise DataError(f"{path}: damaged, or holds more than plain tensors; save model.state_dict() as .safetensors.") from error
+        raise DataError(
+            f"{path}: damaged, or holds more than plain tensors; save model.state_dict() as .safetensors."
+        ) from error
     raise UsageError(f"--weights {path}: expected a .safetensors file, or .pt with plain tensors.")
 
 

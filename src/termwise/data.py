@@ -114,9 +114,7 @@ def load(spec: str, *, size: int | None = None) -> DataSet:
         raise UsageError(f"load: size is {size}; give the side of the images in pixels, such as 16.")
     if spec.lower().endswith(".npz"):
         path = Path(spec).expanduser()
-        return _assemble(
-            path.stem, read_npz(path), size, title=path.name, attribution=f"the file {path.name}"
-        )
+        return _assemble(path.stem, read_npz(path), size, title=path.name, attribution=f"the file {path.name}")
     if re.search(r"\.py(:|$)", spec):
         return _call(spec, size)
     name, _, rest = spec.partition(":")
@@ -195,9 +193,7 @@ def _call(spec: str, size: int | None) -> DataSet:
             raise UsageError(f"{spec} returns a DataSet, which is taken as it is: omit size.")
         return made
     if not isinstance(made, tuple | list) or len(made) != 2:
-        raise DataError(
-            f"{spec} returns {type(made).__name__}; return a termwise.data.DataSet, or (inputs, targets)."
-        )
+        raise DataError(f"{spec} returns {type(made).__name__}; return a termwise.data.DataSet, or (inputs, targets).")
     name = spec.rpartition(":")[2]
     origin = f"the function {Path(spec).name}"
     return _assemble(name, Arrays(made[0], made[1]), size, title=name, attribution=origin)
@@ -265,9 +261,7 @@ def _targets(where: str, values: Any) -> Tensor:
     """Class numbers as int64, (N,)."""
     tensor = _tensor(f"{where}: targets", values)
     if tensor.ndim != 1:
-        raise DataError(
-            f"{where}: targets have the shape {tuple(tensor.shape)}; give one class number a sample, (N,)."
-        )
+        raise DataError(f"{where}: targets have the shape {tuple(tensor.shape)}; give one class number a sample, (N,).")
     whole = tensor.to(torch.int64)
     if tensor.is_floating_point() and not torch.equal(whole.to(tensor.dtype), tensor):
         raise DataError(f"{where}: targets are not whole numbers; give class numbers.")
@@ -307,9 +301,7 @@ def _resize(where: str, images: Tensor, size: int | None) -> Tensor:
     if size is None or images.shape[2:] == (size, size) or images.numel() == 0:
         return images
     if images.ndim != 4:
-        raise UsageError(
-            f"{where}: size is for images, and a sample has the shape {tuple(images.shape[1:])}: omit it."
-        )
+        raise UsageError(f"{where}: size is for images, and a sample has the shape {tuple(images.shape[1:])}: omit it.")
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 

@@ -113,8 +113,7 @@ def read_fashion_mnist(directory: Path | None = None) -> Arrays:
         DataError: files are missing or damaged.
     """
     images, labels, test_images, test_labels = (
-        read_idx(path, axes)
-        for path, axes in zip(find_files(FASHION_MNIST, directory), (3, 1, 3, 1), strict=True)
+        read_idx(path, axes) for path, axes in zip(find_files(FASHION_MNIST, directory), (3, 1, 3, 1), strict=True)
     )
     return Arrays(images, labels, (test_images, test_labels))
 
@@ -170,8 +169,7 @@ def read_cifar10(directory: Path | None = None) -> Arrays:
             raise DataError(_wrong_size(path, expected, found))
         records.append(np.fromfile(path, dtype=np.uint8).reshape(-1, CIFAR_RECORD))
     (x, y), tests = (
-        (part[:, 1:].reshape(-1, 3, 32, 32), part[:, 0])
-        for part in (np.concatenate(records[:-1]), records[-1])
+        (part[:, 1:].reshape(-1, 3, 32, 32), part[:, 0]) for part in (np.concatenate(records[:-1]), records[-1])
     )
     return Arrays(x, y, tests)
 
@@ -202,8 +200,7 @@ def read_npz(path: Path) -> Arrays:
             return Arrays(archive[train[0]], archive[train[1]], tests)
     except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path} cannot be read as an .npz file of plain arrays ({error}): save it again with "
-            f"numpy.savez."
+            f"{path} cannot be read as an .npz file of plain arrays ({error}): save it again with numpy.savez."
         ) from error
 
 

@@ -39,7 +39,7 @@ class Expansion:
         constant: all that is born of constants, and of frozen values.
         constants: with constants="by_depth", the constant-born part by the number of steps since its birth.
         frozen: the share of `constant` that frozen values brought; None where there is none.
-        total: what the model really computed, bit for bit.
+        total: what the model really computed, bit for bit (with attention in its mathematical form).
         paths: depth to the number of paths, as Python integers.
         closure: |constant + sum of terms - total| / |total|, over the whole batch.
         operators: how each operator was treated.
@@ -117,9 +117,22 @@ def expand(
     lifted = pytree.tree_map_only(Tensor, input_series, _unwrapped(x))
     with pinned(model), program.running():
         args, kwargs = _arguments(lifted)
-        result = pick_output(model(*args, **kwargs), output)
-    series = program.series_of(result)
+        result = pick_output(_run(model, args, kwargs), output)
+        series = program.series_of(result)
+    program.check_modules()
     return _read(series, program, resolved)
+
+
+def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return model(*args, **kwargs)
+    except RuntimeError as error:
+        if "inference tensor" not in str(error):
+            raise
+        raise ModelError(
+            "expand: the model enters torch.inference_mode() in its forward, which hides its operators. "
+            "Use torch.no_grad() there."
+        ) from error
 
 
 def _check_options(constants: str, product: str) -> None:
@@ -224,6 +237,11 @@ def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
         )
     if not bool(torch.isfinite(series.value).all()):
         raise ModelError(f"expand: the model's output holds {_describe(series.value)}. Check the data and the weights.")
+    if not bool(torch.isfinite(series.rows).all()):
+        raise ModelError(
+            "expand: the output is finite, but its terms are not: an infinite value is held at zero somewhere (a "
+            "softmax written with exp over -inf). Use torch.softmax there, or a large finite number."
+        )
     by_origin: dict[Origin, dict[int, Tensor]] = {origin: {} for origin in Origin}
     for part, row in zip(series.parts, series.rows, strict=True):
         by_origin[part.origin][part.depth] = row

@@ -25,7 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from termwise.errors import RuleError
+from termwise.errors import ModelError, RuleError
+from termwise.memory import Memory
 from termwise.rules import RULES, Call, Entry, linearise, plain
 from termwise.rules.registry import Kind, with_value
 from termwise.series import Series, carries, constant_series, frozen_series
@@ -67,7 +68,8 @@ class Program(TorchDispatchMode):
         self._names = {id(m): name for name, m in model.named_modules()} if isinstance(model, nn.Module) else {}
         self._inside: list[str] = []
         self._uses: dict[tuple[str, str, Kind], list[str]] = collections.defaultdict(list)
-        self._lifted: Any = WeakTensorKeyDictionary()
+        self._memory = Memory()
+        self._stepped: set[str] = set()
         self._flops = self._ideal_flops = 0
 
     @property
@@ -107,7 +109,21 @@ class Program(TorchDispatchMode):
             self._inside.pop()
         if name not in self.unit.modules or output is None:
             return None
+        self._stepped.add(name)
         return pytree.tree_map_only(Series, self._step, output)
+
+    def check_modules(self) -> None:
+        """Refuse a unit of modules of which some never ran.
+
+        Raises:
+            ModelError: naming them.
+        """
+        idle = sorted(self.unit.modules - self._stepped)
+        if idle:
+            raise ModelError(
+                f"unit: {', '.join(map(repr, idle))} never ran as a module, so its output is no step. The model may "
+                "call its forward() or its weights directly; name a module around it."
+            )
 
     def _step(self, series: Series) -> Series:
         return series.shifted(constants=self.constants == "by_depth")
@@ -119,8 +135,8 @@ class Program(TorchDispatchMode):
     ) -> Any:
         """Run one operator."""
         keywords: dict[str, Any] = dict(kwargs or {})
-        if self._lifted:
-            args, keywords = pytree.tree_map_only(Tensor, self._lift, (args, keywords))
+        if self._memory:
+            args, keywords = pytree.tree_map_only(Tensor, self._memory.lift, (args, keywords))
         leaves = pytree.tree_leaves((args, keywords))
         if not any(isinstance(leaf, Series) for leaf in leaves):
             out = func(*args, **keywords)
@@ -185,7 +201,7 @@ class Program(TorchDispatchMode):
 
     def series_of(self, result: Tensor) -> Tensor:
         """The Series behind a tensor that the model returned, which may be a plain buffer that one was written into."""
-        return self._lift(result)
+        return self._memory.lift(result)
 
     # Writes.
 
@@ -199,7 +215,7 @@ class Program(TorchDispatchMode):
                 "that no rule describes. Write the model's line without out= or with the functional operator."
             )
         if not isinstance(target, Series):
-            target = self._adopt(target)
+            target = self._memory.adopt(target)
             args = (target, *args[1:])
         out = self._apply(functional, args, kwargs)
         new = out[0] if isinstance(out, (tuple, list)) else out
@@ -213,40 +229,8 @@ class Program(TorchDispatchMode):
         else:
             target.value.copy_(new.value)
         target.overwrite(new)
-        return args[0]
-
-    def _adopt(self, target: Tensor) -> Series:
-        """A plain tensor that a Series is written into becomes one, with everything that shares its memory."""
-        root = target if target._base is None else target._base
-        if root not in self._lifted:
-            # The buffer itself will be written; what it held until now must be kept apart.
-            held = constant_series if carries(root) else frozen_series
-            series = held(root.clone())
-            series.value = root
-            self._lifted[root] = series
-        lifted = self._lift(target)
-        assert isinstance(lifted, Series)
-        return lifted
-
-    def _lift(self, tensor: Tensor) -> Tensor:
-        if isinstance(tensor, Series):
-            return tensor
-        root = tensor if tensor._base is None else tensor._base
-        series = self._lifted.get(root)
-        if series is None or tensor is root:
-            return tensor if series is None else series
-        place = (tensor.size(), tensor.stride(), int(tensor.storage_offset() - root.storage_offset()))
-        return series.mapped(lambda rows: _same_place(rows, root, *place), tensor, view=True)
-
-
-def _same_place(rows: Tensor, root: Tensor, size: Any, stride: Any, offset: int) -> Tensor:
-    """The view of each row that has the same geometry as a view of the root tensor."""
-    if not root.is_contiguous():
-        raise RuleError(
-            "a value computed from the input is written into a view of a tensor that is not contiguous. "
-            "Make the buffer contiguous, or build it with torch.stack or torch.cat."
-        )
-    return rows.contiguous().as_strided((rows.shape[0], *size), (root.numel(), *stride), offset)
+        self._memory.note(target.value, new)
+        return target
 
 
 def _writes(func: Any) -> bool:
@@ -283,17 +267,35 @@ def pinned(model: object) -> Iterator[None]:
     multi-head path off, evaluation mode, and the random state put back.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    training = [module.training for module in modules]
-    devices = [d for d in range(torch.cuda.device_count())] if torch.cuda.is_initialized() else []
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    with torch.random.fork_rng(devices), torch.no_grad(), attention:
+    with torch.random.fork_rng(devices), torch.no_grad(), attention, _as_found(model):
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            for module in modules:
-                module.training = False
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-            for module, was in zip(modules, training, strict=True):
-                module.training = was
+
+
+@contextlib.contextmanager
+def _as_found(model: object) -> Iterator[None]:
+    """Evaluation mode; afterwards the mode, attributes and buffers that the modules had before."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    held = [(m, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in modules]
+    buffers = [(b, b._version, b.clone()) for _, _, named, _ in held for b in named.values() if b is not None]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, attributes, named, parameters in held:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            registered: list[tuple[dict[str, Any], dict[str, Any]]]
+            registered = [(module._buffers, named), (module._parameters, parameters)]
+            for now, before in registered:
+                now.clear()
+                now.update(before)
+        for buffer, version, content in buffers:
+            if buffer._version != version:
+                buffer.copy_(content)

@@ -626,9 +626,7 @@ def _describe_net(model: nn.Module) -> Node | None:
             return Dense(describe(model.branch))
         case ResNet():
             stem = _chain(model.conv, model.norm, model.relu)
-            return Sequence(
-                (stem, describe(model.stages), _chain(model.pool, nn.Flatten(), model.classifier))
-            )
+            return Sequence((stem, describe(model.stages), _chain(model.pool, nn.Flatten(), model.classifier)))
         case DenseNet():
             body = _chain(model.conv, model.stages, model.norm, model.relu)
             return Sequence((body, _chain(model.pool, nn.Flatten(), model.classifier)))
@@ -659,9 +657,7 @@ def _(model: nn.Linear) -> Node:
 @describe.register
 def _(model: nn.Conv2d) -> Node:
     if model.padding_mode != "zeros":
-        raise ModelError(
-            f"the reference has no convolution of padding_mode={model.padding_mode!r}: use 'zeros'"
-        )
+        raise ModelError(f"the reference has no convolution of padding_mode={model.padding_mode!r}: use 'zeros'")
     weight = model.weight.detach()
     how: tuple[Any, ...] = (model.stride, model.padding, model.dilation, model.groups)
     bias = None if model.bias is None else model.bias.detach()[:, None, None]

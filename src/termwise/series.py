@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
+from termwise.errors import RuleError
+
 
 class Origin(enum.IntEnum):
     """What a part was born of; the order is the order of the rows."""
@@ -142,6 +144,12 @@ class Series(Tensor):
         born = constant.to(value.dtype).expand(value.shape)
         return Series(value, *add_rows(value, [(rows, parts), (born[None], (part,))]), self.paths, gate=self.gate)
 
+    def keep(self, parts: Parts) -> None:
+        """Forget the rows of all other parts, which are known to be zero."""
+        held = [i for i, part in enumerate(self.parts) if part in parts]
+        if len(held) < len(self.parts):
+            self.rows, self.parts = self.rows[held], tuple(self.parts[i] for i in held)
+
     def shifted(self, *, constants: bool) -> Series:
         """One step: every input-born part moves up by one; the constant-born too where they are kept by depth."""
         moves = {Origin.INPUT: 1, Origin.CONSTANT: int(constants), Origin.FROZEN: 0}
@@ -169,9 +177,20 @@ class Series(Tensor):
             assert self._alias_view is not None
             parts = merge_parts([root.parts, new.parts])
             rows = align_rows(root.rows, root.parts, parts).clone(memory_format=torch.contiguous_format)
-            self._alias_view(rows).copy_(align_rows(new.rows, new.parts, parts))
+            place = self._alias_view(rows)
+            if place.untyped_storage().data_ptr() != rows.untyped_storage().data_ptr():
+                raise RuleError(
+                    "a write into a view that cannot be followed: its base lies in memory in another order than its "
+                    "parts. Write the model's line without the in-place operator."
+                )
+            place.copy_(align_rows(new.rows, new.parts, parts))
             covered = self.numel() == root.numel()
             root._become(rows, parts, new.paths if covered else add_paths([root.paths, new.paths]), gate=False)
+        self._derive(root)
+        self.gate = new.gate
+
+    @staticmethod
+    def _derive(root: Series) -> None:
         for reference in root._aliases:
             view = reference()
             if not isinstance(view, Series) or view._alias_view is None:
@@ -187,8 +206,9 @@ def carries(x: Tensor) -> bool:
 def input_series(x: Tensor) -> Series:
     """The input itself: one path of no steps (integers carry no parts; their embedding does)."""
     if not carries(x):
-        return frozen_series(x)
-    return Series(x, x[None].clone(), (INPUT,), {0: 1})
+        return frozen_series(x.clone())
+    # Copies: a program that writes into its input must not write into the user's.
+    return Series(x.clone(), x[None].clone(), (INPUT,), {0: 1})
 
 
 def constant_series(x: Tensor) -> Series:

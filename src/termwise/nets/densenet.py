@@ -30,9 +30,7 @@ class DenseLayer(nn.Module):
         self.branch = nn.Sequential()
         if bottleneck:
             inner = BOTTLENECK * growth
-            self.branch.extend(
-                [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, inner, 1, bias=False)]
-            )
+            self.branch.extend([nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, inner, 1, bias=False)])
             channels = inner
         self.branch.extend([nn.BatchNorm2d(channels), nn.ReLU(), conv3x3(channels, growth)])
 

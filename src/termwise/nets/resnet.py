@@ -38,9 +38,7 @@ class ProjectionShortcut(nn.Sequential):
     """Option B of the paper: a 1x1 convolution of stride 2 and a batch norm."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(
-            nn.Conv2d(channels_in, channels_out, 1, stride=2, bias=False), nn.BatchNorm2d(channels_out)
-        )
+        super().__init__(nn.Conv2d(channels_in, channels_out, 1, stride=2, bias=False), nn.BatchNorm2d(channels_out))
 
 
 SHORTCUTS: dict[str, type[PadShortcut] | type[ProjectionShortcut]] = {
@@ -95,9 +93,7 @@ class ResNet(nn.Module):
         return self.classifier(v.flatten(1))
 
 
-def resnet(
-    depth: int, *, classes: int = 10, channels: int = 3, width: int = 16, shortcut: Shortcut = "pad"
-) -> ResNet:
+def resnet(depth: int, *, classes: int = 10, channels: int = 3, width: int = 16, shortcut: Shortcut = "pad") -> ResNet:
     """The CIFAR ResNet of `depth` weight layers: 20, 32, 44, 56 and 110 in the paper.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from termwise.rules.registry import Call, existing, plain, register, transforms
+from termwise.rules.registry import Call, differentiating, existing, plain, register
 from termwise.series import Series, frozen_series
 
 
@@ -64,10 +64,10 @@ def value_gate(function: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor,
 
 def slope(function: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     """The derivative of an element-wise function, by autograd's convention at kinks."""
-    one = torch.ones_like(u)
-    with transforms():
-        pull = torch.func.vjp(function, u)[1]
-        return pull(one)[0]
+    with differentiating():
+        leaf = u.detach().requires_grad_()
+        (derivative,) = torch.autograd.grad(function(leaf).sum(), leaf)
+    return derivative
 
 
 def relu(call: Call) -> Any:
@@ -125,7 +125,7 @@ register(
     gated,
     existing(
         """gelu silu elu celu selu softplus mish exp exp2 expm1 log1p sin cos tan sinh cosh asinh asin acos atan
-        atanh erf square hardswish hardtanh relu6 leaky_relu rrelu_with_noise _prelu_kernel prelu threshold clamp
+        atanh erf hardswish hardtanh relu6 leaky_relu rrelu_with_noise _prelu_kernel prelu threshold clamp
         clamp_min clamp_max abs softshrink hardshrink sinc special_erf"""
     ),
 )

@@ -2,13 +2,12 @@
 
     y_k = J x_k,      c = f(x) - sum_k J x_k - (frozen part),      J the Jacobian at the clean values
 
-by forward-mode differentiation, all parts at once.  It keeps the expansion complete for any differentiable operator,
+It keeps the expansion complete for any differentiable operator,
 and the result lists the operator as *linearised*: the split between its parts rests on a first-order expansion.
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from termwise.errors import RuleError
-from termwise.rules.registry import Call, plain, transforms
+from termwise.rules.registry import Call, differentiating, plain
 from termwise.series import Parts, Series, add_paths, align_rows, carries, frozen_series, merge_parts
 
 
@@ -50,30 +49,49 @@ def linearise(call: Call) -> Any:
     return _assembled(clean, real, tangents, parts, paths)
 
 
-def _push(call: Call, function: Any, operands: list[Series], parts: Parts) -> tuple[Tensor, ...]:
-    values = tuple(s.value for s in operands)
+def _push(call: Call, function: Any, operands: list[Series], parts: Parts) -> list[Tensor | None]:
+    """J applied to each part, (P, *out) for each output that has a derivative.
+
+    J u is had by reverse mode alone, as the derivative of v -> J^T v in the direction u: nearly every operator has a
+    backward formula, many have no forward one, and a missing one is an error, never a silent zero.
+    """
     stacks = [align_rows(s.rows, s.parts, parts) for s in operands]
-
-    def push(*rows: Tensor) -> tuple[Tensor, ...]:
-        return torch.func.jvp(function, values, rows)[1]
-
     try:
-        with transforms(), warnings.catch_warnings():
-            # PyTorch's first forward-mode derivative compiles with its own deprecated compiler, and tells the user.
-            warnings.simplefilter("ignore", FutureWarning)
-            return torch.vmap(push)(*stacks)
+        with differentiating():
+            leaves = [s.value.detach().requires_grad_() for s in operands]
+            outputs = function(*leaves)
+            differentiable = [out for out in outputs if out.requires_grad]
+            if not differentiable:
+                raise NotImplementedError("it has no derivative")
+            # J^T v is linear in v, but not every formula for it can be differentiated at v = 0.
+            dummies = [torch.ones_like(out).requires_grad_() for out in differentiable]
+            transposed = torch.autograd.grad(differentiable, leaves, dummies, create_graph=True, allow_unused=True)
+            rows = [_row(transposed, dummies, [stack[p] for stack in stacks]) for p in range(len(parts))]
     except (RuntimeError, NotImplementedError) as error:
         raise RuleError(
             f"{call.func}: there is no rule for this operator, and it cannot be linearised either "
             f"({str(error).splitlines()[0]}). Name its family with termwise.rules.register(...), "
             "or write the model without it."
         ) from error
+    columns = iter(torch.stack(column) for column in zip(*rows, strict=True))
+    return [next(columns) if out.requires_grad else None for out in outputs]
 
 
-def _assembled(clean: Any, real: list[int], tangents: tuple[Tensor, ...], parts: Parts, paths: dict[int, int]) -> Any:
+def _row(transposed: Any, dummies: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
+    pairs = [(t, u) for t, u in zip(transposed, tangents, strict=True) if t is not None and t.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(dummy).detach() for dummy in dummies]
+    found = torch.autograd.grad(
+        [t for t, _ in pairs], dummies, [u for _, u in pairs], retain_graph=True, allow_unused=True
+    )
+    return [torch.zeros_like(d).detach() if f is None else f.detach() for f, d in zip(found, dummies, strict=True)]
+
+
+def _assembled(clean: Any, real: list[int], tangents: list[Tensor | None], parts: Parts, paths: dict[int, int]) -> Any:
     flat, structure = pytree.tree_flatten(clean)
     out: list[Any] = [frozen_series(leaf) if isinstance(leaf, Tensor) else leaf for leaf in flat]
     for i, rows in zip(real, tangents, strict=True):
         value = flat[i]
-        out[i] = Series(value, rows, parts, paths).plus(value - rows.sum(dim=0), value)
+        if rows is not None:
+            out[i] = Series(value, rows, parts, paths).plus(value - rows.sum(dim=0), value)
     return pytree.tree_unflatten(out, structure)

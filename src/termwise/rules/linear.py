@@ -56,8 +56,14 @@ def _linear(call: Call, *, keep_gate: bool) -> Any:
     return outputs[0] if isinstance(value, Tensor) else type(value)(outputs)
 
 
+# A view of the value may be none of the rows, which are laid out by themselves: reshape copies where it must.
+_RESHAPES = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default}
+
+
 def _picker(func: Any, rest: list[Any], kwargs: dict[str, Any], which: int | None) -> Callable[[Tensor], Tensor]:
     def apply(rows: Tensor) -> Tensor:
+        if func in _RESHAPES:
+            return each_row(lambda row: row.reshape(rest[0]), rows)
         if which is None:
             return apply_to_rows(func, lambda row: func(row, *rest, **kwargs), rows)
         return apply_to_rows(func, lambda row: func(row, *rest, **kwargs)[which], rows)
@@ -263,11 +269,13 @@ def as_strided(call: Call) -> Any:
     start = 0 if offset is None else offset - whole.storage_offset()
 
     def placed(rows: Tensor) -> Tensor:
+        if whole.is_contiguous() and rows.is_contiguous():
+            return rows.as_strided((rows.shape[0], *size), (whole.numel(), *stride), rows.storage_offset() + start)
         memory = rows.new_empty(rows.shape[0] * whole.numel())
         memory.as_strided(rows.shape, (whole.numel(), *whole.stride())).copy_(rows)
         return memory.as_strided((rows.shape[0], *size), (whole.numel(), *stride), start)
 
-    return series.mapped(placed, value, gate=series.gate)
+    return series.mapped(placed, value, gate=series.gate, view=True)
 
 
 register(

@@ -29,9 +29,12 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
         return frozen_series(value)
     left, right = _without_constants(left, right)
     if not isinstance(right, Series):
-        return _scaled(left, value, lambda rows: _rows(rows, right, times, value), right)
+        return left.mapped(lambda rows: _rows(rows, right, times, value), value, gate=left.gate and _is_scaling(times))
     if not isinstance(left, Series):
-        return _scaled(right, value, lambda rows: _rows(rows, left, lambda b, a: times(a, b), value), left)
+        swapped: Bilinear = torch.mul if times is torch.mul else (lambda b, a: times(a, b))
+        return right.mapped(
+            lambda rows: _rows(rows, left, swapped, value), value, gate=right.gate and _is_scaling(times)
+        )
     left_gate, right_gate = _is_gate(left), _is_gate(right)
     if left_gate != right_gate:
         call.kind = "frozen"
@@ -66,10 +69,9 @@ def _is_gate(series: Series) -> bool:
     return series.gate or not series.has_input
 
 
-def _scaled(series: Series, value: Tensor, linear: Callable[[Tensor], Tensor], factor: Any) -> Series:
-    # A gate times a scale of its own shape is still a gate (1 + tanh, 2 * sigmoid); through a weight it is a feature.
-    elementwise = not isinstance(factor, Tensor) or value.shape == series.shape
-    return series.mapped(linear, value, gate=series.gate and elementwise)
+def _is_scaling(times: Bilinear) -> bool:
+    # A gate scaled by a constant is still a gate (2 * sigmoid); what went through a weight is a feature.
+    return times in (torch.mul, torch.div)
 
 
 def _rows(rows: Tensor, other: Any, times: Bilinear, value: Tensor) -> Tensor:

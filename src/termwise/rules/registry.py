@@ -12,8 +12,9 @@ To add a rule for your own operator, name its family:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 import torch
@@ -135,19 +136,18 @@ class _Passing(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class transforms:
-    """Context in which `torch.func` transforms work although an operator is being dispatched."""
+@contextlib.contextmanager
+def transforms() -> Iterator[None]:
+    """Context in which vmap and autograd work although an operator is being dispatched."""
+    with enable_reentrant_dispatch(), _Passing():
+        yield
 
-    def __init__(self) -> None:
-        self._contexts = (enable_reentrant_dispatch(), _Passing())
 
-    def __enter__(self) -> None:
-        for context in self._contexts:
-            context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for context in reversed(self._contexts):
-            context.__exit__(*error)
+@contextlib.contextmanager
+def differentiating() -> Iterator[None]:
+    """`transforms`, with gradients."""
+    with transforms(), torch.enable_grad():
+        yield
 
 
 # vmap has no batching rule for these: it refuses them, or warns the user and loops.
