@@ -12,6 +12,7 @@ from torch import nn
 from termwise import expand, nets
 from termwise.reference import at_roots, by_paths, describe, discrepancy
 
+Unit = Literal["layers", "activations"]
 NETWORKS = {
     "resnet-8": lambda: nets.resnet(8, width=4),
     "resnet-8-projection": lambda: nets.resnet(8, width=4, shortcut="projection"),
