@@ -217,9 +217,9 @@ def test_the_record_is_of_the_copy_with_its_statistics_estimated_anew():
     x, y = torch.randn(24, 1, 8, 8), torch.arange(24) % 4
     other = torch.randn(32, 1, 8, 8)
     for calibration, network in [(None, reestimated(model, x)), (other, reestimated(model, other)), (False, model)]:
-        recorder = Recorder(model, (x, y), calibration=calibration, batch_size=9 if calibration is None else 128)
+        recorder = Recorder(model, (x, y), calibration=calibration, batch_size=9)
         assert recorder.step(0)
-        network = reestimated(model, x, 9) if calibration is None else copy.deepcopy(network)
+        network = copy.deepcopy(network)
         with torch.no_grad():
             logits = network.eval()(x)
         row = recorder.timeline.table.rows()[0]

@@ -80,7 +80,7 @@ def reestimated(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.M
         )
     momenta = [norm.momentum for norm in norms]
     count = min(math.ceil(len(inputs) / batch_size), len(inputs) // 2)
-    with pinned(twin):
+    with torch.no_grad(), torch.random.fork_rng():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum, norm.training = None, True  # None: the cumulative average
@@ -88,7 +88,7 @@ def reestimated(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.M
             twin(batch.to(_device(twin)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-    return twin
+    return twin.eval()
 
 
 def _is_live(module: nn.Module, training: bool) -> bool:
@@ -129,7 +129,7 @@ class Recorder:
             statistics as they are.
         directory: where each record is written as soon as it is made, one file each.  Records that are there already
             are taken over: a training that is resumed goes on, and a step that is there is not recorded again.
-        batch_size: samples a batch.
+        batch_size: probe samples that are expanded at once; small ones stay in the cache.
         replicates: of the bootstrap for the intervals.
         seed: of the bootstrap; the random state of the training is not touched.
 
@@ -203,7 +203,6 @@ class Recorder:
             "constants": self._constants,
             "product": self._product,
             "output": "a function" if callable(self._output) else self._output,
-            "batch_size": None if kept in ("off", "not needed") else self._batch_size,
             "replicates": self._replicates,
             "seed": self._seed,
         }

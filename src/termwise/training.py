@@ -106,7 +106,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probe: int = 256
     calibration: int = 512
     ratio: float | None = None
-    batch_size: int = 128
+    batch_size: int = 32
     replicates: int = 200
 
     def __post_init__(self) -> None:
