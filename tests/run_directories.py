@@ -187,6 +187,7 @@ def _about(kind: Kind, steps: list[dict[str, Any]]) -> dict[str, Any]:
         "loss": last["loss"],
         "mean_depth": [first["mean_depth"], last["mean_depth"]],
         "mean_depth_interval": [[row["mean_depth_low"], row["mean_depth_high"]] for row in (first, last)],
+        "mean_depth_with_constants": None,
         "effective_depth": kind.depths[-max(len(kind.depths) // 5, 1)],
         "shortest": kind.depths[0],
         "longest": kind.depths[-1],

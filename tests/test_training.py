@@ -16,14 +16,15 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from termwise import records
+from termwise import nets, records
 from termwise.data import DataSet
 from termwise.errors import DataError, ModelError, RunError, UsageError
 from termwise.profile import Estimate, profile
 from termwise.records import NetworkSummary, RunSummary, read_parquet, read_summary
 from termwise.rundir import Manifest, RunDirectory, read_manifest
-from termwise.summary import depth_difference, verdict
+from termwise.summary import depth_difference, mean_depth_with_constants, verdict
 from termwise.timeline import Timeline, log_spaced
 from termwise.training import (
     NetworkConfig,
@@ -376,6 +377,7 @@ def numbers(name: str, first: tuple[float, ...], last: tuple[float, ...], **chan
     plain: dict[str, Any] = {
         "name": name, "slug": name, "parameters": 1, "steps": 10, "accuracy": 0.98, "loss": 0.1,
         "mean_depth": (first[0], last[0]), "mean_depth_interval": (first[1:], last[1:]), "effective_depth": 3,
+        "mean_depth_with_constants": None,
         "shortest": 2, "longest": 20, "depths": [2, 20], "closure": 1e-7, "constant_share": 0.1, "frozen_share": 0.0,
         "cancellation": 2.0, "credit_closure": 0.0, "credit_drift": 0.0, "training_seconds": 1.0,
         "recording_seconds": 1.0, "operators": [],
@@ -493,3 +495,29 @@ def test_a_manifest_is_complete(whole: Path) -> None:
     assert manifest.data_sha256 == images().sha256 and len(manifest.probe_sha256) == 64
     assert manifest.torch == torch.__version__
     assert set(manifest.config) == {"networks", "data", "size", "training", "recording", "seed", "threads"}
+
+
+def test_the_verdict_says_what_counting_constants_would_show() -> None:
+    """One hidden layer, by hand: the terms are W2 g W1 x, the constants W2 g b1 at depth 2 and b2 at depth 1."""
+    torch.manual_seed(0)
+    model = nets.mlp([4, 6, 3])
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.bias)
+    x = torch.randn(20, 4)
+    measured = profile(model, x, constants="by_depth")
+    first, second = (module for module in model.modules() if isinstance(module, nn.Linear))
+    with torch.no_grad():
+        open_ = (first(x) > 0).float()
+        parts = [(open_ * (x @ first.weight.t())) @ second.weight.t(), (open_ * first.bias) @ second.weight.t()]
+        parts.append(second.bias.expand_as(parts[0]))
+        norms = [float((part - part.mean(dim=1, keepdim=True)).norm(dim=1).mean()) for part in parts]
+    expected = (2 * norms[0] + 2 * norms[1] + norms[2]) / sum(norms)
+    assert mean_depth_with_constants(measured) == pytest.approx(expected, rel=1e-5)
+    assert mean_depth_with_constants(profile(model, x)) is None
+    told = [
+        msgspec.structs.replace(network, mean_depth_with_constants=counted)
+        for network, counted in ((FELL, (12.0, 6.04)), (ROSE, (7.0, 5.0)))
+    ]
+    sentence = verdict(told, None, unit="layers", samples=20, hypotheses=["H1"])
+    assert "With the paths of constants counted in, it would be 12.0 to 6.0 and 7.0 to 5.0." in sentence

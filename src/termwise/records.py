@@ -297,6 +297,9 @@ class NetworkSummary(msgspec.Struct):
     loss: float
     mean_depth: tuple[float, float]  # first and last record, norm share of the input-born terms
     mean_depth_interval: tuple[tuple[float, float], tuple[float, float]]
+    mean_depth_with_constants: (
+        tuple[float, float] | None
+    )  # the same with the constants' paths; None if these are pooled
     effective_depth: int | None
     shortest: int
     longest: int

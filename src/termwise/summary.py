@@ -47,15 +47,19 @@ def _mean_depth(depths: Sequence[int], terms: np.ndarray, weights: np.ndarray) -
     return np.asarray(depths, dtype=np.float64) @ (norms / norms.sum(axis=0))
 
 
-def network_summary(rows: Sequence[Mapping[str, Any]], last: DepthProfile, **known: Any) -> NetworkSummary:
+def network_summary(
+    rows: Sequence[Mapping[str, Any]], first: DepthProfile, last: DepthProfile, **known: Any
+) -> NetworkSummary:
     """The numbers of one network.
 
     Args:
         rows: of its steps table, ascending.
-        last: the profile of the last record.
+        first: the profile of the first record.
+        last: the profile of the last one.
         known: name, slug, parameters, credit_closure, credit_drift, training_seconds, recording_seconds.
     """
     ends = (rows[0], rows[-1])
+    counted: Any = (mean_depth_with_constants(first), mean_depth_with_constants(last))
     return NetworkSummary(
         steps=int(rows[-1]["step"]),
         accuracy=float(rows[-1]["accuracy"]),
@@ -65,6 +69,7 @@ def network_summary(rows: Sequence[Mapping[str, Any]], last: DepthProfile, **kno
             (ends[0]["mean_depth_low"], ends[0]["mean_depth_high"]),
             (ends[1]["mean_depth_low"], ends[1]["mean_depth_high"]),
         ),
+        mean_depth_with_constants=None if None in counted else counted,
         effective_depth=last.effective_depth,
         shortest=min(last.depths),
         longest=max(last.depths),
@@ -78,6 +83,15 @@ def network_summary(rows: Sequence[Mapping[str, Any]], last: DepthProfile, **kno
         ],
         **known,
     )
+
+
+def mean_depth_with_constants(profile: DepthProfile) -> float | None:
+    """The mean depth under the norms of all parts, input-born and constant-born; None where constants have no depth."""
+    share = profile.share.where(origin="constant")
+    if np.isnan(share["depth"].astype(float)).any():
+        return None
+    weight = share["norm_share"]  # against the sum of the input-born terms, which is 1
+    return float((profile.mean_depth.value + share["depth"] @ weight) / (1 + weight.sum()))
 
 
 def verdict(
@@ -99,8 +113,19 @@ def verdict(
     """
     changes = _joined([_change(network, unit, first=i == 0) for i, network in enumerate(networks)])
     end = _end(networks, difference, unit)
+    counted = _counted(networks)
     undecided = f"{_joined(hypotheses)} stay{'s' if len(hypotheses) == 1 else ''} undecided"
-    return f"While training, {changes}; {end} (95 % intervals over {samples} probe samples). One seed: {undecided}."
+    shown = f"While training, {changes}; {end} (95 % intervals over {samples} probe samples)"
+    return f"{shown}. {counted}One seed: {undecided}."
+
+
+def _counted(networks: Sequence[NetworkSummary]) -> str:
+    """What the means would be with the constants' paths among them."""
+    pairs = [network.mean_depth_with_constants for network in networks]
+    shown = [f"{pair[0]:.1f} to {pair[1]:.1f}" for pair in pairs if pair is not None]
+    if len(shown) < len(pairs):
+        return ""
+    return f"With the paths of constants counted in, it would be {_joined(shown)}. "
 
 
 def _change(network: NetworkSummary, unit: str, first: bool) -> str:

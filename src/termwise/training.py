@@ -161,9 +161,9 @@ def demo_config(quick: bool = False) -> RunConfig:
             "Demonstration on digits, quick",
             networks,
             training=Training(epochs=2, batch_size=32),
-            recording=Recording(probe=128, calibration=256, ratio=2.0),
+            recording=Recording(constants="by_depth", probe=128, calibration=256, ratio=2.0),
         )
-    return RunConfig("Demonstration on digits", networks)
+    return RunConfig("Demonstration on digits", networks, recording=Recording(constants="by_depth"))
 
 
 def build_network(network: NetworkConfig, data: DataSet, seed: int) -> nn.Module:
@@ -310,6 +310,7 @@ def _train(
     timeline = recorder.timeline
     summary = network_summary(
         timeline.table.rows(),
+        timeline.profiles[0],
         timeline.profiles[-1],
         name=network.name,
         slug=slug,
