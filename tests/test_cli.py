@@ -132,3 +132,15 @@ def test_help_is_there_for_newcomers(capsys: pytest.CaptureFixture[str]) -> None
     for command in ("demo", "train", "profile", "report"):
         assert run(command, "--help") == 0
         assert "Usage: termwise" in capsys.readouterr().out
+
+
+def test_a_language_model_is_profiled_on_tokens(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "lm.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 7))\n"
+    )
+    np.save(here / "t.npy", np.arange(3000) % 7)
+    assert run("profile", "lm.py:build", "--data", "tokens:t.npy") == 0
+    assert "every path from the input has 2 steps" in capsys.readouterr().out
+    assert run("train", "mlp-7-8-7", "--data", "tokens:t.npy", "--directory", "r") == 2
+    assert "these are tokens" in capsys.readouterr().err

@@ -492,7 +492,7 @@ def test_load_callable_returns_the_function(file: str) -> None:
 # --- forms ---
 
 
-@pytest.mark.parametrize("spec", ["images:some/folder", "tokens:file.txt"])
+@pytest.mark.parametrize("spec", ["images:some/folder"])
 def test_forms_to_come(spec: str) -> None:
     with pytest.raises(UsageError, match=r"not available yet; write FILE\.npz, or FILE\.py:callable"):
         load(spec)
@@ -505,3 +505,42 @@ def test_unknown_forms(spec: str, near: str) -> None:
     with pytest.raises(UsageError, match=f"Did you mean '{near}'") as caught:
         load(spec)
     assert "FILE.npz" in str(caught.value)
+
+
+# --- tokens ---
+
+
+def test_a_stream_of_tokens_becomes_sequences_with_the_next_token_as_target(tmp_path: Path) -> None:
+    stream = np.arange(1000) % 17
+    np.save(tmp_path / "t.npy", stream)
+    stream.astype("<u2").tofile(tmp_path / "t.bin")
+    for name in ("t.npy", "t.bin"):
+        data = load(f"tokens:{tmp_path / name}", size=9)
+        assert data.classes == 17 and data.train_inputs.dtype == torch.int64
+        both = torch.cat([data.train_inputs, data.test_inputs])
+        assert both.shape == (111, 9) and torch.equal(both.flatten(), torch.from_numpy(stream[:999]))
+        assert torch.equal(torch.cat([data.train_targets, data.test_targets]).flatten(), torch.from_numpy(stream[1:]))
+        assert len(data.test_inputs) == 22
+
+
+def test_sequences_of_tokens_are_taken_as_they_are(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.arange(50).reshape(10, 5))
+    data = load(f"tokens:{tmp_path / 't.npy'}")
+    assert torch.equal(data.train_inputs[1], torch.tensor([5, 6, 7, 8]))
+    assert torch.equal(data.train_targets[1], torch.tensor([6, 7, 8, 9]))
+
+
+def test_bad_tokens_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.zeros(300))
+    np.save(tmp_path / "n.npy", np.arange(300) - 1)
+    np.save(tmp_path / "s.npy", np.arange(10))
+    (tmp_path / "d.npy").write_bytes(b"no array")
+    for name, message in {
+        "f.npy": "expected whole numbers",
+        "n.npy": "run from -1",
+        "s.npy": "10 tokens are too few",
+        "d.npy": "cannot be read",
+        "none.npy": "no such file",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            load(f"tokens:{tmp_path / name}")

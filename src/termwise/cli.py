@@ -24,7 +24,7 @@ app = App(
     version=lambda: version("termwise"),
 )
 
-_DATA = "What to measure on: digits | fashion-mnist[:DIR] | cifar10[:DIR] | FILE.npz | FILE.py:callable."
+_DATA = "What to measure on: digits | fashion-mnist[:DIR] | cifar10[:DIR] | tokens:FILE | FILE.npz | FILE.py:callable."
 Data = Annotated[str, Parameter(help=_DATA)]
 Constants = Annotated[
     Literal["pooled", "by_depth"], Parameter(help="Keep what constants bring in one, or split it by depth as well.")

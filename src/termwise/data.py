@@ -24,13 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from termwise.datafiles import Arrays, load_callable, read_cifar10, read_fashion_mnist, read_npz
+from termwise.datafiles import Arrays, load_callable, read_cifar10, read_fashion_mnist, read_npz, read_tokens
 from termwise.errors import DataError, UsageError
 
 FORMS = {
     "digits": "UCI handwritten digits, part of the installation",
     "fashion-mnist[:DIR]": "Fashion-MNIST, four IDX files, gzipped or not",
     "cifar10[:DIR]": "CIFAR-10, binary version",
+    "tokens:FILE": "token numbers: .npy, or .bin of unsigned 16-bit numbers; the next token is the target",
     "FILE.npz": "arrays inputs and targets (or x and y), perhaps test_inputs and test_targets",
     "FILE.py:callable": "runs that file; the function returns a DataSet, or (inputs, targets)",
 }
@@ -47,8 +48,8 @@ class DataSet:
         name: short, as in `load(name)`.
         title: for people.
         attribution: who made the data, and under which licence.
-        train_inputs: float32, shape (N, C, H, W) for images or (N, features).
-        train_targets: int64, shape (N,), from 0 to `classes` - 1.
+        train_inputs: float32, shape (N, C, H, W) for images or (N, features); or token numbers, int64, shape (N, T).
+        train_targets: int64, shape (N,), from 0 to `classes` - 1; for tokens the next ones, shape (N, T).
         test_inputs: as train_inputs, of the same shape but for N.
         test_targets: as train_targets.
         classes: number of classes.
@@ -101,7 +102,7 @@ def load(spec: str, *, size: int | None = None) -> DataSet:
         spec: one of the forms in `FORMS`.  A folder that is not given is looked for in $TERMWISE_DATA
             (itself, or its subfolder of that name), then in /usr/share/datasets.
         size: side in pixels to which images are resized, bilinearly; None leaves them as they are, but the
-            digits, which are 8x8, become 16x16.
+            digits, which are 8x8, become 16x16.  For a stream of tokens, the length of a sequence (128).
 
     Returns:
         The same bits for the same files and arguments.
@@ -125,13 +126,15 @@ def load(spec: str, *, size: int | None = None) -> DataSet:
         return _fashion_mnist(directory, size)
     if name == "cifar10":
         return _cifar10(directory, size)
+    if name == "tokens" and directory is not None:
+        return _tokens(directory, size)
     raise UsageError(_unknown(spec, name))
 
 
 def _unknown(spec: str, name: str) -> str:
-    if name in ("images", "tokens"):
+    if name == "images":
         return (
-            f"data {spec!r}: {name} are not available yet; write FILE.npz, or FILE.py:callable with a "
+            f"data {spec!r}: folders of images are not available yet; write FILE.npz, or FILE.py:callable with a "
             f"function that reads them and returns inputs and targets."
         )
     known = "\n".join(f"  {form:<22}{meaning}" for form, meaning in FORMS.items())
@@ -180,6 +183,20 @@ def _cifar10(directory: Path | None, size: int | None) -> DataSet:
         attribution="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009)",
         classes=10,
     )
+
+
+def _tokens(path: Path, size: int | None) -> DataSet:
+    """Sequences with the next token as target; the last fifth of them is held back."""
+    sequences = read_tokens(path, 128 if size is None else size)
+    held = max(1, round(TEST_SHARE * len(sequences)))
+    if len(sequences) < 2:
+        raise DataError(f"{path}: {len(sequences)} sequence(s) are too few to hold a fifth back; give a longer file.")
+    tokens = torch.from_numpy(sequences)
+    train, test = tokens[:-held], tokens[-held:]
+    classes = int(tokens.max()) + 1
+    parts = (train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:])
+    contiguous = (part.contiguous() for part in parts)
+    return DataSet(path.stem, path.name, f"the file {path.name}", *contiguous, classes)
 
 
 def _call(spec: str, size: int | None) -> DataSet:
@@ -330,6 +347,9 @@ def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 def _check(where: str, inputs: Tensor, targets: Tensor, classes: int) -> None:
     """Types, shapes, values and labels of one part of a DataSet."""
+    if inputs.dtype == torch.int64 and targets.shape == inputs.shape:
+        _check_tokens(where, inputs, targets, classes)
+        return
     if inputs.dtype != torch.float32 or targets.dtype != torch.int64:
         raise DataError(
             f"{where}: inputs are {inputs.dtype} and targets {targets.dtype}; make them float32 and int64 "
@@ -356,6 +376,14 @@ def _check(where: str, inputs: Tensor, targets: Tensor, classes: int) -> None:
             f"{where}: label {int(targets[first])} of sample {first} is out of range, and so are "
             f"{len(wrong) - 1} more: class numbers go from 0 to {classes - 1}."
         )
+
+
+def _check_tokens(where: str, inputs: Tensor, targets: Tensor, classes: int) -> None:
+    if inputs.numel() == 0:
+        raise DataError(f"{where} is empty (shape {tuple(inputs.shape)}): give at least one sequence.")
+    low, high = (int(f(torch.stack((inputs, targets)))) for f in (torch.min, torch.max))
+    if low < 0 or high >= classes:
+        raise DataError(f"{where}: token numbers run from {low} to {high}; they must go from 0 to {classes - 1}.")
 
 
 def _check_alike(where: str, train: Tensor, test: Tensor) -> None:

@@ -204,6 +204,31 @@ def read_npz(path: Path) -> Arrays:
         ) from error
 
 
+def read_tokens(path: Path, length: int) -> np.ndarray:
+    """Sequences of token numbers, int64, shape (N, length + 1), of which neighbours share one token.
+
+    A file of two dimensions holds sequences already and is taken as it is; what is left of a stream is dropped.
+
+    Raises:
+        DataError: there is no such file, it is damaged, too short, or holds no whole numbers.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give an .npy file of token numbers, or a .bin file of 16-bit ones.")
+    try:
+        tokens = np.fromfile(path, dtype="<u2") if path.suffix == ".bin" else np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as an .npy file ({error}): save it again with numpy.save.") from error
+    if not isinstance(tokens, np.ndarray) or tokens.dtype.kind not in "iu" or tokens.ndim not in (1, 2):
+        raise DataError(f"{path}: expected whole numbers of one dimension (a stream) or two (sequences, tokens).")
+    tokens = tokens.astype(np.int64)
+    if tokens.ndim == 2:
+        return tokens
+    count = (len(tokens) - 1) // length
+    if count < 1:
+        raise DataError(f"{path}: {len(tokens)} tokens are too few for one sequence of {length} and its next token.")
+    return np.stack([tokens[i * length : (i + 1) * length + 1] for i in range(count)])
+
+
 def _keys(path: Path, present: Sequence[str], pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
     """The first pair of which anything is there, which must then be both."""
     for pair in pairs:

@@ -156,7 +156,7 @@ class Program(TorchDispatchMode):
 
     def _apply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entry = RULES.get(func.overloadpacket) or self._decomposed(func) or Entry("fallback", linearise)
-        call = Call(func, args, kwargs, self.is_weight, self.product, self._replaying, self._moved)
+        call = Call(func, args, kwargs, self.is_weight, self.product, self, self._moved)
         if self._cannot_carry(call) and entry.family not in ("embedding", "shape", "reading", "taken apart"):
             call.kind, out = "frozen", pytree.tree_map_only(Tensor, frozen_series, call.clean())
         else:
@@ -192,12 +192,9 @@ class Program(TorchDispatchMode):
         return None
 
     def _take_apart(self, call: Call, how: Any) -> Any:
-        with self._replaying():
+        with self:
             out = how(*call.args, **call.kwargs)
         return with_value(out, call.clean())
-
-    def _replaying(self) -> Any:
-        return self
 
     def series_of(self, result: Tensor) -> Tensor:
         """The Series behind a tensor that the model returned, which may be a plain buffer that one was written into."""

@@ -227,6 +227,8 @@ def run_training(
     """
     with _threads(config.threads):
         data = load(config.data, size=config.size) if data is None else data
+        if not data.train_inputs.is_floating_point():
+            raise UsageError(f"{data.name}: these are tokens, and the networks to train here take images or vectors.")
         recording = config.recording
         probe = _draw(data.test_inputs, data.test_targets, recording.probe)
         calibration, _ = _draw(data.train_inputs, data.train_targets, recording.calibration)

@@ -235,7 +235,7 @@ def _fold(rows: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
 def lerp(call: Call) -> Any:
     """start + weight (end - start), as the sum and product that it is."""
     start, end, weight = call.args
-    with call.replay():
+    with call.replay:
         out = start + weight * (end - start)
     return with_value(out, call.clean())
 
@@ -243,7 +243,7 @@ def lerp(call: Call) -> Any:
 def addcmul(call: Call) -> Any:
     """self + value * a * b, as the sum and products that it is."""
     start, a, b = call.args
-    with call.replay():
+    with call.replay:
         out = start + (a * b) * call.argument("value", 1)
     return with_value(out, call.clean())
 
@@ -251,7 +251,7 @@ def addcmul(call: Call) -> Any:
 def addcdiv(call: Call) -> Any:
     """self + value * a / b, as the sum and quotient that it is."""
     start, a, b = call.args
-    with call.replay():
+    with call.replay:
         out = start + (a / b) * call.argument("value", 1)
     return with_value(out, call.clean())
 

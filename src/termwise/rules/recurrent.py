@@ -31,7 +31,7 @@ def lstm_layer(call: Call) -> Any:
     output, last_h, last_c, workspace = call.clean()
     biases = (b_ih, b_hh) if call.argument("has_biases") else (None, None)
     hidden = []
-    with call.replay():
+    with call.replay:
         h, c = h.reshape(last_h.shape), c.reshape(last_c.shape)
         steps = list(torch.unbind(x, 0))
         for step in reversed(steps) if reverse else steps:

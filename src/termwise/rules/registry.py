@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 import torch
@@ -41,7 +42,7 @@ class Call:
         product: how two values that are both no gates are multiplied.
         kind: how the operator was treated; a rule may lower it from "exact".
         event: what the call is to a unit of depth: a product by a weight, or a nonlinearity.
-        replay: runs operators through the rules again; for rules that take an operator apart.
+        replay: context in which operators go to their rules again; for rules that take an operator apart.
         moved: one step up, if the event is a step; for rules in which a part of the result alone is.
     """
 
@@ -50,7 +51,7 @@ class Call:
     kwargs: dict[str, Any]
     is_weight: Callable[[Tensor], bool]
     product: Literal["half", "cauchy"]
-    replay: Callable[[], Any]
+    replay: AbstractContextManager[Any]
     moved: Callable[[Event, Any], Any]
     kind: Kind = "exact"
     event: Event | None = None
