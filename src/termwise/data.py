@@ -195,8 +195,8 @@ def _tokens(path: Path, size: int | None) -> DataSet:
     train, test = tokens[:-held], tokens[-held:]
     classes = int(tokens.max()) + 1
     parts = (train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:])
-    contiguous = (part.contiguous() for part in parts)
-    return DataSet(path.stem, path.name, f"the file {path.name}", *contiguous, classes)
+    x, y, x_test, y_test = (part.contiguous() for part in parts)
+    return DataSet(path.stem, path.name, f"the file {path.name}", x, y, x_test, y_test, classes)
 
 
 def _call(spec: str, size: int | None) -> DataSet:
