@@ -33,6 +33,7 @@ def test_importing_brings_no_extra_and_no_report() -> None:
 def test_modules_import_only_from_above() -> None:
     order = [
         "errors",
+        "batches",
         "series",
         "rules",
         "steps",

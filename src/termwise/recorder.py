@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from termwise.batches import batches
 from termwise.credit import cross_entropy
 from termwise.errors import DataError, ModelError, RunError, UsageError
 from termwise.expand import Expansion, Output, expand, pick_output
 from termwise.moments import STEPS, Moment, fingerprint, read_directory, require_alike, require_settings
-from termwise.profile import IGNORED, Measures, batches, classes_last, stack_parts
+from termwise.profile import IGNORED, Measures, classes_last, stack_parts
 from termwise.program import Constants, Product, pinned
 from termwise.records import write_record
 from termwise.steps import Unit, unit_of
