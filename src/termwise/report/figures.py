@@ -30,7 +30,9 @@ from termwise.report.reading import Run
 from termwise.report.strings import integer, number, say
 from termwise.report.tables import Tables, rounded
 
-CUT = 0.92  # of the share axis: a constant's bar is cut here, so that its number fits above it
+# Of the share axis: a constant's bar is cut here, so that its number fits above it; by depth the bars are neighbours,
+# and their numbers stand upright.
+CUT, CUT_BY_DEPTH = 0.92, 0.84
 
 
 def build_figures(run: Run, tables: Tables) -> list[Figure]:
@@ -77,7 +79,11 @@ def _ceiling(tables: Tables) -> tuple[float, bool]:
     terms, constants = max(born["input"]), max(born["constant"])
     # One large constant must not flatten the terms: beyond this its bar is cut and its value written.
     top = min(max(terms, constants), 1.25 * terms) or 1.0
-    return 1.12 * top, constants > CUT * 1.12 * top
+    return 1.12 * top, constants > _cut(tables) * 1.12 * top
+
+
+def _cut(tables: Tables) -> float:
+    return CUT_BY_DEPTH if tables.constants_by_depth else CUT
 
 
 def _spectrum_spec(tables: Tables, index: int, ceiling: float) -> Spec:
@@ -109,7 +115,8 @@ def _spectrum_spec(tables: Tables, index: int, ceiling: float) -> Spec:
     if set(tables.spectrum["origin"]) - {"input"}:
         pooled = "".join(f"datum.origin == '{origin}' ? {place} : " for origin, place in apart.items())
         place = f"isValid(datum.depth) ? datum.depth : {pooled}0"
-        layers.append(_constants_layer(x, y, ceiling, _edges(place, *beside)))
+        edges = _edges(place, *beside)
+        layers.append(_constants_layer(x, y, _cut(tables) * ceiling, edges, upright=tables.constants_by_depth))
     own = [equal(network=index), {"filter": AT_THIS_RECORD}]
     return {"width": "fill", "height": 230, "data": {"name": "spectrum"}, "transform": own, "layer": layers}
 
@@ -148,10 +155,11 @@ def _paths_layer(index: int, x: Spec, y: Spec) -> Spec:
     }
 
 
-def _constants_layer(x: Spec, y: Spec, ceiling: float, edges: list[Spec]) -> Spec:
+def _constants_layer(x: Spec, y: Spec, most: float, edges: list[Spec], *, upright: bool) -> Spec:
     """Bars of the constants and of what was frozen; a number is written over those without a depth and those cut."""
-    most = CUT * ceiling
-    words = "format(datum.norm_share, '.2f') + (datum.height < datum.norm_share ? ' ↑' : '')"
+    arrow = "→" if upright else "↑"  # it turns with the text
+    words = f"format(datum.norm_share, '.2f') + (datum.height < datum.norm_share ? ' {arrow}' : '')"
+    turned = {"angle": 270, "align": "left", "baseline": "middle", "dx": 4} if upright else {"dy": -7}
     transforms = [*edges, {"calculate": f"min(datum.norm_share, {most})", "as": "height"}]
     written = [
         {"filter": "datum.height < datum.norm_share || !isValid(datum.depth)"},
@@ -163,7 +171,7 @@ def _constants_layer(x: Spec, y: Spec, ceiling: float, edges: list[Spec]) -> Spe
         "transform": [{"filter": {"not": equal(origin="input")["filter"]}}, *transforms],
         "layer": [
             {"mark": {"type": "rect", "style": "constant"}, "encoding": {**_bars(x, y), "y": top}},
-            {"transform": written, "mark": {"type": "text", "style": "value", "dy": -7}, "encoding": value},
+            {"transform": written, "mark": {"type": "text", "style": "value", **turned}, "encoding": value},
         ],
     }
 
