@@ -217,7 +217,7 @@ def test_a_run_cut_short_ends_as_one_that_was_not(data: tuple[Tensor, Tensor], t
     with pytest.raises(Killed):
         first = Notes(model, tmp_path / "notes", die_at)
         train_network(model, data, first, settings=SETTINGS, seed=7, directory=tmp_path)
-    torch.manual_seed(99)  # another session
+    torch.manual_seed(99)  # another process
     model = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 4))
     if die_at == 0:
         model = network()  # nothing was saved: the initial weights are the caller's
@@ -292,7 +292,7 @@ def test_how_often_the_state_is_saved(
     assert len(steps) == expected and steps == sorted(set(steps))
 
 
-def test_seconds_are_those_of_all_sessions(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+def test_seconds_are_those_of_all_starts(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     model = network()
     with pytest.raises(Killed):
         first = Notes(model, tmp_path / "notes", die_at=7)
@@ -300,7 +300,7 @@ def test_seconds_are_those_of_all_sessions(data: tuple[Tensor, Tensor], tmp_path
     before = read_state(tmp_path / "state.pt")
     assert before is not None and before["recording_seconds"] == 0.25 * 6
     progress: list[Progress] = []
-    time.sleep(0.05)  # between sessions: counts for nothing
+    time.sleep(0.05)  # between two starts: counts for nothing
     model = network()
     notes = Notes(model, tmp_path / "notes")
     start = time.monotonic()

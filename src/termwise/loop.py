@@ -120,8 +120,8 @@ class Progress:
         step: updates done.
         steps: updates in all.
         loss: of the last batch, in nats; None before the first.
-        recording_seconds: time inside the recorder, of all sessions.
-        training_seconds: all other time, of all sessions.
+        recording_seconds: time inside the recorder, of all its starts.
+        training_seconds: all other time, of all its starts.
         recorded: whether this step was recorded just now.
         accuracy: at the last record, on the probe; None before the first, and where nobody has looked.
         mean_depth: mean path length at the last record.
@@ -140,7 +140,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a finished training reports; seconds are those of all sessions together."""
+    """What a finished training reports; seconds are those of all its starts together."""
 
     steps: int
     loss: float | None
@@ -370,7 +370,7 @@ class _Seconds:
 
 
 class _Clock:
-    """Time inside and outside the recorder, added to that of earlier sessions."""
+    """Time inside and outside the recorder, added to that of earlier starts."""
 
     def __init__(self, recorder: StepRecorder) -> None:
         self._recorder = recorder
