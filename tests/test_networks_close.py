@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from termwise import expand, nets
-from termwise.reference import at_roots, by_paths, describe, discrepancy
+from termwise.reference import Residual, Sequence, at_roots, by_paths, describe, discrepancy, of_linear_network
 
 Unit = Literal["layers", "activations"]
 NETWORKS = {
@@ -109,3 +109,50 @@ def test_path_counts_are_exact_integers_where_floats_are_not() -> None:
 
     expansion = expand(Deep(), torch.randn(1, 2))
     assert dict(expansion.paths) == {k: math.comb(171, k) for k in range(172)}
+
+
+class Chain(nn.Module):
+    """Residual blocks after one another: x + (Linear, Tanh, Linear)(x)."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        layers = [nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 5)) for _ in range(blocks)]
+        self.branches = nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for branch in self.branches:
+            x = x + branch(x)
+        return x
+
+
+@pytest.mark.parametrize("unit", ["layers", "activations"])
+@pytest.mark.parametrize("blocks", [1, 4, 8])
+def test_agrees_with_all_paths_through_eight_blocks(blocks: int, unit: Unit) -> None:
+    torch.manual_seed(0)
+    model = Chain(blocks).double()
+    tree = Sequence(tuple(Residual(describe(branch)) for branch in model.branches))
+    x = torch.randn(3, 5, dtype=torch.float64)
+    expansion = expand(model, x, unit=unit, constants="by_depth")
+    stride = 2 if unit == "layers" else 1
+    assert dict(expansion.paths) == {stride * k: math.comb(blocks, k) for k in range(blocks + 1)}
+    for oracle in (by_paths(tree, x, unit), at_roots(tree, x, unit)):
+        assert discrepancy(oracle.terms, expansion.terms) < 1e-10
+        assert discrepancy(oracle.constants, expansion.constants) < 1e-10
+
+
+def test_a_linear_network_is_its_product_expansion() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 4) for _ in range(6)]
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for layer in layers:
+            x = x + layer(x)
+        return x
+
+    for layer in layers:
+        layer.double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    oracle = of_linear_network([layer.weight for layer in layers], [layer.bias for layer in layers], x)
+    expansion = expand(run, x, constants="by_depth")
+    assert discrepancy(oracle.terms, expansion.terms) < 1e-10
+    assert discrepancy(oracle.constants, expansion.constants) < 1e-10
