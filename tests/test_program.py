@@ -201,6 +201,15 @@ def test_a_gate_through_a_weight_is_a_feature(width: int) -> None:
     assert expand(model, x).paths == {2: 2}
 
 
+def test_a_path_goes_on_alone_where_it_meets_a_frozen_part() -> None:
+    first, second, third = (nn.Linear(4, 4, bias=False, dtype=DOUBLE) for _ in range(3))
+    x = torch.randn(3, 4, dtype=DOUBLE)
+    found = expand(lambda x: first(x) * (third(second(x)) + torch.softmax(x, -1)), x, product="cauchy")
+    assert found.paths == {1: 1, 3: 1}
+    assert oracles.disagreement(found.terms[1], first(x).detach() * torch.softmax(x, -1)) < 1e-12
+    assert oracles.disagreement(found.terms[3], (first(x) * third(second(x))).detach()) < 1e-12
+
+
 def test_depths_add_in_a_cauchy_product() -> None:
     model, x = two_layers(lambda u, v: u * v)
     assert expand(model, x, product="cauchy").depths == (1, 2, 3)

@@ -250,6 +250,18 @@ def test_a_buffer_need_not_be_contiguous() -> None:
     alike(expand(model, x), expand(plainly, x))
 
 
+def test_what_is_written_over_whole_leaves_no_part_behind() -> None:
+    layer = nn.Linear(4, 4, bias=False, dtype=DOUBLE)
+
+    def run(x: Tensor) -> Tensor:
+        held = x.clone()
+        held.view(-1).copy_(layer(x).view(-1))
+        return held
+
+    found = expand(run, torch.randn(3, 4, dtype=DOUBLE))
+    assert found.depths == (1,) and found.paths == {1: 1}
+
+
 def test_as_strided_needs_dense_memory() -> None:
     with pytest.raises(RuleError, match=r"gaps or overlaps: call \.contiguous\(\)"):
         expand(lambda u: u.expand(4, 4).as_strided((2, 2), (1, 1)), torch.randn(1, 4, dtype=DOUBLE))

@@ -175,8 +175,12 @@ class Series(Tensor):
             self._become(new.rows, new.parts, new.paths, new.gate)
         else:
             assert self._alias_view is not None
-            parts = merge_parts([root.parts, new.parts])
-            rows = align_rows(root.rows, root.parts, parts).clone(memory_format=torch.contiguous_format)
+            # What is written over whole leaves nothing behind, no part and no path.
+            kept: tuple[Tensor, Parts, Paths] = (root.rows, root.parts, root.paths)
+            if self.numel() == root.numel():
+                kept = (root.rows[:0], (), {})
+            parts = merge_parts([kept[1], new.parts])
+            rows = align_rows(*kept[:2], parts).clone(memory_format=torch.contiguous_format)
             place = self._alias_view(rows)
             if place.untyped_storage().data_ptr() != rows.untyped_storage().data_ptr():
                 raise RuleError(
@@ -184,8 +188,7 @@ class Series(Tensor):
                     "parts. Write the model's line without the in-place operator."
                 )
             place.copy_(align_rows(new.rows, new.parts, parts))
-            covered = self.numel() == root.numel()
-            root._become(rows, parts, new.paths if covered else add_paths([root.paths, new.paths]), gate=False)
+            root._become(rows, parts, add_paths([kept[2], new.paths]), gate=False)
         self._derive(root)
         self.gate = new.gate
 

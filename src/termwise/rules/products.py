@@ -97,14 +97,14 @@ def _cauchy(left: Series, right: Series, times: Bilinear, value: Tensor) -> Seri
     for i, n in (left.paths or {0: 1}).items():
         for j, m in (right.paths or {0: 1}).items():
             paths[i + j] = paths.get(i + j, 0) + n * m
-    # Where a path meets the other factor's constant part, it goes on alone.
+    # Where a path meets a part of the other factor that is not born of the input, it goes on alone.
     paths = add_paths([paths, *_alone(left, right)])
     return Series(value, *add_rows(value, summands), paths)
 
 
 def _alone(left: Series, right: Series) -> list[dict[int, int]]:
     pairs = ((left, right), (right, left))
-    return [dict(a.paths) for a, b in pairs if any(part.origin is Origin.CONSTANT for part in b.parts)]
+    return [dict(a.paths) for a, b in pairs if any(part.origin is not Origin.INPUT for part in b.parts)]
 
 
 def mul(call: Call) -> Any:
