@@ -559,3 +559,63 @@ def test_batches_do_not_mix() -> None:
     both, alone = expand(model, x), expand(model, x[1:])
     for depth in both.depths:
         assert oracles.disagreement(both.terms[depth][1:], alone.terms[depth]) < 1e-10
+
+
+# What is computed and what is given: look-ups, and the constants beside a product.
+
+
+def test_constants_by_depth_change_no_term_of_a_cauchy_product() -> None:
+    first, second = (nn.Linear(4, 4, dtype=DOUBLE) for _ in range(2))
+    x = batch(3, 4)
+    for run in (lambda x: first(x) * x, lambda x: second(first(x)) * x):
+        pooled, by_depth = (expand(run, x, product="cauchy", constants=c) for c in ("pooled", "by_depth"))
+        assert pooled.depths == by_depth.depths and pooled.paths == by_depth.paths
+        for depth in pooled.depths:
+            assert torch.allclose(pooled.terms[depth], by_depth.terms[depth], rtol=0, atol=1e-12)
+
+
+def test_a_table_read_at_computed_places_is_frozen() -> None:
+    table, layer = nn.Embedding(7, 4, dtype=DOUBLE), nn.Linear(4, 4, dtype=DOUBLE)
+    x = batch(3, 4)
+    for look_up in (table, lambda i: table.weight[i]):
+        found = expand(lambda x, look_up=look_up: layer(x) + look_up(layer(x).argmax(-1)), x)
+        with torch.no_grad():
+            read = table(layer(x).argmax(-1))
+        assert found.depths == (1,) and found.frozen is not None
+        assert torch.equal(found.frozen, read)
+
+
+def test_a_constant_sampled_at_computed_places_is_frozen() -> None:
+    image, layer = torch.randn(1, 1, 4, 4, dtype=DOUBLE), nn.Linear(2, 2, dtype=DOUBLE)
+    x = batch(1, 4, 4, 2)
+    found = expand(lambda x: x[..., 0] + nn.functional.grid_sample(image, layer(x), align_corners=False)[0], x)
+    with torch.no_grad():
+        sampled = nn.functional.grid_sample(image, layer(x), align_corners=False)[0]
+    assert found.depths == (0,) and found.frozen is not None
+    assert torch.equal(found.frozen, sampled)
+
+
+def test_tokens_may_be_looked_up_by_indexing() -> None:
+    table, layer = nn.Embedding(7, 4, dtype=DOUBLE), nn.Linear(4, 4, dtype=DOUBLE)
+    tokens = torch.tensor([[1, 2], [5, 6]])
+    embedded = expand(lambda i: table(i) + layer(table(i)), tokens)
+    indexed = expand(lambda i: table.weight[i] + layer(table(i.view(4)).view(2, 2, 4)), tokens)
+    assert embedded.depths == indexed.depths == (0, 1) and indexed.frozen is None
+    assert all(torch.equal(embedded.terms[k], indexed.terms[k]) for k in (0, 1))
+
+
+def test_scripted_modules_are_refused_and_left_as_found() -> None:
+    class Scripted(torch.jit.ScriptModule):
+        pass
+
+    model = nn.Sequential(Scripted(), nn.Linear(4, 4)).train()
+    with pytest.raises(ModelError, match=r"scripted or traced.*original module"):
+        expand(model, batch(3, 4))
+    assert all(module.training for module in model.modules())
+
+
+def test_a_mask_times_a_gate_is_the_gate_masked() -> None:
+    x = batch(3, 4)
+    found = expand(lambda x: (x > 0) * torch.sigmoid(x), x)
+    assert found.closure <= 1e-12 and found.depths == (0,)
+    assert torch.allclose(found.constant, 0.5 * (x > 0).double(), rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The measures of theory, section 5, against plain loops; the guards, the intervals, and what is refused."""
+"""The measures against plain loops; the guards, the intervals, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from termwise import DepthProfile, expand, nets, profile
-from termwise.errors import DataError, ModelError, RecordError
+from termwise.errors import DataError, ModelError, RecordError, UsageError
 from termwise.profile import Measures
 from termwise.records import write_record
 
@@ -256,3 +256,22 @@ def test_depths_that_change_between_batches_are_refused() -> None:
 def test_measures_need_a_batch() -> None:
     with pytest.raises(DataError, match="no batch was measured"):
         Measures().result()
+
+
+def test_a_single_number_a_sample_has_no_classes() -> None:
+    model = nn.Linear(4, 1)
+    with pytest.raises(ModelError, match=r"single number.*floating-point targets"):
+        profile(model, torch.randn(5, 4))
+    assert profile(model, (torch.randn(5, 4), torch.randn(5, 1))).task == "regression"
+
+
+def test_labels_may_be_small_integers(network: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    x, targets = data
+    assert profile(network, (x, targets.to(torch.uint8))).loss == profile(network, data).loss
+
+
+def test_options_that_give_no_numbers_are_refused(network: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(UsageError, match="replicates=1: an interval needs at least 2"):
+        profile(network, data, replicates=1)
+    with pytest.raises(UsageError, match="batch_size=0: give at least 1"):
+        profile(network, data, batch_size=0)

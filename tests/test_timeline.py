@@ -711,14 +711,6 @@ def test_saved_and_loaded(timeline, tmp_path):
     assert (tmp_path / "u.termwise").read_bytes() == (tmp_path / "t.termwise").read_bytes()
 
 
-def test_saved_without_intervals(tmp_path):
-    recorder = Recorder(make(), task(), replicates=0)
-    recorder.step(0)
-    recorder.timeline.save(tmp_path / "t.termwise")
-    again = Timeline.load(tmp_path / "t.termwise")
-    assert tables(again) == tables(recorder) and again.table.rows()[0]["mean_depth_low"] is None
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from termwise.errors import DataError
+from termwise.errors import DataError, UsageError
 
 
 def batches(data: Any, batch_size: int) -> Iterator[tuple[Any, Tensor | None]]:
@@ -36,6 +36,8 @@ def _is_pair(data: Any) -> bool:
 
 
 def _cut(data: Any, batch_size: int) -> Iterator[tuple[Any, Tensor | None]]:
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: give at least 1.")
     inputs, targets = data if isinstance(data, tuple) else (data, None)
     if not len(inputs):
         raise DataError("the data set is empty: its first dimension is 0. Check the path and the split.")

@@ -5,8 +5,8 @@ frozen values; together they are y), and l the mean cross-entropy.  Between two 
 
     C_k = - E< integral_0^1 grad l( y(t) + s (y(t') - y(t)) ) ds , y_k(t') - y_k(t) >        in nats
 
-(theory, section 5; a path integral along the straight line, as in loss change allocation, Lan et al. 2019, arXiv
-1909.01440, there over parameters).  It is positive where the part lowered the loss.  Over all parts the credits sum to
+(a path integral along the straight line, as in loss change allocation, Lan et al. 2019, arXiv 1909.01440, there over
+parameters).  It is positive where the part lowered the loss.  Over all parts the credits sum to
 l(t) - l(t') exactly, which is checked.  For cross-entropy grad l = softmax - target, so the integral is one average
 softmax a sample, shared by all parts.
 

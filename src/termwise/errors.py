@@ -4,7 +4,7 @@
       ModelError      a model, its weights or its output cannot be profiled
       DataError       bad data: NaN, empty, labels out of range, half a file
       UsageError      bad arguments
-      RuleError       an operator without a rule in strict mode, or a rule that cannot be registered
+      RuleError       an operator that can neither be followed nor linearised, or a rule that cannot be registered
       RecordError     a saved record that is corrupt, of another kind, or of a newer version
       RunError        a run directory that another process writes, or of another configuration
 
@@ -33,7 +33,7 @@ class UsageError(TermwiseError):
 
 
 class RuleError(TermwiseError):
-    """An operator has no rule in strict mode, or a rule cannot be registered."""
+    """An operator can neither be followed nor linearised, or a rule cannot be registered."""
 
 
 class RecordError(TermwiseError):

@@ -35,7 +35,7 @@ class Expansion:
 
     Attributes:
         terms: depth to the sum over all paths of exactly that many steps from the input; only depths that some path
-            has are there, so a plain network has one.
+            of the program has are there, so a plain network has one.
         constant: all that is born of constants, and of frozen values.
         constants: with constants="by_depth", the constant-born part by the number of steps since its birth.
         frozen: the share of `constant` that frozen values brought; None where there is none.
@@ -233,7 +233,8 @@ def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
     if not series.has_input:
         raise ModelError(
             "expand: the output is frozen: it is a plain gate (a softmax, a norm, a comparison), and no polynomial of "
-            "the input any more. Profile what goes into it, for a softmax the logits."
+            "the input any more. Profile what goes into it, for a softmax the logits. "
+            "Integers that are no tokens (images as bytes) must be passed as floating point."
         )
     if not bool(torch.isfinite(series.value).all()):
         raise ModelError(f"expand: the model's output holds {_describe(series.value)}. Check the data and the weights.")

@@ -12,7 +12,7 @@ born of constants, t the true class and E the mean over samples:
 
 The mean of k under a signed share is given only where its negative mass is below 10 % and its denominator is more than
 3 standard errors from zero; else it is undefined.  All intervals are 95 % percentile intervals of a seeded Poisson
-bootstrap over samples, on running sums: any number of batches, constant memory (theory, section 5).
+bootstrap over samples, on running sums: any number of batches, constant memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from termwise.batches import batches
-from termwise.errors import DataError, ModelError, RecordError
+from termwise.errors import DataError, ModelError, RecordError, UsageError
 from termwise.expand import Expansion, Output, expand
 from termwise.program import Constants, OperatorUse, Product
 from termwise.records import Record, Table, read_record, write_record
@@ -206,10 +206,12 @@ def _to(tree: Any, device: torch.device | None) -> Any:
 
 
 class Measures:
-    """Running sums of the measures of section 5, for every bootstrap replicate at once."""
+    """Running sums of the measures, for every bootstrap replicate at once."""
 
     def __init__(self, *, replicates: int = 200, seed: int = 0) -> None:
         """No samples yet; replicate 0 is the data as they are."""
+        if replicates < 2:
+            raise UsageError(f"replicates={replicates}: an interval needs at least 2, and 200 are usual.")
         self._draws = np.random.Generator(np.random.PCG64(seed))
         self._replicates = replicates
         self._sums: dict[str, np.ndarray] = {}
@@ -315,14 +317,11 @@ class Measures:
 
 
 def _estimate(values: np.ndarray) -> Estimate:
-    low, high = np.percentile(values[1:], [2.5, 97.5]) if len(values) > 1 else (np.nan, np.nan)
+    low, high = np.percentile(values[1:], [2.5, 97.5])
     return Estimate(float(values[0]), float(low), float(high))
 
 
 def _with_interval(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    if values.shape[1] < 2:
-        missing = np.full(len(values), np.nan)
-        return {name: values[:, 0], f"{name}_low": missing, f"{name}_high": missing}
     low, high = np.percentile(values[:, 1:], [2.5, 97.5], axis=1)
     return {name: values[:, 0], f"{name}_low": low, f"{name}_high": high}
 
@@ -331,7 +330,7 @@ def _guarded_mean(depths: np.ndarray, shares: np.ndarray) -> Estimate | None:
     """The mean of k under a signed share, or None where it means nothing."""
     total = shares.sum(axis=0)
     negative = -np.minimum(shares[:, 0], 0.0).sum()
-    uncertain = len(total) > 1 and abs(total[0]) <= 3 * total[1:].std()
+    uncertain = abs(total[0]) <= 3 * total[1:].std()
     if uncertain or total[0] == 0 or negative >= 0.1 * np.abs(shares[:, 0]).sum():
         return None
     return _estimate((depths @ shares) / total)
@@ -402,7 +401,12 @@ def classes_last(stack: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tens
         axis = 1  # dense prediction, as convolutions lay it out
     y = y.movedim(axis, -1)
     stack = stack.movedim(axis if axis < 0 else axis + 1, -1)
-    labels = y.argmax(dim=-1) if targets is None else targets
+    if y.shape[-1] == 1:
+        raise ModelError(
+            "the output has a single number a sample, so there are no classes to compare. Give floating-point targets "
+            "of the output's shape, or two logits: output=lambda y: torch.cat([-y, y], dim=-1)."
+        )
+    labels = y.argmax(dim=-1) if targets is None else targets.long()
     if labels.shape != y.shape[:-1]:
         raise _misfit(y, labels)
     kept = labels[labels != IGNORED]

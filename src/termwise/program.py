@@ -5,7 +5,7 @@ without a Series run as they are, and only the mark "computed from parameters" i
 rule; what the rule says of the call (a product by a weight, a nonlinearity) decides whether it is a step.
 
 Look-up: the packet, then the functional twin of an in-place operator, then PyTorch's own decomposition, then the affine
-fallback (listed as linearised), or in strict mode the error that names all that is missing.
+fallback (listed as linearised).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from termwise.errors import ModelError, RuleError
 from termwise.memory import Memory
 from termwise.rules import RULES, Call, Entry, linearise, plain
 from termwise.rules.registry import Kind, with_value
-from termwise.series import Series, carries, constant_series, frozen_series
+from termwise.series import INPUT, Series, carries, constant_series, frozen_series, integer_input
 from termwise.steps import Unit
 
 Product = Literal["half", "cauchy"]
@@ -53,6 +53,10 @@ class OperatorUse:
     kind: Kind
     count: int
     modules: tuple[str, ...]
+
+
+# Ways to write the look-up in a table of numbers, other than the embedding itself.
+_LOOK_UPS = {torch.ops.aten.index, torch.ops.aten.index_select, torch.ops.aten.gather, torch.ops.aten.take}
 
 
 class Program(TorchDispatchMode):
@@ -158,7 +162,7 @@ class Program(TorchDispatchMode):
         entry = RULES.get(func.overloadpacket) or self._decomposed(func) or Entry("fallback", linearise)
         call = Call(func, args, kwargs, self.is_weight, self.product, self, self._moved)
         if self._cannot_carry(call) and entry.family not in ("embedding", "shape", "reading", "taken apart"):
-            call.kind, out = "frozen", pytree.tree_map_only(Tensor, frozen_series, call.clean())
+            out = self._integers(call)
         else:
             out = entry.rule(call)
         if entry.family != "taken apart":
@@ -182,6 +186,22 @@ class Program(TorchDispatchMode):
     def _cannot_carry(call: Call) -> bool:
         series = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Series)]
         return not any(carries(s) for s in series)
+
+    def _integers(self, call: Call) -> Any:
+        """All operands are integers: they stay the input's if all are; a table read by such is an embedding."""
+        leaves = pytree.tree_leaves((call.args, call.kwargs))
+        of_input = all(leaf.is_input for leaf in leaves if isinstance(leaf, Series))
+        looked_up = isinstance(call.args[0], Tensor) and not isinstance(call.args[0], Series)
+
+        def result(value: Tensor) -> Series:
+            if of_input and not carries(value):
+                return integer_input(value)
+            if of_input and looked_up and call.func.overloadpacket in _LOOK_UPS:
+                return Series(value, value[None], (INPUT,), {0: 1})
+            call.kind = "frozen"
+            return frozen_series(value)
+
+        return pytree.tree_map_only(Tensor, result, call.clean())
 
     def _decomposed(self, func: Any) -> Entry | None:
         if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
@@ -278,6 +298,10 @@ def pinned(model: object) -> Iterator[None]:
 def _as_found(model: object) -> Iterator[None]:
     """Evaluation mode; afterwards the mode, attributes and buffers that the modules had before."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+        raise ModelError(
+            "the model holds scripted or traced modules, whose operators cannot be followed. Give the original module."
+        )
     held = [(m, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in modules]
     buffers = [(b, b._version, b.clone()) for _, _, named, _ in held for b in named.values() if b is not None]
     try:

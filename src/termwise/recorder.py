@@ -1,7 +1,7 @@
 """Recorder: the depth expansion of a network, recorded while it learns.
 
-Batch-norm running statistics lag behind the weights early in training, which alone can fake "shallow first" (theory,
-section 5).  So a record is made on a copy of the model whose statistics are estimated anew, unless `calibration=False`.
+Batch-norm running statistics lag behind the weights early in training, which alone can fake "shallow first".
+So a record is made on a copy of the model whose statistics are estimated anew, unless `calibration=False`.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Series(Tensor):
             (integers, booleans).
         parts: the label of each row, sorted.
         paths: for each depth among the input-born parts, the number of paths, as exact Python integers.
-        gate: whether a product with this value freezes it (theory, section 2: provenance, not value).
+        gate: whether a product with this value freezes it: its provenance, not its value.
     """
 
     value: Tensor
@@ -108,6 +108,11 @@ class Series(Tensor):
             f"{func}: a Series was used outside termwise.expand. It lives only while the model's forward runs; "
             "a hook or an attribute of the model must have kept one. Clear what kept it and run again."
         )
+
+    @property
+    def is_input(self) -> bool:
+        """Whether these are integers of the input itself, perhaps rearranged: no parts yet, but a path of no steps."""
+        return not self.parts and bool(self.paths)
 
     @property
     def has_input(self) -> bool:
@@ -209,9 +214,14 @@ def carries(x: Tensor) -> bool:
 def input_series(x: Tensor) -> Series:
     """The input itself: one path of no steps (integers carry no parts; their embedding does)."""
     if not carries(x):
-        return frozen_series(x.clone())
+        return integer_input(x.clone())
     # Copies: a program that writes into its input must not write into the user's.
     return Series(x.clone(), x[None].clone(), (INPUT,), {0: 1})
+
+
+def integer_input(x: Tensor) -> Series:
+    """Integers of the input: they carry no parts, but what is looked up by them does."""
+    return Series(x, x.new_empty((0, *x.shape)), (), {0: 1}, gate=True)
 
 
 def constant_series(x: Tensor) -> Series:

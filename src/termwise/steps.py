@@ -5,7 +5,8 @@ layers        every convolution or matrix product by a parameter, its bias inclu
               filters: a weight is an operand computed from parameters (and constants) alone, whatever it went
               through since: a cast, a view, a standardisation.
 activations   every element-wise nonlinearity; the nearest thing to "degree" in depth.  Selections (max-pooling)
-              and normalisations are none.
+              and normalisations are none.  A fused SiLU or GELU is one; written out as x * sigmoid(x) it is none:
+              the gate is frozen, and x passes by it.
 module names  the output of each named module, as in model.named_modules().
 """
 

@@ -3,7 +3,7 @@
 The sentence claims no more than its numbers: a mean path length "fell" or "rose" only where the intervals of the first
 and the last record do not overlap, and one network is "shorter" only where the interval of the difference leaves zero
 out.  That difference is bootstrapped in pairs, the same weights on the same probe samples for both networks, since what
-is a hard sample for one often is for the other.  One seed decides no hypothesis (theory, section 7).
+is a hard sample for one often is for the other.  One seed decides no hypothesis.
 """
 
 from __future__ import annotations

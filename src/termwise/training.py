@@ -4,7 +4,7 @@
 the manifest of the directory holds it, with the hashes of data and probe and the versions, and refuses another.
 
 The probe is a fixed draw from the test part, the same for every seed and network.  The batch-norm statistics under
-which a network is measured are re-estimated on a fixed draw from the training part (theory, section 5).
+which a network is measured are re-estimated on a fixed draw from the training part.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def _spectrum(profile: DepthProfile) -> str:
     rows = profile.share.where(origin="input").rows()
     constant = sum(row["norm_share"] for row in profile.share.rows() if row["origin"] != "input")
     values = [row["norm_share"] for row in rows] + [constant]
-    top = max([row["norm_share_high"] or row["norm_share"] for row in rows] + [constant]) or 1.0
+    top = max([row["norm_share_high"] for row in rows] + [constant]) or 1.0
     step = (_WIDTH - _LEFT) / len(values)
     scale = (_HEIGHT - _BOTTOM - _TOP) / top
     base = _HEIGHT - _BOTTOM
@@ -56,8 +56,6 @@ def _bar(x: float, base: float, step: float, height: float, is_input: bool) -> s
 
 
 def _whisker(x: float, base: float, scale: float, row: dict[str, Any]) -> str:
-    if row["norm_share_low"] is None:
-        return ""
     low, high = base - row["norm_share_low"] * scale, base - row["norm_share_high"] * scale
     return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}" stroke="{_INK}" stroke-width="1"/>'
 

@@ -61,8 +61,7 @@ def bar(fraction: float) -> str:
 
 def interval(row: dict[str, Any], name: str) -> str:
     """The 95 % interval of a share, in percent."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "" if low is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"[{100 * row[f'{name}_low']:.1f}, {100 * row[f'{name}_high']:.1f}]"
 
 
 def short(count: str | None) -> str:

@@ -24,10 +24,10 @@ def log_softmax(call: Call) -> Any:
 
 
 def embedding(call: Call) -> Any:
-    """The look-up of integer inputs: this is where their series starts, at depth 0."""
+    """The look-up of integer inputs: this is where their series starts, at depth 0; by computed ones it is frozen."""
     table, indices = call.args[0], call.args[1]
     value = call.clean()
-    if isinstance(indices, Series) and not isinstance(table, Series):
+    if isinstance(indices, Series) and not isinstance(table, Series) and indices.is_input:
         return Series(value, value[None], (INPUT,), {0: 1})
     return frozen(call) if isinstance(indices, Series) else _looked_up(call, table, indices, value)
 
@@ -39,6 +39,8 @@ def _looked_up(call: Call, table: Series, indices: Any, value: Any) -> Any:
 
 def embedding_bag(call: Call) -> Any:
     """A sum, mean or maximum of look-ups: where the series of integer inputs starts, too."""
+    if not call.args[1].is_input:
+        return frozen(call)
     value, *rest = call.clean()
     return (Series(value, value[None], (INPUT,), {0: 1}), *rest)
 

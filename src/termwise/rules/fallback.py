@@ -66,6 +66,8 @@ def _push(call: Call, function: Any, operands: list[Series], parts: Parts) -> li
             # J^T v is linear in v, but not every formula for it can be differentiated at v = 0.
             dummies = [torch.ones_like(out).requires_grad_() for out in differentiable]
             transposed = torch.autograd.grad(differentiable, leaves, dummies, create_graph=True, allow_unused=True)
+            if all(t is None for t in transposed):
+                raise NotImplementedError("it has no derivative")
             rows = [_row(transposed, dummies, [stack[p] for stack in stacks]) for p in range(len(parts))]
     except (RuntimeError, NotImplementedError) as error:
         raise RuleError(

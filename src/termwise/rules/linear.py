@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from termwise.errors import RuleError
 from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, plain, register
@@ -40,9 +41,11 @@ def reducing(call: Call) -> Any:
 
 def _linear(call: Call, *, keep_gate: bool) -> Any:
     series, *rest = call.args
+    if any(isinstance(leaf, Series) and carries(leaf) for leaf in pytree.tree_leaves((rest, call.kwargs))):
+        call.kind = "frozen"  # places that are computed
     if not isinstance(series, Series):
-        # Only an index or a shape operand is a Series: the value chosen from is constant.
-        series = as_series(series)
+        # A constant read at computed places is a function of them, and no polynomial.
+        return pytree.tree_map_only(Tensor, frozen_series, call.clean())
     rest, kwargs = plain(rest), plain(call.kwargs)
     value = call.clean()
     tensors = [value] if isinstance(value, Tensor) else list(value)

@@ -36,6 +36,10 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
             lambda rows: _rows(rows, left, swapped, value), value, gate=right.gate and _is_scaling(times)
         )
     left_gate, right_gate = _is_gate(left), _is_gate(right)
+    if not carries(left):
+        left_gate, right_gate = True, False  # an integer or a mask has nothing to give but its value
+    elif not carries(right):
+        left_gate, right_gate = False, True
     if left_gate != right_gate:
         call.kind = "frozen"
         free, gate = (right, left.value) if left_gate else (left, right.value)
@@ -90,7 +94,8 @@ def _cauchy(left: Series, right: Series, times: Bilinear, value: Tensor) -> Seri
     for i, a in enumerate(left.parts):
         for j, b in enumerate(right.parts):
             origin = Origin.INPUT if Origin.INPUT in (a.origin, b.origin) else max(a.origin, b.origin)
-            depth = 0 if origin is Origin.FROZEN else a.depth + b.depth
+            # Depths add within an origin: a constant that a term is multiplied by lengthens none of its paths.
+            depth = 0 if origin is Origin.FROZEN else sum(p.depth for p in (a, b) if p.origin is origin)
             rows = _rows(left.rows[i : i + 1], right.rows[j], times, value)
             summands.append((rows, (Part(origin, depth),)))
     paths: dict[int, int] = {}
@@ -154,7 +159,6 @@ def _moved_alone(call: Call, product: Series) -> Series:
 # addmm and its kin: beta * input + alpha * (a @ b).
 _BARE = {
     "addmm": torch.ops.aten.mm.default,
-    "addbmm": None,
     "baddbmm": torch.ops.aten.bmm.default,
     "addmv": torch.ops.aten.mv.default,
 }

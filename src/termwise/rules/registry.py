@@ -109,7 +109,7 @@ def register(family: str, rule: Rule, packets: Iterable[Any]) -> None:
         if packet in RULES:
             raise RuleError(
                 f"register: {packet} has a rule already, of the family '{RULES[packet].family}'. "
-                "Each operator has one; remove that line if yours is to replace it."
+                "Each operator has one; to replace it, take it out first: termwise.rules.RULES.pop(packet)."
             )
         RULES[packet] = Entry(family, rule)
 
