@@ -1,4 +1,4 @@
-"""Every rule against the theory's table, derived again in `oracles.py`; one case table, and a case for every operator.
+"""Every rule against its formula, derived again in `oracles.py`; one case table, and a case for every operator.
 
 A case feeds an operator with sources whose parts are known (one path of no step, one of one step, a constant), runs it
 under `expand` and compares every part of the result.  Results that are frozen are added to their own input, so that

@@ -14,6 +14,7 @@ import io
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +30,11 @@ from termwise.errors import RecordError
 
 VERSION = 1
 _LIMIT = 4 * 2**30  # bytes that one record may unpack to
+# What the readers raise for bytes that are damaged, wherever the damage is.
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, msgspec.MsgspecError, pa.ArrowException),
+    *(safetensors.SafetensorError, OSError, KeyError, EOFError, ValueError, NotImplementedError),
+)
 
 
 class Table:
@@ -186,14 +192,8 @@ def read_record(path: str | os.PathLike[str], kind: str) -> Record:
             return _read(archive, path, kind)
     except RecordError:
         raise
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, msgspec.MsgspecError, pa.ArrowException) as error:
+    except _UNREADABLE as error:
         raise _corrupt(path, error) from error
-    except (safetensors.SafetensorError, OSError, KeyError, EOFError, ValueError, NotImplementedError) as error:
-        raise _corrupt(path, error) from error
-    except Exception as error:
-        if type(error).__module__ == "zlib":
-            raise _corrupt(path, error) from error
-        raise
 
 
 def _corrupt(path: Path, error: Exception) -> RecordError:
