@@ -12,7 +12,8 @@ from torch import nn
 from termwise import expand, nets
 from termwise.reference import Residual, Sequence, at_roots, by_paths, describe, discrepancy, of_linear_network
 
-Unit = Literal["layers", "activations"]
+Unit = Literal["layers", "blocks", "activations"]
+UNITS: tuple[Unit, ...] = ("layers", "blocks", "activations")
 NETWORKS = {
     "resnet-8": lambda: nets.resnet(8, width=4),
     "resnet-8-projection": lambda: nets.resnet(8, width=4, shortcut="projection"),
@@ -49,11 +50,9 @@ def briefly_trained(model: nn.Module, x: torch.Tensor) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("unit", ["layers", "activations"])
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_agrees_with_every_path_by_itself_and_with_roots_of_unity(
-    name: str, unit: Literal["layers", "activations"]
-) -> None:
+def test_agrees_with_every_path_by_itself_and_with_roots_of_unity(name: str, unit: Unit) -> None:
     torch.manual_seed(0)
     model = briefly_trained(NETWORKS[name](), images(name, 16)).double()
     x = images(name, 2).double()
@@ -125,7 +124,7 @@ class Chain(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("unit", ["layers", "activations"])
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("blocks", [1, 4, 8])
 def test_agrees_with_all_paths_through_eight_blocks(blocks: int, unit: Unit) -> None:
     torch.manual_seed(0)

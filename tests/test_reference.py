@@ -30,7 +30,7 @@ from termwise.reference import (
     of_linear_network,
 )
 
-UNITS: tuple[Literal["layers"], Literal["activations"]] = ("layers", "activations")
+UNITS: tuple[Literal["layers", "blocks", "activations"], ...] = ("layers", "blocks", "activations")
 TOLERANCE = 1e-10
 M = TypeVar("M", bound=nn.Module)
 
@@ -230,7 +230,7 @@ def test_norm_shift_is_no_step_and_sigmoid_offset_is_one() -> None:
     )
     x = torch.tensor([[-2.0]], dtype=torch.float64)
     gate = (1 / (1 + math.exp(-3)) - 0.5) / 3
-    for unit in UNITS:
+    for unit in ("layers", "activations"):
         result = by_paths(tree, x, unit)
         assert result.paths.keys() == result.constants.keys() == {1}
         assert float(result.terms[1]) == pytest.approx(3 * gate * -4)
@@ -380,7 +380,7 @@ class Backwards(nn.Sequential):
 def test_refusals() -> None:
     x = torch.ones(1, 2)
     with pytest.raises(UsageError, match="unit"):
-        by_paths(Sequence(), x, "blocks")  # pyright: ignore[reportArgumentType]
+        by_paths(Sequence(), x, "stages")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match="biases"):
         of_linear_network([torch.eye(2)], [], x)
     with pytest.raises(ModelError, match="LSTM"):

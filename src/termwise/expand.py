@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from termwise.blocks import find_blocks
 from termwise.errors import ClosureWarning, DataError, ModelError, UsageError
+from termwise.graph import Graph
 from termwise.program import Constants, OperatorUse, Product, Program, pinned
 from termwise.series import Origin, Series, input_series
-from termwise.steps import Unit, unit_of
+from termwise.steps import BLOCKS, Unit, unit_of
 
 Output = str | int | Callable[[Any], Tensor] | None
+Forward = Callable[[Any, Any], Any] | None
 # The closure promised for the dtype of the output: rounding, and nothing else.
 CLOSURE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 0.1, torch.float16: 2e-2}
 
@@ -86,6 +89,8 @@ def expand(
     constants: Constants = "pooled",
     product: Product = "half",
     output: Output = None,
+    forward: Forward = None,
+    strict: bool = False,
 ) -> Expansion:
     """Expand the output of `model` at the input `x` by the depth of its paths.
 
@@ -93,12 +98,15 @@ def expand(
         model: an nn.Module or any callable; it is run in evaluation mode and left exactly as found.
         x: a tensor, or a tuple of positional or a dictionary of keyword arguments; all floating-point tensors in it are
             inputs, integer ones start at their embedding.
-        unit: "layers", "activations", or names of modules (see `termwise.steps`).
+        unit: "layers", "blocks", "activations", or names of modules (see `termwise.steps`).
         constants: "pooled" keeps the constant-born part in one; "by_depth" splits it by steps since its birth.
         product: how a product of two values that are both no gates is split: "half" to each, or "cauchy", in which
             depths add.
         output: which tensor of the model's result to expand: a key or attribute, an index, or a function of the result.
             By default the result itself, or its "logits".
+        forward: how to call the model where it is not model(x): a function of the model and of x as given, such as
+            lambda model, x: model.decode(x["tokens"], mask=x["mask"]).
+        strict: refuse an operator without a rule of its own instead of linearising it.
 
     Returns:
         The Expansion.
@@ -108,27 +116,67 @@ def expand(
         ModelError: when weights or output are not finite, when the output is frozen (a softmax), does not depend on the
             input, or is not one tensor.
         UsageError: for an unknown unit or option.
-        RuleError: when an operator can neither be followed nor linearised.
+        RuleError: when operators can neither be followed nor linearised (with strict, when they have no rule); it
+            names all of them.
     """
     _check_options(constants, product)
+    located = locate(unit, model, x, output=output, forward=forward)
+    program = Program(model, located, constants, product, strict=strict)
+    series = follow(program, model, x, output, forward)
+    if located.blocks is not None and program.calls != located.calls:
+        # The blocks were found in a program that took another way: look for them in this one.
+        located = locate(located.name, model, x, output=output, forward=forward)
+        program = Program(model, located, constants, product, strict=strict)
+        series = follow(program, model, x, output, forward)
+    return _read(series, program, located)
+
+
+def locate(
+    unit: str | Sequence[str] | Unit, model: object, x: Any, *, output: Output = None, forward: Forward = None
+) -> Unit:
+    """The unit that the user means, with the residual branches of the program at `x` where these are its steps.
+
+    It costs a run with a single term; give what it returns to `expand` to look for the branches once.
+    """
     resolved = unit_of(unit, model)
+    if resolved.name != BLOCKS or resolved.blocks is not None:
+        return resolved
+    graph = Graph()
+    program = Program(model, Unit("nothing"), graph=graph)
+    series = follow(program, model, x, output, forward)
+    blocks = find_blocks(graph, series.born) if isinstance(series, Series) else ()
+    return dataclasses.replace(resolved, blocks=blocks, calls=program.calls)
+
+
+def follow(program: Program, model: Any, x: Any, output: Output, forward: Forward) -> Tensor:
+    """Run the model on Series in place of its input, and give what stands for the output.
+
+    Raises:
+        DataError, ModelError, RuleError: see `expand`.
+    """
     _check_finite(model, x)
-    program = Program(model, resolved, constants, product)
     lifted = pytree.tree_map_only(Tensor, input_series, _unwrapped(x))
     with pinned(model), program.running():
-        args, kwargs = _arguments(lifted)
-        result = pick_output(_run(model, args, kwargs), output)
-        series = program.series_of(result)
-    program.check_modules()
-    return _read(series, program, resolved)
-
-
-def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    try:
-        return model(*args, **kwargs)
-    except RuntimeError as error:
-        if "inference tensor" not in str(error):
+        try:
+            result = _called(model, lifted) if forward is None else forward(model, lifted)
+            series = program.series_of(pick_output(result, output))
+        except Exception as error:
+            program.check_operators()  # the likelier cause, and the better message
+            _explain(error)
             raise
+    program.check_operators()
+    program.check_modules()
+    return series
+
+
+def _called(model: Callable[..., Any], x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return model(**x)
+    return model(*x) if isinstance(x, (tuple, list)) else model(x)
+
+
+def _explain(error: Exception) -> None:
+    if isinstance(error, RuntimeError) and "inference tensor" in str(error):
         raise ModelError(
             "expand: the model enters torch.inference_mode() in its forward, which hides its operators. "
             "Use torch.no_grad() there."
@@ -152,8 +200,11 @@ def _check_finite(model: object, x: Any) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError(f"expand: the input holds {_describe(tensor)}. Clean the data before profiling it.")
     if isinstance(model, nn.Module):
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # Buffers may well hold infinities: masks, bounds of clipping.
+        good = [(name, tensor, torch.isfinite) for name, tensor in model.named_parameters()]
+        good += [(name, tensor, lambda t: ~torch.isnan(t)) for name, tensor in model.named_buffers()]
+        for name, tensor, is_good in good:
+            if tensor.is_floating_point() and not bool(is_good(tensor).all()):
                 raise ModelError(
                     f"expand: '{name}' of the model holds {_describe(tensor)}. The training may have diverged; "
                     "load an earlier checkpoint."
@@ -169,12 +220,6 @@ def _describe(tensor: Tensor) -> str:
 
 def _unwrapped(x: Any) -> Any:
     return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach(), x)
-
-
-def _arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(x, Mapping):
-        return (), dict(x)
-    return (tuple(x), {}) if isinstance(x, (tuple, list)) else ((x,), {})
 
 
 def pick_output(result: Any, output: Output) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from termwise.errors import RuleError
 from termwise.series import (
     CONSTANT,
+    Born,
     Parts,
     Paths,
     Series,
@@ -35,6 +36,7 @@ class _Written(NamedTuple):
     parts: Parts
     paths: Paths
     gate: bool
+    born: Born
 
 
 @dataclasses.dataclass
@@ -99,6 +101,7 @@ class Memory:
         # Parts that were written elsewhere in the memory are zero here: nobody brought them.
         series.keep(merge_parts([(CONSTANT,), *(write.parts for write in inside)]))
         series.paths = add_paths(write.paths for write in inside)
+        series.born = tuple(dict.fromkeys(call for write in inside for call in write.born))
         return series
 
     def note(self, target: Tensor, new: Series) -> None:
@@ -111,7 +114,7 @@ class Memory:
         covered = [place for place in block.written if bool(touched.as_strided(*place).all())]
         for place in covered:
             del block.written[place]
-        block.written[here] = _Written(new.parts, new.paths, new.gate)
+        block.written[here] = _Written(new.parts, new.paths, new.gate, new.born)
 
     def _block(self, tensor: Tensor) -> _Block | None:
         if isinstance(tensor, Series) or tensor.layout is not torch.strided:

@@ -29,10 +29,10 @@ from torch.utils import _pytree as pytree
 
 from termwise.batches import batches
 from termwise.errors import DataError, ModelError, RecordError, UsageError
-from termwise.expand import Expansion, Output, expand
+from termwise.expand import Expansion, Forward, Output, expand, locate
 from termwise.program import Constants, OperatorUse, Product
 from termwise.records import Record, Table, read_record, write_record
-from termwise.steps import Unit, unit_of
+from termwise.steps import UNITS, Unit, unit_of
 
 KIND = "depth-profile"
 IGNORED = -100  # PyTorch's cross-entropy leaves these targets out
@@ -168,6 +168,8 @@ def profile(
     constants: Constants = "pooled",
     product: Product = "half",
     output: Output = None,
+    forward: Forward = None,
+    strict: bool = False,
     batch_size: int = 32,
     replicates: int = 200,
     seed: int = 0,
@@ -179,10 +181,12 @@ def profile(
         data: an iterable of batches, each a tensor, an (inputs, targets) pair, or a dictionary of keyword arguments
             whose "labels" or "targets" are the targets; or one tensor or pair, which is cut into batches.
             Integer targets are classes (-100 is left out), floating-point ones of the output's shape are regression.
-        unit: "layers", "activations", or names of modules.
+        unit: "layers", "blocks", "activations", or names of modules.
         constants: "pooled" or "by_depth".
         product: "half" or "cauchy".
         output: which tensor of the model's result, as in `expand`.
+        forward: how to call the model, as in `expand`; it is given the inputs of a batch.
+        strict: refuse operators without a rule, as in `expand`.
         batch_size: samples a batch, where `data` is one tensor or pair.
         replicates: bootstrap replicates.
         seed: of the bootstrap; the model's random state is not touched.
@@ -192,11 +196,21 @@ def profile(
         ModelError: see `expand`; and when a later batch has other depths than the first.
     """
     measures = Measures(replicates=replicates, seed=seed)
-    resolved = unit_of(unit, model)
+    located = unit_of(unit, model)
     device = next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
     for inputs, targets in batches(data, batch_size):
         moved = _to(inputs, device)
-        expansion = expand(model, moved, unit=resolved, constants=constants, product=product, output=output)
+        located = locate(located, model, moved, output=output, forward=forward)
+        expansion = expand(
+            model,
+            moved,
+            unit=located,
+            constants=constants,
+            product=product,
+            output=output,
+            forward=forward,
+            strict=strict,
+        )
         measures.update(expansion, _to(targets, device))
     return measures.result()
 
@@ -295,7 +309,7 @@ class Measures:
         }
         for name, values in shares.items():
             columns |= _with_interval(name, values)
-        return Table(columns, {"depth": first.unit if first.unit in ("layers", "activations") else "modules"})
+        return Table(columns, {"depth": first.unit if first.unit in UNITS else "modules"})
 
     def _truncated_table(self, first: Expansion) -> Table:
         columns: dict[str, Any] = {"depth": np.array(first.depths)}

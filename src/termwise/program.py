@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -25,7 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from termwise.blocks import Place
 from termwise.errors import ModelError, RuleError
+from termwise.graph import Graph, Node, Role
 from termwise.memory import Memory
 from termwise.rules import RULES, Call, Entry, linearise, plain
 from termwise.rules.registry import Kind, with_value
@@ -55,6 +57,23 @@ class OperatorUse:
     modules: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Unsupported:
+    """A call that no rule could follow.
+
+    Attributes:
+        operator: its name.
+        module: the path of the module that called it.
+        reason: why.
+    """
+
+    operator: str
+    module: str
+    reason: str
+
+
+_FALLBACK = Entry("fallback", linearise)
+
 # Ways to write the look-up in a table of numbers, other than the embedding itself.
 _LOOK_UPS = {torch.ops.aten.index, torch.ops.aten.index_select, torch.ops.aten.gather, torch.ops.aten.take}
 
@@ -62,9 +81,36 @@ _LOOK_UPS = {torch.ops.aten.index, torch.ops.aten.index_select, torch.ops.aten.g
 class Program(TorchDispatchMode):
     """Runs operators on Series; use as a context around the model's forward."""
 
-    def __init__(self, model: object, unit: Unit, constants: Constants, product: Product) -> None:
+    def __init__(
+        self,
+        model: object,
+        unit: Unit,
+        constants: Constants = "pooled",
+        product: Product = "half",
+        *,
+        strict: bool = False,
+        graph: Graph | None = None,
+        removed: Collection[Place] = (),
+    ) -> None:
+        """A run yet to come.
+
+        Args:
+            model: whose parameters are weights and whose modules have names.
+            unit: what counts as a step.
+            constants: whether what is born of constants is kept by depth.
+            product: how two values that are both no gates are multiplied.
+            strict: count an operator without a rule of its own as unsupported instead of linearising it.
+            graph: where to enter the calls, if it is wanted.
+            removed: operands of joins that are taken as zero.
+        """
         super().__init__()
         self.unit = unit
+        self.strict = strict
+        self.graph = graph
+        self._removed = frozenset(removed)
+        self._removed_at = {place.call for place in removed}
+        self.calls = 0
+        self.unsupported: list[Unsupported] = []
         self.constants: Constants = constants
         self.product: Product = product
         self._weights: Any = WeakTensorKeyDictionary()
@@ -114,7 +160,17 @@ class Program(TorchDispatchMode):
         if name not in self.unit.modules or output is None:
             return None
         self._stepped.add(name)
-        return pytree.tree_map_only(Series, self._step, output)
+        return pytree.tree_map_only(Series, lambda series: self._module_step(series, name), output)
+
+    def _module_step(self, series: Series, name: str) -> Series:
+        moved = self._step(series)
+        if self.graph is not None and series.has_input:
+            self.calls += 1
+            role: Role = "affine"
+            node = Node(self.calls, "module", role, False, name, ((0, series.born),), module_step=True)
+            self.graph.add(node)
+            moved.born = (self.calls,)
+        return moved
 
     def check_modules(self) -> None:
         """Refuse a unit of modules of which some never ran.
@@ -128,6 +184,29 @@ class Program(TorchDispatchMode):
                 f"unit: {', '.join(map(repr, idle))} never ran as a module, so its output is no step. The model may "
                 "call its forward() or its weights directly; name a module around it."
             )
+
+    def check_operators(self) -> None:
+        """Refuse a run in which calls could not be followed.
+
+        Raises:
+            RuleError: naming all of them, where they are, and what to type.
+        """
+        if not self.unsupported:
+            return
+        grouped: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+        for call in self.unsupported:
+            grouped[call.operator, call.reason].append(call.module)
+        lines = [
+            f"  {operator} in {_some(modules)} ({len(modules)} call{'s' if len(modules) > 1 else ''}): {reason}"
+            for (operator, reason), modules in grouped.items()
+        ]
+        names = dict.fromkeys(operator for operator, _ in grouped)
+        packets = ", ".join(f"torch.ops.{name}" for name in names)
+        raise RuleError(
+            f"{len(names)} operator{'s' if len(names) > 1 else ''} cannot be followed:\n" + "\n".join(lines) + "\n"
+            "Write the model without them, or name the family of each (docs/add-a-rule.md); for a nonlinearity:\n"
+            f'  termwise.rules.register("gate", termwise.rules.gated, [{packets}])'
+        )
 
     def _step(self, series: Series) -> Series:
         return series.shifted(constants=self.constants == "by_depth")
@@ -159,28 +238,80 @@ class Program(TorchDispatchMode):
         self._weights[tensor] = True
 
     def _apply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        entry = RULES.get(func.overloadpacket) or self._decomposed(func) or Entry("fallback", linearise)
-        call = Call(func, args, kwargs, self.is_weight, self.product, self, self._moved)
-        if self._cannot_carry(call) and entry.family not in ("embedding", "shape", "reading", "taken apart"):
-            out = self._integers(call)
-        else:
-            out = entry.rule(call)
-        if entry.family != "taken apart":
-            where = self._inside[-1] if self._inside else ""
-            self._uses[str(func.overloadpacket), entry.family, call.kind].append(where)
-        if func.overloadpacket in flop_registry:
-            self._account(call, out)
-        return self._moved(call.event, out)
+        entry = RULES.get(func.overloadpacket) or self._decomposed(func) or _FALLBACK
+        if entry.family == "taken apart":
+            return entry.rule(self._call(func, args, kwargs))
+        self.calls += 1
+        number, where = self.calls, self._inside[-1] if self._inside else ""
+        if number in self.unit.branches or number in self._removed_at:
+            args, kwargs = self._branching(number, args, kwargs)
+        call = self._call(func, args, kwargs)
+        out = self._by_rule(entry, call, where)
+        self._uses[str(func.overloadpacket), entry.family, call.kind].append(where)
+        flops = self._account(call, out) if func.overloadpacket in flop_registry else 0
+        if self.graph is not None:
+            self._enter(self.graph, number, entry.family, call, out, where, flops)
+        return pytree.tree_map_only(Series, self._step, out) if self.unit.counts(call.event) else out
 
-    def _moved(self, event: str | None, out: Any) -> Any:
-        return pytree.tree_map_only(Series, self._step, out) if self.unit.counts(event) else out
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        return Call(func, args, kwargs, self.is_weight, self.product, self)
 
-    def _account(self, call: Call, out: Any) -> None:
+    def _by_rule(self, entry: Entry, call: Call, where: str) -> Any:
+        """What the rule makes of a call; where none can, the clean value, and a note that the run is no good."""
+        if entry is _FALLBACK and self.strict:
+            self._refuse(call, where, "there is no rule for it, and strict=True asks for one")
+        try:
+            if self._cannot_carry(call) and entry.family not in ("embedding", "shape", "reading"):
+                return self._integers(call)
+            return entry.rule(call)
+        except RuleError as error:
+            # The program goes on, so that all of them can be named at once.
+            self._refuse(call, where, str(error))
+            call.kind = "frozen"
+            return pytree.tree_map_only(Tensor, frozen_series, call.clean())
+
+    def _refuse(self, call: Call, where: str, why: str) -> None:
+        self.unsupported.append(Unsupported(str(call.func.overloadpacket), where, why))
+
+    def _branching(self, number: int, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The operands of a join: residual branches one step up, those that are removed as zero."""
+        leaves, structure = pytree.tree_flatten((args, kwargs))
+        tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        for operand, i in enumerate(tensors):
+            series = leaves[i]
+            if not isinstance(series, Series):
+                continue
+            if operand in self.unit.branches.get(number, ()):
+                leaves[i] = self._step(series)
+            if Place(number, operand) in self._removed:
+                leaves[i] = Series(torch.zeros_like(series.value), series.rows[:0], ())
+        return pytree.tree_unflatten(leaves, structure)
+
+    def _enter(self, graph: Graph, number: int, family: str, call: Call, out: Any, where: str, flops: int) -> None:
+        """Enter a call into the graph, and mark what it returns as born of it."""
+        found = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Series) and not leaf.born]
+        results = [series for series in found if series.has_input or series.is_input]
+        if not results:
+            return
+        tensors = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
+        gates = set(map(id, call.gates))
+        inputs = tuple(
+            (i, s.born) for i, s in enumerate(tensors) if isinstance(s, Series) and s.born and id(s) not in gates
+        )
+        size = 0 if call.is_view else sum(s.value.numel() * s.value.element_size() for s in results)
+        name = str(call.func.overloadpacket)
+        role = _role(call.event, family, len(inputs))
+        graph.add(Node(number, name, role, call.event == "nonlinearity", where, inputs, flops, size))
+        for series in results:
+            series.born = (number,)
+
+    def _account(self, call: Call, out: Any) -> int:
         flops = flop_registry[call.func.overloadpacket](*plain(call.args), **plain(call.kwargs), out_val=plain(out))
         operands = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Series)]
         window = max(operand.window for operand in operands)
         self._flops += flops
         self._ideal_flops += (window + 1) * flops
+        return flops
 
     @staticmethod
     def _cannot_carry(call: Call) -> bool:
@@ -248,6 +379,24 @@ class Program(TorchDispatchMode):
         target.overwrite(new)
         self._memory.note(target.value, new)
         return target
+
+
+def _role(event: str | None, family: str, flowing: int) -> Role:
+    """What a call does to the terms of its `flowing` operands."""
+    if event == "weight" or event == "mixer":
+        return event
+    if event == "join" and flowing > 1:
+        return "join"
+    if family == "selection":
+        return "selection"
+    # A product of two values is no scaling.
+    other = event == "nonlinearity" or family == "fallback" or (family == "product" and flowing > 1)
+    return "other" if other else "affine"
+
+
+def _some(modules: list[str]) -> str:
+    names = [repr(name) if name else "the model itself" for name in dict.fromkeys(modules)]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _writes(func: Any) -> bool:

@@ -47,10 +47,12 @@ class Part(NamedTuple):
 
 Parts = tuple[Part, ...]
 Paths = Mapping[int, int]
+Born = tuple[int, ...]
 
 CONSTANT = Part(Origin.CONSTANT, 0)
 FROZEN = Part(Origin.FROZEN, 0)
 INPUT = Part(Origin.INPUT, 0)
+INPUT_CALL: Born = (0,)  # calls are numbered from 1
 
 
 class Series(Tensor):
@@ -63,6 +65,8 @@ class Series(Tensor):
         parts: the label of each row, sorted.
         paths: for each depth among the input-born parts, the number of paths, as exact Python integers.
         gate: whether a product with this value freezes it: its provenance, not its value.
+        born: the operator calls that this value is the result of, by their number in the program; more than one for a
+            buffer that several wrote into, none where no graph is kept.
     """
 
     value: Tensor
@@ -70,6 +74,7 @@ class Series(Tensor):
     parts: Parts
     paths: Paths
     gate: bool
+    born: Born
 
     _alias_root: Series | None
     _alias_view: Callable[[Tensor], Tensor] | None
@@ -92,6 +97,7 @@ class Series(Tensor):
     ) -> None:
         """Wrap `value`; `rows` must have shape (len(parts), *value.shape)."""
         self.value, self.rows, self.parts, self.paths, self.gate = value, rows, parts, dict(paths or {}), gate
+        self.born = ()
         self._alias_root, self._alias_view, self._aliases = None, None, []
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
@@ -170,20 +176,20 @@ class Series(Tensor):
         self._alias_view = view if earlier is None else lambda rows: view(earlier(rows))
         root._aliases.append(TensorWeakRef(self))
 
-    def _become(self, rows: Tensor, parts: Parts, paths: Paths, gate: bool) -> None:
-        self.rows, self.parts, self.paths, self.gate = rows, parts, dict(paths), gate
+    def _become(self, rows: Tensor, parts: Parts, paths: Paths, gate: bool, born: Born) -> None:
+        self.rows, self.parts, self.paths, self.gate, self.born = rows, parts, dict(paths), gate, born
 
     def overwrite(self, new: Series) -> None:
         """Take over the parts of `new` (in-place operators); the clean value has been written by the caller."""
         root = self if self._alias_root is None else self._alias_root
         if root is self:
-            self._become(new.rows, new.parts, new.paths, new.gate)
+            self._become(new.rows, new.parts, new.paths, new.gate, new.born)
         else:
             assert self._alias_view is not None
             # What is written over whole leaves nothing behind, no part and no path.
-            kept: tuple[Tensor, Parts, Paths] = (root.rows, root.parts, root.paths)
+            kept: tuple[Tensor, Parts, Paths, Born] = (root.rows, root.parts, root.paths, root.born)
             if self.numel() == root.numel():
-                kept = (root.rows[:0], (), {})
+                kept = (root.rows[:0], (), {}, ())
             parts = merge_parts([kept[1], new.parts])
             rows = align_rows(*kept[:2], parts).clone(memory_format=torch.contiguous_format)
             place = self._alias_view(rows)
@@ -193,7 +199,8 @@ class Series(Tensor):
                     "parts. Write the model's line without the in-place operator."
                 )
             place.copy_(align_rows(new.rows, new.parts, parts))
-            root._become(rows, parts, add_paths([kept[2], new.paths]), gate=False)
+            born = tuple(dict.fromkeys((*kept[3], *new.born)))
+            root._become(rows, parts, add_paths([kept[2], new.paths]), gate=False, born=born)
         self._derive(root)
         self.gate = new.gate
 
@@ -203,7 +210,7 @@ class Series(Tensor):
             view = reference()
             if not isinstance(view, Series) or view._alias_view is None:
                 continue
-            view._become(view._alias_view(root.rows), root.parts, root.paths, gate=root.gate)
+            view._become(view._alias_view(root.rows), root.parts, root.paths, root.gate, root.born)
 
 
 def carries(x: Tensor) -> bool:
@@ -216,12 +223,16 @@ def input_series(x: Tensor) -> Series:
     if not carries(x):
         return integer_input(x.clone())
     # Copies: a program that writes into its input must not write into the user's.
-    return Series(x.clone(), x[None].clone(), (INPUT,), {0: 1})
+    series = Series(x.clone(), x[None].clone(), (INPUT,), {0: 1})
+    series.born = INPUT_CALL
+    return series
 
 
 def integer_input(x: Tensor) -> Series:
     """Integers of the input: they carry no parts, but what is looked up by them does."""
-    return Series(x, x.new_empty((0, *x.shape)), (), {0: 1}, gate=True)
+    series = Series(x, x.new_empty((0, *x.shape)), (), {0: 1}, gate=True)
+    series.born = INPUT_CALL
+    return series
 
 
 def constant_series(x: Tensor) -> Series:

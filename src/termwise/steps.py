@@ -4,6 +4,7 @@ layers        every convolution or matrix product by a parameter, its bias inclu
               two networks).  Scales of norms and look-ups in embeddings are no steps, nor are products by fixed
               filters: a weight is an operand computed from parameters (and constants) alone, whatever it went
               through since: a cast, a view, a standardisation.
+blocks        every residual branch, found from the data flow (see `termwise.blocks`): the literature's path length.
 activations   every element-wise nonlinearity; the nearest thing to "degree" in depth.  Selections (max-pooling)
               and normalisations are none.  A fused SiLU or GELU is one; written out as x * sigmoid(x) it is none:
               the gate is frozen, and x passes by it.
@@ -14,13 +15,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from termwise.blocks import Block
 from termwise.errors import UsageError
 
 NAMED = "modules"
+BLOCKS = "blocks"
+UNITS = ("layers", "blocks", "activations")
 _EVENTS = {"layers": "weight", "activations": "nonlinearity"}
 
 
@@ -29,12 +34,24 @@ class Unit:
     """A unit of depth: which operators or which modules move every input-born part up by one.
 
     Attributes:
-        name: "layers", "activations" or "modules".
+        name: "layers", "blocks", "activations" or "modules".
         modules: the paths of the modules whose outputs are steps, for "modules".
+        blocks: the residual branches, for "blocks"; None until they have been looked for in a program.
+        calls: the number of operator calls of that program: another number means another program.
     """
 
     name: str
     modules: frozenset[str] = frozenset()
+    blocks: tuple[Block, ...] | None = None
+    calls: int = 0
+
+    @functools.cached_property
+    def branches(self) -> Mapping[int, tuple[int, ...]]:
+        """For each call that is a join, which of its tensors are branches."""
+        places: dict[int, tuple[int, ...]] = {}
+        for place in (place for block in self.blocks or () for place in block.places):
+            places[place.call] = (*places.get(place.call, ()), place.operand)
+        return places
 
     def counts(self, event: str | None) -> bool:
         """Whether a call with this event is a step."""
@@ -49,7 +66,7 @@ def unit_of(unit: str | Sequence[str] | Unit, model: object) -> Unit:
     """The unit that the user means.
 
     Args:
-        unit: "layers", "activations", or the names of modules of `model`.
+        unit: "layers", "blocks", "activations", or the names of modules of `model`.
         model: the model whose modules the names are looked up in.
 
     Raises:
@@ -58,10 +75,10 @@ def unit_of(unit: str | Sequence[str] | Unit, model: object) -> Unit:
     if isinstance(unit, Unit):
         return unit
     if isinstance(unit, str):
-        if unit in _EVENTS:
+        if unit in UNITS:
             return Unit(unit)
         raise UsageError(
-            f"unit={unit!r}: expected 'layers', 'activations' or a list of module names. "
+            f"unit={unit!r}: expected {', '.join(map(repr, UNITS))} or a list of module names. "
             f"To count the output of one module as a step write unit=[{unit!r}]."
         )
     names = list(unit)

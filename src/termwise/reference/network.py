@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-Unit: TypeAlias = Literal["layers", "activations"]
+Unit: TypeAlias = Literal["layers", "blocks", "activations"]
 LinearMap: TypeAlias = abc.Callable[[Tensor], Tensor]
 
 
@@ -208,12 +208,17 @@ def _run(node: Node, u: Tensor) -> tuple[Node, Tensor]:
         case Residual(branch, shortcut):
             frozen_branch, b = _run(branch, u)
             frozen_shortcut, a = _run(shortcut, u)
-            return Residual(frozen_branch, frozen_shortcut), a + b
+            return Residual(_as_block(frozen_branch), frozen_shortcut), a + b
         case Dense(branch):
             frozen_branch, b = _run(branch, u)
-            return FrozenDense(frozen_branch, u.shape[1], b.shape[1]), torch.cat([u, b], dim=1)
+            return FrozenDense(_as_block(frozen_branch), u.shape[1], b.shape[1]), torch.cat([u, b], dim=1)
         case _:
             return node.at(u), node(u)
+
+
+def _as_block(branch: Node) -> Sequence:
+    """A branch, with the end of it as its one step in unit `blocks`."""
+    return Sequence((branch, Affine(lambda v: v, step_in="blocks")))
 
 
 @dataclass(frozen=True, eq=False)

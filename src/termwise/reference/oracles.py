@@ -28,7 +28,7 @@ def by_paths(tree: Node, x: Tensor, unit: Unit = "layers") -> Terms:
     Args:
         tree: the network.
         x: its input, (N, ...).
-        unit: what counts as a step, "layers" or "activations".
+        unit: what counts as a step, "layers", "blocks" or "activations".
 
     Returns:
         Terms, shape of the output each, in the dtype of the network.
@@ -121,7 +121,7 @@ def at_roots(tree: Node, x: Tensor, unit: Unit = "layers") -> Terms:
     Args:
         tree: the network.
         x: its input, (N, ...). Coefficients carry the rounding error of the whole polynomial: use float64.
-        unit: what counts as a step, "layers" or "activations".
+        unit: what counts as a step, "layers", "blocks" or "activations".
 
     Returns:
         Terms, shape of the output each, in the dtype of the network. Only depths that have a path are listed.
@@ -294,5 +294,5 @@ def _ascending(by_depth: abc.Mapping[int, _T]) -> dict[int, _T]:
 
 
 def _check_unit(unit: str) -> None:
-    if unit not in ("layers", "activations"):
-        raise UsageError(f"the reference has the units 'layers' and 'activations', not {unit!r}: choose one")
+    if unit not in ("layers", "blocks", "activations"):
+        raise UsageError(f"the reference has the units 'layers', 'blocks' and 'activations', not {unit!r}: choose one")

@@ -39,6 +39,14 @@ def reducing(call: Call) -> Any:
     return _linear(call, keep_gate=False)
 
 
+def mixing(call: Call) -> Any:
+    """Pooling, running sums, Fourier transforms: where they keep the shape they mix positions, without a weight."""
+    out = _linear(call, keep_gate=False)
+    if isinstance(out, Series) and out.shape == call.args[0].shape:
+        call.event = "mixer"
+    return out
+
+
 def _linear(call: Call, *, keep_gate: bool) -> Any:
     series, *rest = call.args
     if any(isinstance(leaf, Series) and carries(leaf) for leaf in pytree.tree_leaves((rest, call.kwargs))):
@@ -94,20 +102,21 @@ def shape_only(call: Call) -> Any:
 def add(call: Call) -> Any:
     """x + alpha y; a plain operand joins the constant part, and a gate plus a constant is still a gate."""
     left, right, alpha = call.args[0], call.args[1], call.argument("alpha", 1)
-    return _sum(call.clean(), left, right, 1, alpha)
+    return _sum(call, left, right, 1, alpha)
 
 
 def sub(call: Call) -> Any:
     """x - alpha y."""
-    return _sum(call.clean(), call.args[0], call.args[1], 1, -call.argument("alpha", 1))
+    return _sum(call, call.args[0], call.args[1], 1, -call.argument("alpha", 1))
 
 
 def rsub(call: Call) -> Any:
     """Y - alpha x."""
-    return _sum(call.clean(), call.args[0], call.args[1], -call.argument("alpha", 1), 1)
+    return _sum(call, call.args[0], call.args[1], -call.argument("alpha", 1), 1)
 
 
-def _sum(value: Tensor, left: Any, right: Any, a: float, b: float) -> Series:
+def _sum(call: Call, left: Any, right: Any, a: float, b: float) -> Series:
+    value = call.clean()
     if not carries(value):
         return frozen_series(value)
     operands = [(left, a), (right, b)]
@@ -120,6 +129,7 @@ def _sum(value: Tensor, left: Any, right: Any, a: float, b: float) -> Series:
         if not isinstance(constant, Tensor):
             constant = torch.as_tensor(constant, dtype=value.dtype, device=value.device)
         return scaled.plus(constant * scale, value)
+    call.event = "join"
     carried = [(_carrying(s, value), factor) for s, factor in series]
     summands = [(s.rows if factor == 1 else s.rows * factor, s.parts) for s, factor in carried]
     return Series(value, *add_rows(value, summands), add_paths(s.paths for s, _ in series))
@@ -172,6 +182,7 @@ def cat(call: Call) -> Any:
     series = [_carrying(s, value) if isinstance(s, Series) else as_series(s.to(value.dtype)) for s in operands]
     parts = merge_parts(s.parts for s in series)
     axis = call.argument("dim") % value.dim() + 1
+    call.event = "join"
     out = torch.empty((len(parts), *value.shape), dtype=value.dtype, device=value.device)
     start = 0
     for s in series:
@@ -299,12 +310,13 @@ register(
     "linear",
     reducing,
     existing(
-        """mean sum neg avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d
-        cumsum col2im upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
-        _upsample_bilinear2d_aa _upsample_bicubic2d_aa trace diff fft_fft _fft_r2c _fft_c2c _fft_c2r real imag nansum
+        """mean sum neg _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d
+        col2im upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
+        _upsample_bilinear2d_aa _upsample_bicubic2d_aa trace diff real imag nansum
         grid_sampler_2d grid_sampler_3d"""
     ),
 )
+register("linear", mixing, existing("avg_pool1d avg_pool2d avg_pool3d cumsum fft_fft _fft_r2c _fft_c2c _fft_c2r"))
 register(
     "shape",
     shape_only,

@@ -113,7 +113,9 @@ def _affine_parameters(call: Call, out: Series, value: Tensor, *, channel_affine
         parameter = call.argument(name)
         if parameter is None:
             continue
-        gate = parameter.value if isinstance(parameter, Series) else parameter
+        gate = parameter
+        if isinstance(parameter, Series):
+            gate = call.freeze(parameter) if scales else parameter.value
         shaped = gate.reshape(-1, *(1,) * (value.dim() - 2)) if channel_affine else gate
         if scales:
             out = out.mapped(lambda rows, shaped=shaped: rows * shaped, value)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from termwise.rules.registry import Call, as_series, each_row, existing, register, with_value
+from termwise.rules.registry import Call, each_row, existing, register, with_value
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
@@ -41,8 +41,7 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
     elif not carries(right):
         left_gate, right_gate = False, True
     if left_gate != right_gate:
-        call.kind = "frozen"
-        free, gate = (right, left.value) if left_gate else (left, right.value)
+        free, gate = (right, call.freeze(left)) if left_gate else (left, call.freeze(right))
         ordered: Bilinear = (lambda b, a: times(a, b)) if left_gate else times
         return Series(value, _rows(free.rows, gate, ordered, value), free.parts, free.paths)
     if call.product == "cauchy" and not left_gate:
@@ -125,8 +124,7 @@ def div(call: Call) -> Any:
         call.kind = "frozen"
         return frozen_series(value)
     if isinstance(right, Series):
-        call.kind = "frozen"
-        right = right.value
+        right = call.freeze(right)
         gate = False
     else:
         gate = left.gate
@@ -146,14 +144,8 @@ def matmul(call: Call) -> Any:
 def _mark(call: Call, left: Any, right: Any) -> None:
     if any(not isinstance(operand, Series) and call.is_weight(operand) for operand in (left, right)):
         call.event = "weight"
-
-
-def _moved_alone(call: Call, product: Series) -> Series:
-    """A product takes its step before a summand computed from the input joins: that one went through no weight."""
-    if call.event is None:
-        return product
-    product, call.event = call.moved(call.event, product), None
-    return product
+    elif isinstance(left, Series) and isinstance(right, Series):
+        call.event = "mixer"
 
 
 # addmm and its kin: beta * input + alpha * (a @ b).
@@ -165,40 +157,39 @@ _BARE = {
 
 
 def add_matmul(call: Call) -> Any:
-    """beta * input + alpha * (a @ b)."""
+    """beta * input + alpha * (a @ b); the input may be computed, and then joins as any other summand."""
     bias, left, right = call.args[:3]
     alpha, beta = call.argument("alpha", 1), call.argument("beta", 1)
     value = call.clean()
     bare = _BARE[call.func._schema.name.split("::")[1]]
-    parts: list[Series] = []
-    if isinstance(left, Series) or isinstance(right, Series):
-        times: Bilinear = bare if alpha == 1 else (lambda a, b: alpha * bare(a, b))
-        product = multiply(call, left, right, times, value)
-        _mark(call, left, right)
-        parts.append(_moved_alone(call, product) if isinstance(bias, Series) else product)
-    else:
-        parts.append(as_series(alpha * bare(left, right)))
-    if beta == 0:
-        return parts[0]
-    if isinstance(bias, Series):
-        rows = bias.rows if beta == 1 else bias.rows * beta
-        total = add_rows(value, [(parts[0].rows, parts[0].parts), (rows, bias.parts)])
-        return Series(value, *total, add_paths([parts[0].paths, bias.paths]))
-    return parts[0].plus(bias if beta == 1 else bias * beta, value)
+    if isinstance(bias, Series) and beta != 0:
+        with call.replay:
+            product = bare(left, right)
+            product = product if alpha == 1 else product * alpha
+            return with_value(product + (bias if beta == 1 else bias * beta), value)
+    times: Bilinear = bare if alpha == 1 else (lambda a, b: alpha * bare(a, b))
+    product = multiply(call, left, right, times, value)
+    _mark(call, left, right)
+    return product if beta == 0 else product.plus(bias if beta == 1 else bias * beta, value)
 
 
 def linear(call: Call) -> Any:
     """torch.nn.functional.linear where it arrives whole: x W^T + b."""
     x, weight, bias = call.args[0], call.args[1], call.argument("bias")
+    if isinstance(bias, Series):
+        return _computed_bias(call, lambda: call.func(x, weight), bias)
     value = call.clean()
     out = multiply(call, x, weight, lambda a, w: torch.ops.aten.linear.default(a, w), value)
     _mark(call, x, weight)
-    return out if bias is None else _biased(call, out, bias, value)
+    return out if bias is None else out.plus(bias, value)
 
 
 def convolution(call: Call) -> Any:
     """Every convolution, transposed ones too: linear in the value, the bias joins the constant part."""
     x, weight, bias, *rest = call.args
+    spatial = weight.dim() - 2
+    if isinstance(bias, Series):
+        return _computed_bias(call, lambda: call.func(x, weight, None, *rest), bias, spatial)
     value = call.clean()
 
     def times(a: Tensor, w: Tensor) -> Tensor:
@@ -206,26 +197,16 @@ def convolution(call: Call) -> Any:
 
     if isinstance(x, Series) and not isinstance(weight, Series) and x.dim() == weight.dim():
         out = x.mapped(lambda rows: _fold(rows, lambda stack: times(stack, weight)), value)
-    elif isinstance(x, Series) or isinstance(weight, Series):
-        out = multiply(call, x, weight, times, value)
     else:
-        out = as_series(times(x, weight))
+        out = multiply(call, x, weight, times, value)
     _mark(call, x, weight)
-    return out if bias is None else _biased(call, out, bias, value, channel=value.dim() - weight.dim() + 1)
+    return out if bias is None else out.plus(bias.reshape(-1, *(1,) * spatial), value)
 
 
-def _biased(call: Call, out: Series, bias: Any, value: Tensor, channel: int | None = None) -> Series:
-    """Add a bias along the channel axis; one that is computed from the input brings its own parts."""
-    after = 0 if channel is None else value.dim() - channel - 1
-
-    def shaped(b: Tensor) -> Tensor:
-        return b.reshape(*b.shape, *(1,) * after)
-
-    if not isinstance(bias, Series):
-        return out.plus(shaped(bias), value)
-    out, rows = _moved_alone(call, out), shaped(bias.rows)
-    total = add_rows(value, [(out.rows, out.parts), (rows, bias.parts)])
-    return Series(value, *total, add_paths([out.paths, bias.paths]))
+def _computed_bias(call: Call, bare: Callable[[], Any], bias: Series, spatial: int = 0) -> Any:
+    """A bias that is computed is no part of the step: it joins as any other summand."""
+    with call.replay:
+        return with_value(bare() + bias.reshape(-1, *(1,) * spatial), call.clean())
 
 
 def _fold(rows: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:

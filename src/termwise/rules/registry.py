@@ -28,7 +28,7 @@ from termwise.errors import RuleError
 from termwise.series import Series, constant_series
 
 Kind = Literal["exact", "frozen", "linearised"]
-Event = Literal["weight", "nonlinearity"]
+Event = Literal["weight", "nonlinearity", "mixer", "join"]
 
 
 @dataclasses.dataclass
@@ -41,9 +41,10 @@ class Call:
         is_weight: whether a plain tensor is computed from parameters (and constants) alone.
         product: how two values that are both no gates are multiplied.
         kind: how the operator was treated; a rule may lower it from "exact".
-        event: what the call is to a unit of depth: a product by a weight, or a nonlinearity.
+        event: what the call is to a unit of depth: a product by a weight, a nonlinearity, a mixing of positions without
+            a weight, or a sum or concatenation of several values.
         replay: context in which operators go to their rules again; for rules that take an operator apart.
-        moved: one step up, if the event is a step; for rules in which a part of the result alone is.
+        gates: the operands that a rule froze: no path leads through them.
     """
 
     func: torch._ops.OpOverload
@@ -52,13 +53,19 @@ class Call:
     is_weight: Callable[[Tensor], bool]
     product: Literal["half", "cauchy"]
     replay: AbstractContextManager[Any]
-    moved: Callable[[Event, Any], Any]
     kind: Kind = "exact"
     event: Event | None = None
+    gates: list[Series] = dataclasses.field(default_factory=list)
 
     def clean(self) -> Any:
         """What the original operator gives on the clean values."""
         return self.func(*plain(self.args), **plain(self.kwargs))
+
+    def freeze(self, operand: Series) -> Tensor:
+        """An operand that is a gate here: its clean value."""
+        self.kind = "frozen"
+        self.gates.append(operand)
+        return operand.value
 
     def argument(self, name: str, default: Any = None) -> Any:
         """The argument called `name` in the operator's schema."""
@@ -170,7 +177,9 @@ def apply_to_rows(func: Any, linear: Callable[..., Any], *stacks: Tensor) -> Ten
 def with_value(out: Any, clean: Any) -> Any:
     """The parts that rules gave to the pieces of an operator, with the clean value of the operator itself."""
     if isinstance(out, Series):
-        return Series(clean, out.rows, out.parts, out.paths, gate=out.gate)
+        whole = Series(clean, out.rows, out.parts, out.paths, gate=out.gate)
+        whole.born = out.born
+        return whole
     if isinstance(out, (tuple, list)):
         return type(out)([with_value(o, c) for o, c in zip(out, clean, strict=True)])
     return out

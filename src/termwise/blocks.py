@@ -1,0 +1,210 @@
+"""Residual blocks, found from the data flow of a program and not from the names of its classes.
+
+A *join* adds or concatenates values.  One of its operands is a *branch*, and counts as one step of depth, when another
+operand brings along what the branch was computed from.  In detail:
+
+  - Joins that feed joins directly are one: x + (f + g) and (x + f) + g have the operands x, f and g.
+  - A node is *carried* to a join when a route leads from it to another operand through structural operators, norms,
+    scalings, joins, and at most one product by a weight (a lone projection).  No nonlinearity is on such a route, a
+    selection (max-pooling) only to a sum, and what is subtracted is not carried: f(x) - x takes the input away.
+  - Of the last node that the branch comes from and that is carried without a projection, or else of the last that is
+    carried with one: the branch leads from it to the join through more weights than the carrying route does, or
+    through as many and a token mixer (an attention pattern, a pooling).
+
+No nonlinearity is asked of a branch, and a branch that is element-wise throughout (the 0.044 x^3 of a written-out GELU)
+is none.  What is frozen is no route: a gate computed from x by a weight makes x * gate neither branch nor shortcut.
+A join without a carried operand (the sum of two convolutions) has no branch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+from termwise.graph import Graph, Node
+from termwise.series import Born
+
+
+class Place(NamedTuple):
+    """An operand of a join: the number of the call, and the operand's place among the call's tensors."""
+
+    call: int
+    operand: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A residual branch.
+
+    Attributes:
+        name: the module that holds the branch: the longest common path of its weights (of its mixers, without any).
+        join: whether the branch is added or concatenated.
+        places: where it joins; several where it is handed on, as a DenseNet's features are to every later layer.
+        weights: products by a weight along the branch, at the most.
+    """
+
+    name: str
+    join: Literal["sum", "concatenation"]
+    places: tuple[Place, ...]
+    weights: int
+
+
+class _Cost(NamedTuple):
+    """What a route leads through; compared by weights first."""
+
+    weights: int = 0
+    mixers: int = 0
+
+    def plus(self, node: Node) -> _Cost:
+        return _Cost(self.weights + (node.role == "weight"), self.mixers + (node.role == "mixer"))
+
+
+def find_blocks(graph: Graph, output: Born) -> tuple[Block, ...]:
+    """The residual branches that reach `output`, in the order in which they join."""
+    nodes = graph.upstream(output)
+    search = _Search(nodes)
+    fed = {born[0] for node in nodes if node.role == "join" for _, born in node.inputs if search.is_join(born)}
+    found: dict[Born, Block] = {}
+    for node in nodes:
+        if node.role == "join" and node.number not in fed:
+            for born, block in search.branches(node):
+                known = found.setdefault(born, block)
+                places = tuple(sorted({*known.places, *block.places}))
+                found[born] = dataclasses.replace(known, places=places)
+    return tuple(sorted(found.values(), key=lambda block: block.places))
+
+
+class _Search:
+    """The branches of each join of one graph."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self._nodes = {node.number: node for node in nodes}
+        # The ancestors of each node and itself, one bit a node.
+        self._above: dict[int, int] = {}
+        for node in nodes:
+            self._above[node.number] = self._ancestors(node.born) | 1 << node.number
+
+    def _ancestors(self, born: Iterable[int]) -> int:
+        bits = 0
+        for number in born:
+            bits |= self._above[number]
+        return bits
+
+    def is_join(self, born: Born) -> bool:
+        return len(born) == 1 and self._nodes[born[0]].role == "join"
+
+    def branches(self, root: Node) -> Iterator[tuple[Born, Block]]:
+        """The branches among the operands of a join and of the joins that feed it directly."""
+        joins, operands = self._flattened(root)
+        carried = self._carried(joins, operands)
+        for place, born in operands.items():
+            fork = self._fork(place, born, carried)
+            if fork is None:
+                continue
+            origin, carrying = fork
+            cost = self._costliest(origin, born)
+            if cost > carrying:
+                yield born, self._block(place, origin, born, cost)
+
+    def _flattened(self, root: Node) -> tuple[list[int], dict[Place, Born]]:
+        joins, operands = [root.number], {}
+        for number in joins:
+            for operand, born in self._nodes[number].inputs:
+                if not self.is_join(born):
+                    operands[Place(number, operand)] = born
+                elif born[0] not in joins:
+                    joins.append(born[0])
+        return joins, operands
+
+    def _carried(self, joins: list[int], operands: dict[Place, Born]) -> dict[int, list[tuple[int, Place | None]]]:
+        """Node to the routes that carry it: projections on it (0 or 1) and the operand that it comes in by.
+
+        Of each number of projections two routes by different operands are enough: one of them is not the branch.
+        """
+        carried: dict[int, list[tuple[int, Place | None]]] = {}
+
+        def note(number: int, projections: int, via: Place | None) -> None:
+            routes = carried.setdefault(number, [])
+            same = [place for count, place in routes if count == projections]
+            if len(same) < 2 and via not in same:
+                routes.append((projections, via))
+
+        for number in joins:
+            note(number, 0, None)
+        for place, born in operands.items():
+            if not _is_subtracted(self._nodes[place.call], place.operand):
+                for number in born:
+                    note(number, 0, place)
+        within = set(joins)
+        for number in sorted(self._nodes, reverse=True):
+            node = self._nodes[number]
+            if number in within or node.role not in ("affine", "selection", "join", "weight"):
+                continue
+            for projections, via in list(carried.get(number, ())):
+                through = projections + (node.role == "weight")
+                selected = node.role == "selection" and via is not None and _kind(self._nodes[via.call]) != "sum"
+                if through <= 1 and not selected:
+                    for source in _carrying(node):
+                        note(source, through, via)
+        return carried
+
+    def _fork(
+        self, place: Place, born: Born, carried: dict[int, list[tuple[int, Place | None]]]
+    ) -> tuple[int, _Cost] | None:
+        """The node that a branch parts from its shortcut at, and what the shortcut costs."""
+        above = self._ancestors(born)
+        for projections in (0, 1):
+            shared = [
+                number
+                for number, routes in carried.items()
+                if above >> number & 1 and any(count == projections and via != place for count, via in routes)
+            ]
+            if shared:
+                return max(shared), _Cost(projections)
+        return None
+
+    def _costliest(self, origin: int, born: Born) -> _Cost:
+        """The most that a route from `origin` to any node of `born` leads through."""
+        costs = {origin: _Cost()}
+        above = self._ancestors(born)
+        for number in range(origin + 1, max(born) + 1):
+            if above >> number & 1:
+                node = self._nodes[number]
+                arriving = [costs[source] for source in node.born if source in costs]
+                if arriving:
+                    costs[number] = max(arriving).plus(node)
+        return max(costs[number] for number in born if number in costs)
+
+    def _block(self, place: Place, origin: int, born: Born, cost: _Cost) -> Block:
+        above = self._ancestors(born)
+        inside = [
+            node
+            for number, node in self._nodes.items()
+            if number > origin and above >> number & 1 and self._above[number] >> origin & 1
+        ]
+        join = self._nodes[place.call]
+        for role in ("weight", "mixer"):
+            modules = [node.module.split(".") for node in inside if node.role == role]
+            if modules:
+                break
+        else:
+            modules = [join.module.split(".")]
+        alike = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*modules, strict=False))
+        name = ".".join(names[0] for names in alike)
+        return Block(name or join.module, _kind(join), (place,), cost.weights)
+
+
+def _kind(join: Node) -> Literal["sum", "concatenation"]:
+    return "concatenation" if join.operator.endswith("cat") else "sum"
+
+
+def _is_subtracted(join: Node, operand: int) -> bool:
+    minuend = {"sub": 0, "rsub": 1}.get(join.operator.rpartition(".")[2])
+    return minuend is not None and operand != minuend
+
+
+def _carrying(node: Node) -> Born:
+    """The calls whose terms a node passes on with their sign."""
+    return tuple(number for i, born in node.inputs for number in born if not _is_subtracted(node, i))

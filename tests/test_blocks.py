@@ -1,0 +1,447 @@
+"""Residual branches, found from the data flow: which there are, what paths they give, and what is left without one."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import oracles
+from programs import DOUBLE, Written, dense
+from termwise import nets
+from termwise.blocks import Block
+from termwise.causal import without
+from termwise.errors import UsageError
+from termwise.expand import expand, locate
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def blocks_of(model: nn.Module, x: Any, **options: Any) -> tuple[Block, ...]:
+    found = locate("blocks", model.eval(), x, **options).blocks
+    assert found is not None
+    return found
+
+
+def paths_of(model: Any, x: Any, **options: Any) -> dict[int, int]:
+    return dict(expand(model, x, unit="blocks", **options).paths)
+
+
+def made_of(run: Callable[[Any, Tensor], Tensor]) -> nn.Module:
+    """A forward with the linear layers f, g, h and the two-layer branches p, q at its disposal."""
+    layers = {name: dense(4, 4) for name in "fgh"}
+    branches = {name: nn.Sequential(dense(4, 4), nn.Tanh(), dense(4, 4)) for name in "pq"}
+    return Written(run, **layers, **branches)
+
+
+X = torch.randn(3, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
+
+
+# What is a branch.
+
+
+def chained(m: Any, x: Tensor) -> Tensor:
+    v = x + m.p(x)
+    return v + m.q(v)
+
+
+def post_normed(m: Any, x: Tensor) -> Tensor:
+    v = F.layer_norm(x + m.p(x), (4,))
+    return F.layer_norm(v + m.q(v), (4,))
+
+
+def rectified(m: Any, x: Tensor) -> Tensor:
+    v = torch.relu(x + m.p(x))
+    return torch.relu(v + m.q(v))
+
+
+def in_place(m: Any, x: Tensor) -> Tensor:
+    out = m.p(x)
+    out += x
+    out.relu_()
+    branch = m.q(out)
+    branch.add_(out)
+    return branch
+
+
+def written_gelu(m: Any, x: Tensor) -> Tensor:
+    v = x + m.p(x)
+    return v * (1 + torch.tanh(0.7978845608 * (v + 0.044715 * v**3)))
+
+
+def pre_activated(m: Any, x: Tensor) -> Tensor:
+    active = torch.relu(x)
+    return m.f(active) + m.p(active)
+
+
+def highway(m: Any, x: Tensor) -> Tensor:
+    carry = torch.sigmoid(m.f(x))
+    return (1 - carry) * torch.relu(m.g(x)) + carry * x
+
+
+def recalibrated(m: Any, x: Tensor) -> Tensor:
+    return x + x * torch.sigmoid(m.f(x))
+
+
+def gated_recurrence(m: Any, h: Tensor) -> Tensor:
+    for _ in range(2):
+        z, r = torch.sigmoid(m.f(h)), torch.sigmoid(m.g(h))
+        h = (1 - z) * torch.relu(r * m.h(h)) + z * h
+    return h
+
+
+def attention(m: Any, x: Tensor) -> Tensor:
+    pattern = torch.softmax(m.f(x) @ m.g(x).T, dim=-1)
+    return x + pattern @ x
+
+
+def multiplied(m: Any, x: Tensor) -> Tensor:
+    return x + torch.addmm(m.f(x), m.g(x), m.h.weight)
+
+
+FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
+    "none": (lambda m, x: m.p(x), {0: 1}),
+    "one": (lambda m, x: x + m.p(x), {0: 1, 1: 1}),
+    "shortcut-first-or-last": (lambda m, x: m.p(x) + x, {0: 1, 1: 1}),
+    "chained": (chained, {0: 1, 1: 2, 2: 1}),
+    "post-normed": (post_normed, {0: 1, 1: 2, 2: 1}),
+    "rectified": (rectified, {0: 1, 1: 2, 2: 1}),
+    "in-place": (in_place, {0: 1, 1: 2, 2: 1}),
+    "linear-branch": (lambda m, x: x + m.f(x), {0: 1, 1: 1}),
+    "normed-shortcut": (lambda m, x: F.layer_norm(x, (4,)) + m.f(x), {0: 1, 1: 1}),
+    "scaled": (lambda m, x: 0.5 * x + 0.1 * m.p(x), {0: 1, 1: 1}),
+    "projected": (lambda m, x: m.f(x) + m.p(x), {0: 1, 1: 1}),
+    "pre-activated": (pre_activated, {0: 1, 1: 1}),
+    "subtracted-branch": (lambda m, x: x - m.p(x), {0: 1, 1: 1}),
+    "difference": (lambda m, x: m.p(x) - x, {0: 2}),
+    "parallel": (lambda m, x: x + m.p(x) + m.q(x), {0: 1, 1: 2}),
+    "two-projections": (lambda m, x: m.f(x) + m.g(x), {0: 2}),
+    "two-branches-alone": (lambda m, x: m.p(x) + m.q(x), {0: 2}),
+    "nested": (lambda m, x: x + m.f(torch.tanh(x + m.p(x))), {0: 1, 1: 1, 2: 1}),
+    "elementwise": (lambda m, x: x + 0.044 * x**3, {0: 2}),
+    "elementwise-on-the-stream": (written_gelu, {0: 1, 1: 1}),
+    "concatenated": (lambda m, x: m.f(torch.cat([x, m.p(x)])[2:5]), {0: 1, 1: 1}),
+    "pooled-and-concatenated": (
+        lambda m, x: torch.cat([F.max_pool1d(x, 2), m.p(x)[:, :2]]),
+        {0: 2},
+    ),
+    "pooled-and-projected": (lambda m, x: m.f(x)[:, ::2] + F.max_pool1d(m.p(x), 2), {0: 1, 1: 1}),
+    "highway": (highway, {0: 1, 1: 1}),
+    "gate-alone": (recalibrated, {0: 2}),
+    "gated-recurrence": (gated_recurrence, {0: 1, 1: 2, 2: 1}),
+    "attention": (attention, {0: 1, 1: 1}),
+    "summed-while-multiplied": (multiplied, {0: 1, 1: 2}),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_a_branch(name: str) -> None:
+    run, paths = FORMS[name]
+    found = expand(made_of(run), X, unit="blocks")
+    assert dict(found.paths) == paths
+    assert found.closure < 1e-12
+    assert found.unit == "blocks"
+
+
+# Ways of writing the same sum.
+
+
+def as_written(m: Any, x: Tensor) -> Tensor:
+    v = x + m.p(x)
+    return v + m.q(v)
+
+
+def later_first(m: Any, x: Tensor) -> Tensor:
+    first = m.p(x)
+    return x + (first + m.q(x + first))
+
+
+def swapped(m: Any, x: Tensor) -> Tensor:
+    first = m.p(x)
+    return (m.q(first + x) + x) + first
+
+
+def stepwise(m: Any, x: Tensor) -> Tensor:
+    out = torch.zeros_like(x)
+    first = m.p(x)
+    for part in (first, x, m.q(x + first)):
+        out = out + part
+    return out
+
+
+@pytest.mark.parametrize("other", [later_first, swapped, stepwise])
+def test_the_order_of_additions_does_not_matter(other: Any) -> None:
+    model = made_of(as_written)
+    rewritten = Written(other, p=model.p, q=model.q)
+    one, two = expand(model, X, unit="blocks"), expand(rewritten, X, unit="blocks")
+    assert dict(one.paths) == dict(two.paths) == {0: 1, 1: 2, 2: 1}
+    for depth in one.depths:
+        assert oracles.disagreement(two.terms[depth], one.terms[depth]) < 1e-12
+
+
+def test_parallel_branches_in_any_bracketing() -> None:
+    ways: list[Callable[[Any, Tensor], Tensor]] = [
+        lambda m, x: (x + m.p(x)) + m.q(x),
+        lambda m, x: x + (m.p(x) + m.q(x)),
+        lambda m, x: m.q(x) + (m.p(x) + x),
+    ]
+    model = made_of(ways[0])
+    results = [expand(Written(way, p=model.p, q=model.q), X, unit="blocks") for way in ways]
+    for one, other in itertools.pairwise(results):
+        assert dict(one.paths) == dict(other.paths) == {0: 1, 1: 2}
+        for depth in one.depths:
+            assert oracles.disagreement(other.terms[depth], one.terms[depth]) < 1e-12
+
+
+# Terms, against every subset of branches.
+
+
+def test_terms_are_sums_over_subsets_of_branches() -> None:
+    """A linear network: the term of depth k is the sum over all ways to go through exactly k branches."""
+    layers = [nn.Sequential(dense(4, 3), dense(3, 4)) for _ in range(4)]
+
+    def run(x: Tensor) -> Tensor:
+        for layer in layers:
+            x = x + layer(x)
+        return x
+
+    found = expand(run, X, unit="blocks")
+    weights = [[parameter.detach() for parameter in layer.parameters() if parameter.dim() == 2] for layer in layers]
+    maps = [second @ first for first, second in weights]
+    for depth in range(5):
+        expected = torch.zeros_like(X)
+        for chosen in itertools.combinations(maps, depth):
+            walked = X
+            for matrix in chosen:
+                walked = walked @ matrix.T
+            expected = expected + walked
+        assert oracles.disagreement(found.terms[depth], expected) < 1e-12
+    assert found.depths == (0, 1, 2, 3, 4)
+
+
+def test_constants_by_depth_count_branches_too() -> None:
+    model = made_of(chained)
+    found = expand(model, X, unit="blocks", constants="by_depth")
+    pooled = expand(model, X, unit="blocks")
+    assert set(found.constants) == {1, 2}
+    assert oracles.disagreement(torch.stack(list(found.constants.values())).sum(0), pooled.constant) < 1e-12
+
+
+# Architectures: as many blocks as their authors say.
+
+
+def images(size: int) -> Tensor:
+    return torch.randn(1, 3, size, size)
+
+
+TIMM = {
+    "resnet18": (64, 8),
+    "resnet26d": (64, 8),
+    "resnet50": (64, 16),
+    "resnetv2_50": (64, 16),
+    "seresnet50": (64, 16),
+    "skresnet18": (64, 8),
+    "densenet121": (64, 6 + 12 + 24 + 16),
+    "vit_tiny_patch16_224": (224, 2 * 12),
+    "swin_tiny_patch4_window7_224": (224, 2 * (2 + 2 + 6 + 2)),
+    "convnext_atto": (64, 2 + 2 + 6 + 2),
+    "poolformer_s12": (64, 2 * 12),
+    "mixer_s32_224": (224, 2 * 8),
+    "inception_v3": (128, 0),
+    "vgg11": (64, 0),
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_number_of_blocks_of_a_timm_model(name: str) -> None:
+    timm: Any = pytest.importorskip("timm")
+    size, count = TIMM[name]
+    assert len(blocks_of(timm.create_model(name), images(size))) == count
+
+
+def test_number_of_blocks_of_our_own_networks() -> None:
+    x = images(8)
+    assert len(blocks_of(nets.resnet(20), x)) == 9
+    assert len(blocks_of(nets.resnet(20, shortcut="projection"), x)) == 9
+    assert len(blocks_of(nets.densenet(22, 12), x)) == 18
+    assert blocks_of(nets.plain(20), x) == ()
+
+
+def language_models() -> dict[str, tuple[Callable[[], Any], dict[str, Any], int]]:
+    hf: Any = pytest.importorskip("transformers")
+    tokens = torch.arange(8)[None] % 5
+    one: dict[str, Any] = {"input_ids": tokens}
+    two = {**one, "decoder_input_ids": tokens.flip(1)}
+    small: dict[str, Any] = {"vocab_size": 9, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    gpt: dict[str, Any] = {
+        "vocab_size": 9,
+        "n_embd": 16,
+        "n_layer": 3,
+        "n_head": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    return {
+        "gpt2": (lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**gpt)), one, 6),
+        "parallel": (lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**gpt, rotary_dim=4)), one, 6),
+        "llama": (lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**small, num_hidden_layers=3)), one, 6),
+        "bert": (lambda: hf.BertForSequenceClassification(hf.BertConfig(**small, num_hidden_layers=3)), one, 6),
+        # Two for each layer of the encoder, three for each of the decoder.
+        "t5": (
+            lambda: hf.T5ForConditionalGeneration(
+                hf.T5Config(vocab_size=9, d_model=16, d_kv=8, d_ff=32, num_layers=3, num_decoder_layers=2, num_heads=2)
+            ),
+            two,
+            2 * 3 + 3 * 2,
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["gpt2", "parallel", "llama", "bert", "t5"])
+def test_number_of_blocks_of_a_language_model(name: str) -> None:
+    make, tokens, count = language_models()[name]
+    model = make().eval()
+    assert len(blocks_of(model, tokens)) == count
+    found = expand(model, tokens, unit="blocks")
+    assert found.closure < 5e-6
+    if name == "parallel":
+        assert dict(found.paths) == {0: 1, 1: 6, 2: 12, 3: 8}  # (1 + 2 eps)^3
+
+
+def test_blocks_have_the_names_of_their_modules() -> None:
+    names = [block.name for block in blocks_of(nets.resnet(8), images(8))]
+    assert names == ["stages.0.0", "stages.1.0", "stages.2.0"]
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+    assert [block.name for block in blocks_of(model, torch.randn(1, 5, 8))] == ["0.self_attn", "0"]
+
+
+def test_a_feature_that_is_handed_on_is_one_block() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        features = [x]
+        for layer in (m.f, m.g, m.h):
+            features.append(layer(torch.stack([torch.cat(features)[: len(x)], features[-1]]).sum(0)))
+        return torch.cat(features)
+
+    found = blocks_of(made_of(run), X)
+    assert len(found) == 3
+    assert {block.join for block in found} == {"concatenation"}
+    assert max(len(block.places) for block in found) == 3
+
+
+# What is left without a block: the same as cutting it out by hand.
+
+
+class Off(nn.Module):
+    def forward(self, v: Tensor, **_: Any) -> Tensor:
+        return torch.zeros_like(v)
+
+
+def bare_resnet(model: Any, chosen: int) -> nn.Module:
+    block = [block for stage in model.stages for block in stage][chosen]
+    block.norm2 = Off()
+    return model
+
+
+def bare_densenet(model: Any, chosen: int) -> nn.Module:
+    layers = [m for m in model.modules() if type(m).__name__ == "DenseLayer"]
+    layers[chosen].branch.append(Off())
+    return model
+
+
+def bare_timm_stages(model: Any, chosen: int) -> nn.Module:
+    blocks = [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
+    blocks[chosen].bn2 = nn.Sequential(blocks[chosen].bn2, Off())
+    return model
+
+
+def bare_vit(model: Any, chosen: int) -> nn.Module:
+    block = model.blocks[chosen // 2]
+    setattr(block, "mlp" if chosen % 2 else "attn", Off())
+    return model
+
+
+def bare_convnext(model: Any, chosen: int) -> nn.Module:
+    block = [block for stage in model.stages for block in stage.blocks][chosen]
+    block.mlp = Off()
+    return model
+
+
+def bare_llama(model: Any, chosen: int) -> nn.Module:
+    layer = model.model.layers[chosen // 2]
+    (layer.mlp.down_proj if chosen % 2 else layer.self_attn.o_proj).weight.data.zero_()
+    return model
+
+
+def bare_t5(model: Any, chosen: int) -> nn.Module:
+    encoder, decoder = model.encoder.block, model.decoder.block
+    layers = [*(layer for block in encoder for layer in block.layer), *(la for block in decoder for la in block.layer)]
+    branch = layers[chosen]
+    name = next(n for n in ("SelfAttention", "EncDecAttention", "DenseReluDense") if hasattr(branch, n))
+    module = getattr(branch, name)
+    (module.wo if name == "DenseReluDense" else module.o).weight.data.zero_()
+    return model
+
+
+def lesioned() -> dict[str, tuple[Callable[[], Any], Any, Callable[[Any, int], nn.Module]]]:
+    def of_timm(name: str, **options: Any) -> Callable[[], Any]:
+        return lambda: pytest.importorskip("timm").create_model(name, **options)
+
+    return {
+        "resnet": (lambda: nets.resnet(14, width=4), images(8), bare_resnet),
+        "resnet-projection": (lambda: nets.resnet(14, width=4, shortcut="projection"), images(8), bare_resnet),
+        "densenet": (lambda: nets.densenet(10, 4), images(8), bare_densenet),
+        "timm-resnet": (of_timm("resnet10t"), images(32), bare_timm_stages),
+        "timm-seresnet": (of_timm("seresnet18"), images(32), bare_timm_stages),
+        "vit": (of_timm("vit_tiny_patch16_224", depth=3, img_size=32), images(32), bare_vit),
+        "convnext": (of_timm("convnext_atto", depths=(1, 1, 2, 1)), images(32), bare_convnext),
+        "llama": (*language_models()["llama"][:2], bare_llama),
+        "t5": (*language_models()["t5"][:2], bare_t5),
+    }
+
+
+NAMES = ["resnet", "resnet-projection", "densenet", "timm-resnet", "timm-seresnet", "vit", "convnext", "llama", "t5"]
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Every parameter away from the zeros and ones of an initialisation, so that no branch is silent."""
+    g = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=g)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_block_is_the_network_with_the_block_cut_out(name: str) -> None:
+    make, x, cut = lesioned()[name]
+    torch.manual_seed(0)
+    model = shaken(make())
+    count = len(blocks_of(model, x))
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    whole = without(model, x, [])
+    assert count > 1
+    for chosen in range(count):
+        left = without(model, x, [chosen])
+        torch.manual_seed(0)
+        by_hand = cut(shaken(make()), chosen)
+        with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            expected = by_hand(**x) if isinstance(x, dict) else by_hand(x)
+        expected = expected if isinstance(expected, Tensor) else expected.logits
+        torch.testing.assert_close(left, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+        assert float((left - whole).norm()) > 1e-3 * float(whole.norm())
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_without_all_branches_only_the_shortcuts_are_left() -> None:
+    model = made_of(chained)
+    assert torch.equal(without(model, X, range(2)), X)
+    assert torch.equal(without(model, X, blocks_of(model, X)), X)
+    with pytest.raises(UsageError, match="none of the 2 blocks"):
+        without(model, X, [2])
