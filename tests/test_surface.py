@@ -42,6 +42,7 @@ def test_modules_import_only_from_above() -> None:
         "memory",
         "program",
         "expand",
+        "support",
         "causal",
         "records",
         "profile",

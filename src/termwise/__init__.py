@@ -2,13 +2,16 @@
 
 from termwise.expand import Expansion, expand
 from termwise.profile import DepthProfile, profile
+from termwise.support import Support, support
 from termwise.timeline import Recorder, Timeline
 
 __all__ = [
     "DepthProfile",
     "Expansion",
     "Recorder",
+    "Support",
     "Timeline",
     "expand",
     "profile",
+    "support",
 ]

@@ -268,19 +268,29 @@ def _contents(result: Any) -> str:
     return f"a {type(result).__name__}"
 
 
-def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
-    """Take the result apart, and refuse what would be no answer."""
-    if not isinstance(series, Series):
+def polynomial(result: Tensor) -> Series:
+    """What stands for the output, as the polynomial that it must be.
+
+    Raises:
+        ModelError: when it does not depend on the input, or is frozen.
+    """
+    if not isinstance(result, Series):
         raise ModelError(
             "expand: the output does not depend on the input through any operator that was seen. "
             "If the model leaves PyTorch (NumPy, a compiled extension) on the way, it cannot be expanded."
         )
-    if not series.has_input:
+    if not result.has_input:
         raise ModelError(
             "expand: the output is frozen: it is a plain gate (a softmax, a norm, a comparison), and no polynomial of "
             "the input any more. Profile what goes into it, for a softmax the logits. "
             "Integers that are no tokens (images as bytes) must be passed as floating point."
         )
+    return result
+
+
+def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
+    """Take the result apart, and refuse what would be no answer."""
+    series = polynomial(series)
     if not bool(torch.isfinite(series.value).all()):
         raise ModelError(f"expand: the model's output holds {_describe(series.value)}. Check the data and the weights.")
     if not bool(torch.isfinite(series.rows).all()):

@@ -120,7 +120,7 @@ class Program(TorchDispatchMode):
         self._uses: dict[tuple[str, str, Kind], list[str]] = collections.defaultdict(list)
         self._memory = Memory()
         self._stepped: set[str] = set()
-        self._flops = self._ideal_flops = 0
+        self.flops = self._ideal_flops = 0
 
     @property
     def operators(self) -> tuple[OperatorUse, ...]:
@@ -134,7 +134,7 @@ class Program(TorchDispatchMode):
     @property
     def ideal_cost(self) -> float:
         """The floor, in plain passes: sum of (window + 1 for c) x FLOPs over FLOPs (convolutions, matrix products)."""
-        return self._ideal_flops / self._flops if self._flops else 1.0
+        return self._ideal_flops / self.flops if self.flops else 1.0
 
     # Where the program is: global hooks, so that nothing is left on the model.
 
@@ -309,7 +309,7 @@ class Program(TorchDispatchMode):
         flops = flop_registry[call.func.overloadpacket](*plain(call.args), **plain(call.kwargs), out_val=plain(out))
         operands = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Series)]
         window = max(operand.window for operand in operands)
-        self._flops += flops
+        self.flops += flops
         self._ideal_flops += (window + 1) * flops
         return flops
 

@@ -61,7 +61,9 @@ def _push(call: Call, function: Any, operands: list[Series], parts: Parts) -> li
             leaves = [s.value.detach().requires_grad_() for s in operands]
             outputs = function(*leaves)
             differentiable = [out for out in outputs if out.requires_grad]
-            if not differentiable:
+            # Autograd would only warn of an operator that never told its derivative, and go on with a wrong one.
+            untold = any(out.grad_fn is not None and "NotImplemented" in out.grad_fn.name() for out in differentiable)
+            if untold or not differentiable:
                 raise NotImplementedError("it has no derivative")
             # J^T v is linear in v, but not every formula for it can be differentiated at v = 0.
             dummies = [torch.ones_like(out).requires_grad_() for out in differentiable]
