@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from termwise.batches import batches
 from termwise.credit import cross_entropy
 from termwise.errors import DataError, ModelError, RunError, UsageError
-from termwise.expand import Expansion, Output, expand, pick_output
+from termwise.expand import Expansion, Output, expand, locate, pick_output
 from termwise.moments import STEPS, Moment, fingerprint, read_directory, require_alike, require_settings
 from termwise.profile import IGNORED, Measures, classes_last, stack_parts
 from termwise.program import Constants, Product, pinned
@@ -118,7 +118,7 @@ class Recorder:
         model: the nn.Module in training (or any callable, of which no copy is made).
         probe: (inputs, targets), tensors of equal length: the fixed data.  Samples whose targets are all -100 are left
             out.  Loss credit needs one integer class a sample and outputs (N, C); all else works without.
-        unit: "layers", "activations", or names of modules.
+        unit: "layers", "blocks", "activations", or names of modules.
         constants: "pooled" or "by_depth".
         product: "half" or "cauchy".
         output: which tensor of the model's result, as in `termwise.expand`.
@@ -312,6 +312,7 @@ class Recorder:
         measures = Measures(replicates=self._replicates, seed=self._seed)
         terms: list[Tensor] = []
         for inputs, targets in self._batches():
+            self._unit = locate(self._unit, network, inputs, output=self._output)
             expansion = expand(
                 network,
                 inputs,

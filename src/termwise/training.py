@@ -89,7 +89,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is recorded, and when.
 
     Attributes:
-        unit: of depth: "layers", "activations", or names of modules.
+        unit: of depth: "layers", "blocks", "activations", or names of modules.
         constants: "pooled" or "by_depth".
         product: "half" or "cauchy".
         probe: held-out samples that every record is measured on; all there are, if there are fewer.

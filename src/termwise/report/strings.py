@@ -166,6 +166,7 @@ ENGLISH: dict[str, str] = {
     "methods.title": "Methods and provenance",
     "methods.unit": "Unit of depth",
     "methods.unit.layers": "every convolution or matrix product by a parameter is one step",
+    "methods.unit.blocks": "every residual branch, found from the flow of the data, is one step",
     "methods.unit.activations": "every nonlinearity is one step",
     "methods.unit.other": "{unit}",
     "methods.constants": "Constants",
