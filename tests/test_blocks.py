@@ -255,7 +255,6 @@ TIMM = {
     "poolformer_s12": (64, 2 * 12),
     "mixer_s32_224": (224, 2 * 8),
     "inception_v3": (128, 0),
-    "vgg11": (64, 0),
 }
 
 
@@ -373,6 +372,31 @@ def bare_convnext(model: Any, chosen: int) -> nn.Module:
     return model
 
 
+def bare_preact(model: Any, chosen: int) -> nn.Module:
+    block = [block for stage in model.stages for block in stage.blocks][chosen]
+    block.conv3 = nn.Sequential(block.conv3, Off())
+    return model
+
+
+def bare_selective(model: Any, chosen: int) -> nn.Module:
+    blocks = [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
+    blocks[chosen].conv2 = nn.Sequential(blocks[chosen].conv2, Off())
+    return model
+
+
+def bare_swin(model: Any, chosen: int) -> nn.Module:
+    block = [block for stage in model.layers for block in stage.blocks][chosen // 2]
+    setattr(block, "mlp" if chosen % 2 else "attn", Off())
+    return model
+
+
+def bare_gpt2(model: Any, chosen: int) -> nn.Module:
+    layer = model.transformer.h[chosen // 2]
+    for parameter in (layer.mlp if chosen % 2 else layer.attn).c_proj.parameters():
+        parameter.data.zero_()
+    return model
+
+
 def bare_llama(model: Any, chosen: int) -> nn.Module:
     layer = model.model.layers[chosen // 2]
     (layer.mlp.down_proj if chosen % 2 else layer.self_attn.o_proj).weight.data.zero_()
@@ -399,6 +423,14 @@ def lesioned() -> dict[str, tuple[Callable[[], Any], Any, Callable[[Any, int], n
         "densenet": (lambda: nets.densenet(10, 4), images(8), bare_densenet),
         "timm-resnet": (of_timm("resnet10t"), images(32), bare_timm_stages),
         "timm-seresnet": (of_timm("seresnet18"), images(32), bare_timm_stages),
+        "timm-preact": (of_timm("resnetv2_50", layers=(1, 2, 1, 1), channels=(8, 16, 16, 16)), images(32), bare_preact),
+        "timm-sknet": (of_timm("skresnet18"), images(32), bare_selective),
+        "swin": (
+            of_timm("swin_tiny_patch4_window7_224", depths=(1, 2), num_heads=(2, 2), embed_dim=16, img_size=28 * 2),
+            images(28 * 2),
+            bare_swin,
+        ),
+        "gpt2": (*language_models()["gpt2"][:2], bare_gpt2),
         "vit": (of_timm("vit_tiny_patch16_224", depth=3, img_size=32), images(32), bare_vit),
         "convnext": (of_timm("convnext_atto", depths=(1, 1, 2, 1)), images(32), bare_convnext),
         "llama": (*language_models()["llama"][:2], bare_llama),
@@ -406,7 +438,8 @@ def lesioned() -> dict[str, tuple[Callable[[], Any], Any, Callable[[Any, int], n
     }
 
 
-NAMES = ["resnet", "resnet-projection", "densenet", "timm-resnet", "timm-seresnet", "vit", "convnext", "llama", "t5"]
+NAMES = ["resnet", "resnet-projection", "densenet", "timm-resnet", "timm-preact", "timm-seresnet", "timm-sknet"]
+NAMES += ["vit", "swin", "convnext", "gpt2", "llama", "t5"]
 
 
 def shaken(model: nn.Module) -> nn.Module:
