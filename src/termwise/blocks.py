@@ -19,6 +19,7 @@ A join without a carried operand (the sum of two convolutions) has no branch.
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
@@ -124,8 +125,11 @@ class _Search:
         Of each number of projections two routes by different operands are enough: one of them is not the branch.
         """
         carried: dict[int, list[tuple[int, Place | None]]] = {}
+        waiting: list[int] = []
 
         def note(number: int, projections: int, via: Place | None) -> None:
+            if number not in carried:
+                heapq.heappush(waiting, -number)
             routes = carried.setdefault(number, [])
             same = [place for count, place in routes if count == projections]
             if len(same) < 2 and via not in same:
@@ -138,11 +142,12 @@ class _Search:
                 for number in born:
                     note(number, 0, place)
         within = set(joins)
-        for number in sorted(self._nodes, reverse=True):
+        while waiting:  # against the order of the program, so that all routes of a node are known when it is left
+            number = -heapq.heappop(waiting)
             node = self._nodes[number]
             if number in within or node.role not in ("affine", "selection", "join", "weight"):
                 continue
-            for projections, via in list(carried.get(number, ())):
+            for projections, via in carried[number]:
                 through = projections + (node.role == "weight")
                 selected = node.role == "selection" and via is not None and _kind(self._nodes[via.call]) != "sum"
                 if through <= 1 and not selected:
@@ -179,11 +184,8 @@ class _Search:
 
     def _block(self, place: Place, origin: int, born: Born, cost: _Cost) -> Block:
         above = self._ancestors(born)
-        inside = [
-            node
-            for number, node in self._nodes.items()
-            if number > origin and above >> number & 1 and self._above[number] >> origin & 1
-        ]
+        between = (number for number in range(origin + 1, max(born) + 1) if above >> number & 1)
+        inside = [self._nodes[number] for number in between if self._above[number] >> origin & 1]
         join = self._nodes[place.call]
         for role in ("weight", "mixer"):
             modules = [node.module.split(".") for node in inside if node.role == role]
