@@ -439,3 +439,12 @@ def test_an_autograd_function_is_run_by_its_forward() -> None:
     before, x = source()
     found = expand(Written(lambda m, x: Cubed.apply(m.before(x)), before=before), x)
     alike(found, expand(Written(lambda m, x: m.before(x) ** 3, before=before), x))
+
+
+def test_operators_that_call_functions_are_refused_in_words() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cond(x.sum() > 0, lambda v: v + 1, lambda v: v * 2, (x,))
+
+    with pytest.raises(RuleError, match=r"cond in module 'inner'.*Python's own control flow"):
+        expand(Written(lambda m, x: m.inner(x), inner=Branching()), torch.ones(2, 4))

@@ -81,6 +81,8 @@ _LOOK_UPS = {torch.ops.aten.index, torch.ops.aten.index_select, torch.ops.aten.g
 class Program(TorchDispatchMode):
     """Runs operators on Series; use as a context around the model's forward."""
 
+    supports_higher_order_operators = True  # they arrive here, and are refused in words
+
     def __init__(
         self,
         model: object,
@@ -172,6 +174,10 @@ class Program(TorchDispatchMode):
             moved.born = (self.calls,)
         return moved
 
+    def _here(self) -> str:
+        """Where the program is, for messages."""
+        return f"in module '{self._inside[-1]}'" if self._inside and self._inside[-1] else "in the model itself"
+
     def check_modules(self) -> None:
         """Refuse a unit of modules of which some never ran.
 
@@ -226,6 +232,12 @@ class Program(TorchDispatchMode):
             if any(isinstance(leaf, Tensor) and self.is_weight(leaf) for leaf in leaves):
                 pytree.tree_map_only(Tensor, self._mark, out)
             return out
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            raise RuleError(
+                f"{func.name()} {self._here()}: an operator that calls functions (torch.cond, flex_attention, scan) "
+                "cannot be followed. Use Python's own control flow, or another implementation of attention (with "
+                "transformers: attn_implementation='sdpa')."
+            )
         if _writes(func):
             return self._in_place(func, args, keywords)
         return self._apply(func, args, keywords)
@@ -359,7 +371,7 @@ class Program(TorchDispatchMode):
         functional = _functional(func)
         if functional is None or "out" in kwargs or not isinstance(target, Tensor):
             raise RuleError(
-                f"{func} in module '{self._inside[-1] if self._inside else ''}': it writes into an argument in a way "
+                f"{func} {self._here()}: it writes into an argument in a way "
                 "that no rule describes. Write the model's line without out= or with the functional operator."
             )
         if not isinstance(target, Series):
