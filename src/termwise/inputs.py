@@ -81,8 +81,9 @@ def check_input(model: Any, sample: Tensor, spec: str, data: str) -> None:
         ModelError: the model fails on it, and the shape is not known to be why.
     """
     device = next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
-    given, wanted = tuple(sample.shape[1:]), _wanted(model, spec)
-    differs = wanted is not None and not _matches(given, wanted)
+    given = tuple(sample.shape[1:])
+    # Tokens and other numbers without axes may meet a convolution on the way, but not as they are.
+    wanted = _wanted(model, spec) if sample.is_floating_point() else None
     try:
         with pinned(model):
             model(sample if device is None else sample.to(device))
@@ -91,17 +92,18 @@ def check_input(model: Any, sample: Tensor, spec: str, data: str) -> None:
     except Exception as error:
         lines = str(error).strip().splitlines()
         why = f"{type(error).__name__}: {lines[0] if lines else ''}"
-        if wanted is not None and differs:
+        if wanted is not None and not _matches(given, wanted):
             raise DataError(
                 f"{spec} takes inputs of {_size(wanted)}, and a sample of {data} is {_size(given)}"
                 f"{_advice(given, wanted)} ({why})"
             ) from error
         hint = "" if sample.is_floating_point() else ". Is the sequence too long for it? --size N shortens it."
         raise ModelError(f"{spec} fails on one sample of {data}, which is {_size(given)}: {why}{hint}") from error
-    if differs and wanted is not None:
+    # It runs: where so much as the channels differ, that convolution is not what the input meets first.
+    if wanted is not None and len(given) == len(wanted) and given[0] == wanted[0] and not _matches(given, wanted):
+        given_and_made_for = (_size(given), _size(wanted))
         _log.warning(
-            "%s is run on inputs of %s, but was made for %s%s",
-            *(spec, _size(given), _size(wanted), _advice(given, wanted)),
+            "%s is run on inputs of %s, but was made for %s%s", spec, *given_and_made_for, _advice(given, wanted)
         )
 
 
@@ -122,8 +124,7 @@ def _pixels(model: Any, spec: str) -> tuple[int | None, int | None]:
     """Height and width that the model was made for."""
     kind, _, name = spec.partition(":")
     if kind == "timm":
-        _, height, width = model.pretrained_cfg["input_size"]
-        return height, width
+        return tuple(model.pretrained_cfg["input_size"][1:])
     size = None
     if kind == "torchvision":
         import torchvision
@@ -135,7 +136,7 @@ def _pixels(model: Any, spec: str) -> tuple[int | None, int | None]:
         size = getattr(getattr(config, "vision_config", config), "image_size", None)
     if isinstance(size, (tuple, list)):
         return size[0], size[-1]
-    return size, size
+    return (size, size) if isinstance(size, int) else (None, None)
 
 
 def _matches(given: tuple[int, ...], wanted: Axes) -> bool:

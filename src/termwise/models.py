@@ -24,7 +24,7 @@ from torch import nn
 from termwise.datafiles import load_callable
 from termwise.errors import DataError, ModelError, TermwiseError, UsageError
 from termwise.seeds import owned_random
-from termwise.weights import PICKLED, SUFFIXES, fit_weights, misfit, read_weights, stripped
+from termwise.weights import SUFFIXES, fit_weights, misfit, read_weights, stripped
 
 FORMS = {
     "timm:NAME": "an image model of timm, as in timm.list_models()",
@@ -235,7 +235,7 @@ def _check_directory(directory: Path, weights: Path | None) -> None:
         raise DataError(f"{directory} holds no config.json; give a directory written by model.save_pretrained(DIR).")
     if weights is not None or any(directory.glob("*.safetensors")):
         return
-    pickled = sorted(path for path in directory.iterdir() if path.suffix in PICKLED)
+    pickled = sorted(directory.glob("pytorch_model*.bin"))
     advice = f"--weights {pickled[0]} reads it" if len(pickled) == 1 else "give them with --weights FILE.safetensors"
     found = f" but {pickled[0].name}" if pickled else ""
     raise DataError(

@@ -60,10 +60,10 @@ def _unnested(loaded: Any, path: Path) -> dict[str, Tensor]:
     """The state dictionary itself, where a checkpoint holds it beside an epoch or an optimizer."""
     if not isinstance(loaded, Mapping):
         raise DataError(f"{path} holds a {type(loaded).__name__}; expected a state dictionary: model.state_dict().")
-    if any(isinstance(value, Tensor) for value in loaded.values()) and all(isinstance(key, str) for key in loaded):
-        return dict(loaded)
     inner = [key for key, value in loaded.items() if isinstance(value, Mapping) and _is_state(value)]
     usual = [key for key in ("state_dict", "model_state_dict", "model") if key in inner]
+    if not usual and any(isinstance(v, Tensor) for v in loaded.values()) and all(isinstance(k, str) for k in loaded):
+        return dict(loaded)
     chosen = usual[:1] or inner
     if len(chosen) != 1:
         raise DataError(
