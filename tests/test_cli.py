@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
+import transformers
 
-from termwise import DepthProfile, nets
+from termwise import DepthProfile, data, nets, profile
 from termwise.cli import main
 
 MODEL = "from termwise import nets\n\n\ndef build():\n    return nets.mlp([12, 8, 3])\n"
@@ -77,6 +81,9 @@ def test_train_writes_a_run_and_report_writes_its_page_again(here: Path, capsys:
     [
         (["profile", "model"], 2, "write FILE.py:callable"),
         (["profile", "none.py:build"], 2, "none.py"),
+        (["profile", "timm:resnet181"], 2, "Did you mean timm:resnet18"),
+        (["profile", "timm:resnet18", "--pretrained", "--weights", "w.safetensors"], 2, "give one of them"),
+        (["profile", "hf:./nowhere"], 1, "no such directory"),
         (["profile", "model.py:build", "--data", "nothing"], 2, "none of the known forms"),
         (["profile", "model.py:build", "--data", "fashion-mnist:nowhere"], 1, "nowhere"),
         (["profile", "model.py:build", "--data", "d.npz", "--weights", "none.safetensors"], 1, "no such file"),
@@ -122,7 +129,107 @@ def test_weights_that_do_not_fit_say_so(here: Path, capsys: pytest.CaptureFixtur
     assert "does not fit" in capsys.readouterr().err
 
 
+def test_a_model_by_name_is_profiled_as_it_was_made(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = timm.create_model("test_resnet", num_classes=1000)
+    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, here / "w.pth")
+    command = ["profile", "timm:test_resnet", "--samples", "12", "--size", "32"]
+    assert run(*command) == 1
+    err = capsys.readouterr().err
+    assert "termwise: timm:test_resnet has random weights (seed 0)" in err
+    assert "takes inputs of 3x160x160, and a sample of digits is 1x32x32: write --size 160 --channels 3." in err
+    assert run(*command, "--channels", "3", "--weights", "w.pth", "--save", "p.termwise") == 0
+    captured = capsys.readouterr()
+    assert "12 samples" in captured.out and "made for 3x160x160: write --size 160." in captured.err
+    assert "termwise: w.pth: taken off the keys: 'module.'" in captured.err and "random" not in captured.err
+    # The same by hand.
+    digits = data.load("digits", size=32)
+    pair = (digits.test_inputs[:12].repeat(1, 3, 1, 1), digits.test_targets[:12])
+    assert str(profile(model, pair)) == str(DepthProfile.load(here / "p.termwise"))
+
+
+def test_a_convolution_on_the_way_asks_nothing_of_flat_inputs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "deep.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(4, 3))\n"
+    )
+    assert run("profile", "deep.py:build", "--data", "d.npz") == 0
+    captured = capsys.readouterr()
+    assert "every path from the input has 2 steps" in captured.out and captured.err == ""
+
+
+def test_the_size_that_was_asked_for_is_enough(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings: dict[str, Any] = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    settings |= {"image_size": 32, "patch_size": 8, "num_labels": 10}
+    config = transformers.ViTConfig(**settings)
+    transformers.ViTForImageClassification(config).save_pretrained(here / "vit")
+    command = ["profile", "hf:vit", "--samples", "12", "--channels", "3"]
+    assert run(*command) == 1
+    assert "takes inputs of 3x32x32, and a sample of digits is 3x16x16: write --size 32." in capsys.readouterr().err
+    assert run(*command, "--size", "32") == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("closure ") and "made for" not in captured.err
+
+
+def test_video_and_detection_are_refused_in_one_message(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("profile", "torchvision:mc3_18", "--samples", "2", "--channels", "3") == 1
+    assert "takes inputs of 3xframesx112x112, and a sample of digits is 3x16x16" in capsys.readouterr().err
+    assert run("profile", "torchvision:raft_small", "--samples", "2", "--channels", "3") == 1
+    assert "fails on one sample of digits, which is 3x16x16: TypeError" in capsys.readouterr().err
+
+
+def test_a_directory_of_transformers_is_profiled_on_tokens(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings: dict[str, Any] = {"vocab_size": 7, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    config = transformers.GPT2Config(**settings, bos_token_id=0, eos_token_id=0)
+    transformers.GPT2LMHeadModel(config).save_pretrained(here / "lm")
+    np.save(here / "t.npy", np.arange(3000) % 7)
+    command = ["profile", "hf:lm", "--data", "tokens:t.npy", "--samples", "12"]
+    assert run(*command) == 1
+    assert "which is 128: IndexError" in (err := capsys.readouterr().err) and "--size N shortens it" in err
+    assert run(*command, "--size", "16") == 0
+    by_default = capsys.readouterr().out
+    # One block of attention (by its values) and perceptron, and the head: 1 + 2 {0, 1} + 2 {0, 1} steps.
+    assert re.findall(r"^ +(\d+) +(\d+)  ", by_default, flags=re.M) == [("1", "1"), ("3", "2"), ("5", "1")]
+    assert run(*command, "--size", "16", "--output", "logits") == 0
+    assert capsys.readouterr().out == by_default
+    assert run(*command, "--size", "16", "--output", "0") == 0
+    assert capsys.readouterr().out == by_default
+    assert run(*command, "--size", "16", "--output", "17") == 1
+    assert "output=17 is not in what the model returned" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_refused_first(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for device, said in [
+        ("mps", "--device mps is not available: PyTorch finds cpu and 1 x cuda"),
+        ("cuda:1", "--device cuda:1 is not available"),
+        ("gpu", "expected cpu, cuda, cuda:1 or mps"),
+        ("meta", "expected cpu, cuda, cuda:1 or mps"),
+    ]:
+        assert run("profile", "none.py:build", "--device", device) == 2
+        assert said in capsys.readouterr().err
+    assert run("profile", "model.py:build", "--data", "d.npz", "--device", "cpu") == 0
+    (here / "plain.py").write_text("def build():\n    return lambda x: x\n")
+    assert run("profile", "plain.py:build", "--data", "d.npz", "--device", "cuda") == 1
+    assert "a function cannot be moved there" in capsys.readouterr().err
+
+
+def test_channels_are_repeated_for_grey_images_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for channels, source in (("3", "d.npz"), ("0", "digits")):
+        assert run("profile", "model.py:build", "--data", source, "--channels", channels) == 2
+        assert f"--channels {channels}: the one channel of grey images" in capsys.readouterr().err
+
+
 def test_a_state_dictionary_is_no_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("profile", "w.safetensors", "--data", "d.npz") == 2
+    assert "FILE.py:callable --weights w.safetensors" in capsys.readouterr().err
     (here / "lone.py").write_text("import torch\n\n\ndef build():\n    return {'weight': torch.zeros(2)}\n")
     assert run("profile", "lone.py:build", "--data", "d.npz") == 1
     assert "numbers without the program" in capsys.readouterr().err

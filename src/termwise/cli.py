@@ -5,6 +5,7 @@ Exit codes: 0, 1 when something is refused (one clear message), 2 when the comma
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from termwise.errors import TermwiseError, UsageError
+from termwise.models import FORMS, load_model
 
 app = App(
     name="termwise",
@@ -83,25 +85,42 @@ def train(
 
 @app.command
 def profile(
-    model: Annotated[str, Parameter(help="FILE.py:callable; that file is run, and the function returns the model.")],
+    model: Annotated[str, Parameter(help=f"{' | '.join(FORMS)} (that file is run).")],
     /,
     *,
     data: Data = "digits",
     weights: Annotated[Path | None, Parameter(help="A .safetensors file (or a .pt file of plain tensors).")] = None,
+    pretrained: Annotated[
+        bool, Parameter(help="Published weights for a timm: or torchvision: model, downloaded by it.", negative=())
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, Parameter(help="Run the code that comes with an hf: model.", negative=())
+    ] = False,
+    device: Annotated[str, Parameter(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     unit: Units = None,
     constants: Constants = "pooled",
-    output: Annotated[str | None, Parameter(help="The key of the logits, where the model returns several.")] = None,
+    output: Annotated[
+        int | str | None, Parameter(help="Key or index of the tensor to profile, where the model returns several.")
+    ] = None,
+    size: Annotated[int | None, Parameter(help="Resize images to so many pixels; of tokens, the length.")] = None,
+    channels: Annotated[int | None, Parameter(help="Repeat the one channel of grey images so often.")] = None,
     samples: Annotated[int, Parameter(help="At most so many of the test part.")] = 1024,
     save: Annotated[Path | None, Parameter(help="Keep the profile in this file.")] = None,
 ) -> None:
     """Print which depth does the work in a model of yours."""
     from termwise.data import load
+    from termwise.inputs import check_input, device_of, place, repeat_channels
     from termwise.profile import profile as measure
 
-    network = load_model(model, weights)
-    chosen = load(data)
-    pair = (chosen.test_inputs[:samples], chosen.test_targets[:samples])
-    result = measure(network, pair, unit=_unit(unit), constants=constants, output=output, batch_size=32)
+    where = device_of(device)
+    network = load_model(model, weights, pretrained=pretrained, trust_remote_code=trust_remote_code)
+    network = place(network, where)
+    chosen = load(data, size=size)
+    inputs, targets = chosen.test_inputs[:samples], chosen.test_targets[:samples]
+    if channels is not None:
+        inputs = repeat_channels(inputs, channels)
+    check_input(network, inputs[:1], model, data)
+    result = measure(network, (inputs, targets), unit=_unit(unit), constants=constants, output=output, batch_size=32)
     print(result)
     if save is not None:
         result.save(save)
@@ -114,65 +133,6 @@ def report(run: Annotated[Path, Parameter(help="The directory of a finished run.
     from termwise.report import write_page
 
     print(f"report: {write_page(run)}")
-
-
-def load_model(spec: str, weights: Path | None = None) -> Any:
-    """The model that `FILE.py:callable` returns, with weights from a file.
-
-    Raises:
-        UsageError: the spec or the file's name is of no known form.
-        ModelError: the function returns no model, or the weights do not fit.
-        DataError: the file of weights is missing or damaged.
-    """
-    import torch
-
-    from termwise.datafiles import load_callable
-    from termwise.errors import DataError, ModelError
-
-    if not re.search(r"\.py:", spec):
-        raise UsageError(
-            f"model {spec!r}: write FILE.py:callable, where the function takes nothing and returns a model."
-        )
-    model = load_callable(spec)()
-    if isinstance(model, dict):
-        raise ModelError(f"{spec} returns a state dictionary: numbers without the program. Return the model itself.")
-    if not callable(model):
-        raise ModelError(f"{spec} returns a {type(model).__name__}; return a torch.nn.Module.")
-    if weights is None:
-        return model
-    if not isinstance(model, torch.nn.Module):
-        raise ModelError(f"{spec} returns a {type(model).__name__}, which takes no weights; omit --weights.")
-    try:
-        model.load_state_dict(_weights(weights))
-    except FileNotFoundError as error:
-        raise DataError(f"{weights}: there is no such file of weights.") from error
-    except RuntimeError as error:
-        raise ModelError(f"{weights} does not fit {spec}: {error}") from error
-    return model
-
-
-def _weights(path: Path) -> dict[str, Any]:
-    import safetensors
-    import safetensors.torch
-    import torch
-
-    from termwise.errors import DataError
-
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file of weights.")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if path.suffix in (".pt", ".pth"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: not readable as weights ({str(error).splitlines()[0]}).") from error
-    except Exception as error:
-        # torch.load raises pickle's own error for anything beyond plain tensors; it has not been executed.
-        raise DataError(
-            f"{path}: damaged, or holds more than plain tensors; save model.state_dict() as .safetensors."
-        ) from error
-    raise UsageError(f"--weights {path}: expected a .safetensors file, or .pt with plain tensors.")
 
 
 def _unit(units: Sequence[str] | None) -> Any:
@@ -234,6 +194,9 @@ def _run(config: Any, directory: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exits with 0, 1 or 2."""
     errors = Console(stderr=True)
+    notes = logging.StreamHandler()
+    notes.setFormatter(logging.Formatter("termwise: %(message)s"))
+    logging.getLogger("termwise").addHandler(notes)
     try:
         app(arguments, exit_on_error=False, print_error=True, result_action="return_none")
     except CycloptsError:
@@ -247,3 +210,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         errors.print("termwise: interrupted; the same command goes on from here.", highlight=False)
         sys.exit(1)
+    finally:
+        logging.getLogger("termwise").removeHandler(notes)
