@@ -51,9 +51,11 @@ def test_profile_prints_and_saves(here: Path, capsys: pytest.CaptureFixture[str]
     assert str(DepthProfile.load(here / "p.termwise")) in out
 
 
-def test_units_are_activations_or_modules(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_units_are_blocks_activations_or_modules(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("profile", "model.py:build", "--data", "d.npz", "--unit", "activations") == 0
     assert "unit: activations" in capsys.readouterr().out
+    assert run("profile", "model.py:build", "--data", "d.npz", "--unit", "blocks") == 0
+    assert "every path from the input has 0 steps" in capsys.readouterr().out
     assert run("profile", "model.py:build", "--data", "d.npz", "--unit", "nonsense") == 2
     assert "no module called 'nonsense'" in capsys.readouterr().err
 
@@ -251,3 +253,71 @@ def test_a_language_model_is_profiled_on_tokens(here: Path, capsys: pytest.Captu
     assert "every path from the input has 2 steps" in capsys.readouterr().out
     assert run("train", "mlp-7-8-7", "--data", "tokens:t.npy", "--directory", "r") == 2
     assert "these are tokens" in capsys.readouterr().err
+
+
+def test_support_says_what_a_model_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("support", "timm:resnet10t", "--unit", "blocks") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("supported: every operator has a rule")
+    assert "16 paths, of 0 to 4 blocks: 5 terms" in printed
+
+
+def test_support_asks_for_a_shape_that_nobody_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "dense.py").write_text("import torch\n\ndef build(): return torch.nn.Linear(4, 2)\n")
+    assert run("support", "dense.py:build") == 2
+    assert "--shape 3x224x224" in capsys.readouterr().err
+    assert run("support", "dense.py:build", "--shape", "four") == 2
+    assert "such as 3x224x224" in capsys.readouterr().err
+    assert run("support", "dense.py:build", "--shape", "4") == 0
+    assert "1 path, of 1 layers" in capsys.readouterr().out
+
+
+def test_support_ends_with_1_for_a_model_that_is_not_supported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = "import torch\n\ndef build(): return torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Softmax(-1))\n"
+    (here / "soft.py").write_text(lines)
+    assert run("support", "soft.py:build", "--shape", "4") == 1
+    assert "not supported: expand: the output is frozen" in capsys.readouterr().out
+
+
+def test_support_makes_tokens_for_a_language_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hf: Any = pytest.importorskip("transformers")
+    config = hf.T5Config(vocab_size=9, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    hf.T5ForConditionalGeneration(config).save_pretrained(here / "t5")
+    capsys.readouterr()
+    assert run("support", f"hf:{here / 't5'}", "--unit", "blocks") == 0
+    assert "10 residual branches" in capsys.readouterr().out
+
+
+def test_strict_refuses_what_is_linearised(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "odd.py").write_text(ODD)
+    assert run("profile", "odd.py:build", "--data", "d.npz") == 0
+    assert "linearised: termwise_cli.odd" in capsys.readouterr().out
+    assert run("profile", "odd.py:build", "--data", "d.npz", "--strict") == 1
+    assert "termwise_cli.odd in 'act'" in capsys.readouterr().err
+
+
+ODD = """
+import torch
+
+lib = torch.library.Library("termwise_cli", "FRAGMENT")
+if not hasattr(torch.ops.termwise_cli, "odd"):
+    lib.define("odd(Tensor x) -> Tensor")
+    lib.impl("odd", lambda x: x + torch.sin(x), "CompositeExplicitAutograd")
+    torch.library.register_autograd(
+        "termwise_cli::odd",
+        lambda ctx, grad: grad * (1 + torch.cos(ctx.saved_tensors[0])),
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+        lib=lib,
+    )
+
+
+class Act(torch.nn.Module):
+    def forward(self, x):
+        return torch.ops.termwise_cli.odd(x)
+
+
+def build():
+    model = torch.nn.Sequential(torch.nn.Linear(12, 3))
+    model.add_module("act", Act())
+    return model
+"""

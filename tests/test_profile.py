@@ -275,3 +275,14 @@ def test_options_that_give_no_numbers_are_refused(network: nn.Module, data: tupl
         profile(network, data, replicates=1)
     with pytest.raises(UsageError, match="batch_size=0: give at least 1"):
         profile(network, data, batch_size=0)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_few_samples_have_wide_intervals_and_a_table(samples: int) -> None:
+    """A replicate of the bootstrap may draw none of them."""
+    torch.manual_seed(0)
+    found = profile(nets.mlp([12, 8, 3]), torch.randn(samples, 12))
+    assert found.samples == samples
+    for row in found.share.rows():
+        assert row["norm_share_low"] <= row["norm_share"] <= row["norm_share_high"]
+    assert "nan" not in str(found)

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from termwise.errors import TermwiseError, UsageError
 from termwise.models import FORMS, load_model
+from termwise.steps import UNITS
 
 app = App(
     name="termwise",
@@ -33,7 +34,17 @@ Constants = Annotated[
 ]
 Units = Annotated[
     list[str] | None,
-    Parameter(help="layers (default), activations, or names of modules, one --unit for each.", negative=()),
+    Parameter(help="layers (default), blocks, activations, or names of modules, one --unit for each.", negative=()),
+]
+Model = Annotated[str, Parameter(help=f"{' | '.join(FORMS)} (that file is run).")]
+Weights = Annotated[Path | None, Parameter(help="A .safetensors file (or a .pt file of plain tensors).")]
+Pretrained = Annotated[
+    bool, Parameter(help="Published weights for a timm: or torchvision: model, downloaded by it.", negative=())
+]
+Trust = Annotated[bool, Parameter(help="Run the code that comes with an hf: model.", negative=())]
+Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1 or mps.")]
+Output = Annotated[
+    int | str | None, Parameter(help="Key or index of the tensor to profile, where the model returns several.")
 ]
 
 
@@ -85,23 +96,18 @@ def train(
 
 @app.command
 def profile(
-    model: Annotated[str, Parameter(help=f"{' | '.join(FORMS)} (that file is run).")],
+    model: Model,
     /,
     *,
     data: Data = "digits",
-    weights: Annotated[Path | None, Parameter(help="A .safetensors file (or a .pt file of plain tensors).")] = None,
-    pretrained: Annotated[
-        bool, Parameter(help="Published weights for a timm: or torchvision: model, downloaded by it.", negative=())
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, Parameter(help="Run the code that comes with an hf: model.", negative=())
-    ] = False,
-    device: Annotated[str, Parameter(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    trust_remote_code: Trust = False,
+    device: Device = "cpu",
     unit: Units = None,
     constants: Constants = "pooled",
-    output: Annotated[
-        int | str | None, Parameter(help="Key or index of the tensor to profile, where the model returns several.")
-    ] = None,
+    output: Output = None,
+    strict: Annotated[bool, Parameter(help="Refuse operators that have no rule of their own.", negative=())] = False,
     size: Annotated[int | None, Parameter(help="Resize images to so many pixels; of tokens, the length.")] = None,
     channels: Annotated[int | None, Parameter(help="Repeat the one channel of grey images so often.")] = None,
     samples: Annotated[int, Parameter(help="At most so many of the test part.")] = 1024,
@@ -113,18 +119,45 @@ def profile(
     from termwise.profile import profile as measure
 
     where = device_of(device)
-    network = load_model(model, weights, pretrained=pretrained, trust_remote_code=trust_remote_code)
-    network = place(network, where)
+    network = place(load_model(model, weights, pretrained=pretrained, trust_remote_code=trust_remote_code), where)
     chosen = load(data, size=size)
     inputs, targets = chosen.test_inputs[:samples], chosen.test_targets[:samples]
     if channels is not None:
         inputs = repeat_channels(inputs, channels)
     check_input(network, inputs[:1], model, data)
-    result = measure(network, (inputs, targets), unit=_unit(unit), constants=constants, output=output, batch_size=32)
+    options: dict[str, Any] = {"unit": _unit(unit), "constants": constants, "output": output, "strict": strict}
+    result = measure(network, (inputs, targets), **options, batch_size=32)
     print(result)
     if save is not None:
         result.save(save)
         print(f"saved: {save}")
+
+
+@app.command
+def support(
+    model: Model,
+    /,
+    *,
+    shape: Annotated[
+        str | None, Parameter(help="Of one sample, such as 3x224x224; by default the one that the model was made for.")
+    ] = None,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    trust_remote_code: Trust = False,
+    device: Device = "cpu",
+    unit: Units = None,
+    output: Output = None,
+) -> None:
+    """Say what a model is to Termwise, and what its expansion will cost, before any real work."""
+    from termwise.inputs import device_of, example, place
+    from termwise.support import support as ask
+
+    where = device_of(device)
+    network = place(load_model(model, weights, pretrained=pretrained, trust_remote_code=trust_remote_code), where)
+    found = ask(network, example(network, model, shape, where), unit=_unit(unit), output=output)
+    print(found)
+    if not found.supported:
+        sys.exit(1)
 
 
 @app.command
@@ -138,7 +171,7 @@ def report(run: Annotated[Path, Parameter(help="The directory of a finished run.
 def _unit(units: Sequence[str] | None) -> Any:
     if not units:
         return "layers"
-    return units[0] if len(units) == 1 and units[0] in ("layers", "activations") else tuple(units)
+    return units[0] if len(units) == 1 and units[0] in UNITS else tuple(units)
 
 
 _SPELLINGS = {

@@ -330,6 +330,8 @@ def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
 
 def closure_of(series: Series) -> float:
     """|sum of parts - value| / |value| in the 2-norm over everything; the sum is taken in float64."""
-    whole = series.value.double()
-    error = (series.rows.double().sum(dim=0) - whole).norm()
+    # Not every device has float64.
+    value, rows = (t.cpu() if t.device.type == "mps" else t for t in (series.value, series.rows))
+    whole = value.double()
+    error = (rows.double().sum(dim=0) - whole).norm()
     return float(error / whole.norm()) if float(whole.norm()) else float(error)

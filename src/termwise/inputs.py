@@ -7,6 +7,7 @@ as it or its library tells, then goes into the message.
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import torch
@@ -65,6 +66,36 @@ def repeat_channels(images: Tensor, channels: int) -> Tensor:
             f"{_size(tuple(images.shape[1:]))}; omit it."
         )
     return images.expand(-1, channels, -1, -1)
+
+
+def example(model: Any, spec: str, shape: str | None, device: torch.device) -> Any:
+    """A made-up input of one sample for a dry run: noise, or tokens for a model of transformers that takes them.
+
+    Args:
+        model: the model.
+        spec: its name, as in `termwise.models.load_model`.
+        shape: of the sample, such as "3x224x224"; None for the one that the model was made for.
+        device: where it is wanted.
+
+    Raises:
+        UsageError: the shape is none, or the model does not tell the one that it wants.
+    """
+    generator = torch.Generator().manual_seed(0)
+    if shape is not None:
+        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+            raise UsageError(f"--shape {shape}: write the lengths of one sample's axes, such as 3x224x224.")
+        return torch.randn(1, *map(int, shape.split("x")), generator=generator).to(device)
+    if getattr(model, "main_input_name", None) == "input_ids":
+        tokens = torch.randint(model.config.get_text_config().vocab_size, (1, 16), generator=generator).to(device)
+        decoded = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}
+        return {"input_ids": tokens, **decoded}
+    wanted = _wanted(model, spec) or ()
+    lengths = [length for length in wanted if isinstance(length, int)]
+    if not lengths or len(lengths) < len(wanted):
+        raise UsageError(
+            f"{spec} does not tell the shape of its input. Say it: --shape 3x224x224 (one sample, without the batch)."
+        )
+    return torch.randn(1, *lengths, generator=generator).to(device)
 
 
 def check_input(model: Any, sample: Tensor, spec: str, data: str) -> None:

@@ -279,7 +279,11 @@ class Measures:
         first = self._first
         if first is None:
             raise DataError("the data set is empty: no batch was measured.")
-        sums, is_input = self._sums, np.array([origin == "input" for origin, _ in self._parts])
+        # A replicate of few samples may have drawn none of them: it says nothing.
+        drawn = self._sums["weight"] > 0
+        drawn[0] = True
+        sums = {name: values[..., drawn] for name, values in self._sums.items()}
+        is_input = np.array([origin == "input" for origin, _ in self._parts])
         norm = sums["norm"] / sums["norm"][is_input].sum(axis=0)
         aligned, margin = sums["dot"] / sums["square"], sums["margin"] / sums["full_margin"]
         depths = np.array(list(first.depths), dtype=float)
@@ -287,10 +291,10 @@ class Measures:
         shares = {"norm_share": norm, "aligned_share": aligned, "margin_share": margin}
         return DepthProfile(
             share=self._share_table(first, shares),
-            truncated=self._truncated_table(first),
+            truncated=self._truncated_table(first, sums),
             mean_depth=_estimate(depths @ norm[is_input]),
             aligned_depth=_guarded_mean(depths, aligned[is_input]),
-            effective_depth=self._effective_depth(first),
+            effective_depth=self._effective_depth(first, sums),
             cancellation=float(sums["norm"][is_input].sum(axis=0)[0] / sums["full_norm"][0]),
             accuracy=None if correct is None or self._task == "agreement" else float(correct[0]),
             loss=float(sums["full_loss"][0] / sums["weight"][0]),
@@ -311,19 +315,19 @@ class Measures:
             columns |= _with_interval(name, values)
         return Table(columns, {"depth": first.unit if first.unit in UNITS else "modules"})
 
-    def _truncated_table(self, first: Expansion) -> Table:
+    def _truncated_table(self, first: Expansion, sums: dict[str, np.ndarray]) -> Table:
         columns: dict[str, Any] = {"depth": np.array(first.depths)}
         for name in ("head", "tail", "alone"):
-            if f"{name}_correct" in self._sums:
-                columns |= _with_interval(f"{name}_accuracy", self._sums[f"{name}_correct"] / self._sums["weight"])
-            columns |= _with_interval(f"{name}_loss", self._sums[f"{name}_loss"] / self._sums["weight"])
+            if f"{name}_correct" in sums:
+                columns |= _with_interval(f"{name}_accuracy", sums[f"{name}_correct"] / sums["weight"])
+            columns |= _with_interval(f"{name}_loss", sums[f"{name}_loss"] / sums["weight"])
         unit = "nats" if self._task != "regression" else "squared error"
         return Table(columns, {name: unit for name in columns if "loss" in name})
 
-    def _effective_depth(self, first: Expansion) -> int | None:
-        if "full_correct" not in self._sums:
+    def _effective_depth(self, first: Expansion, sums: dict[str, np.ndarray]) -> int | None:
+        if "full_correct" not in sums:
             return None
-        keeps = self._sums["head_correct"][:, 0] >= _KEEP * self._sums["full_correct"][0]
+        keeps = sums["head_correct"][:, 0] >= _KEEP * sums["full_correct"][0]
         # From the deep end: the longest run of truncations that all keep it.
         fails = np.flatnonzero(~keeps)
         at = 0 if not len(fails) else int(fails[-1]) + 1
@@ -364,14 +368,15 @@ def stack_parts(expansion: Expansion) -> tuple[list[tuple[str, int | None]], Ten
     if expansion.frozen is not None:
         parts.append(("frozen", None))
         tensors.append(expansion.frozen)
-    return parts, torch.stack(tensors).double()
+    return parts, torch.stack(tensors).cpu().double()
 
 
 def _statistics(
     parts: list[tuple[str, int | None]], stack: Tensor, expansion: Expansion, targets: Tensor | None
 ) -> tuple[str, dict[str, np.ndarray]]:
     """Per-sample numbers, each of shape (P, N), (K, N) or (N,), and the task."""
-    y = expansion.total.double()
+    y = expansion.total.cpu().double()  # not every device has float64
+    targets = None if targets is None else targets.cpu()
     if y.dim() == 1:
         raise ModelError("the output has one dimension: expected (samples, classes) or more. Keep the batch dimension.")
     inputs = len(expansion.depths)
