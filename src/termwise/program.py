@@ -27,8 +27,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from termwise.errors import ModelError, RuleError
 from termwise.memory import Memory
-from termwise.rules import RULES, Call, Entry, linearise, plain
-from termwise.rules.registry import Kind, with_value
+from termwise.rules import Call, Entry, linearise, plain
+from termwise.rules.registry import Kind, entry_of, with_value
 from termwise.series import INPUT, Series, carries, constant_series, frozen_series, integer_input
 from termwise.steps import Unit
 
@@ -159,7 +159,7 @@ class Program(TorchDispatchMode):
         self._weights[tensor] = True
 
     def _apply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        entry = RULES.get(func.overloadpacket) or self._decomposed(func) or Entry("fallback", linearise)
+        entry = entry_of(func.overloadpacket) or self._decomposed(func) or Entry("fallback", linearise)
         call = Call(func, args, kwargs, self.is_weight, self.product, self, self._moved)
         if self._cannot_carry(call) and entry.family not in ("embedding", "shape", "reading", "taken apart"):
             out = self._integers(call)
