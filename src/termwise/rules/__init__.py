@@ -3,7 +3,7 @@
 `register` enters a rule for your own operator; the families are the functions named here.
 """
 
-from termwise.rules import attention, norms, products, recurrent, selections
+from termwise.rules import attention, norms, products, recurrent, selections, vision
 from termwise.rules.elementwise import frozen, gated, gating
 from termwise.rules.fallback import linearise
 from termwise.rules.linear import reducing, structural
@@ -27,4 +27,5 @@ __all__ = [
     "register",
     "selections",
     "structural",
+    "vision",
 ]
