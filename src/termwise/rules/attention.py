@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from termwise.rules.elementwise import frozen
+from termwise.rules.fallback import linearise
+from termwise.rules.linear import jointly
 from termwise.rules.registry import Call, as_series, existing, register
-from termwise.series import FROZEN, INPUT, Series
+from termwise.series import FROZEN, INPUT, Series, frozen_series
 
 
 def log_softmax(call: Call) -> Any:
@@ -37,11 +39,20 @@ def _looked_up(call: Call, table: Series, indices: Any, value: Any) -> Any:
     return table.mapped(lambda rows: rows[:, indices], value, gate=table.gate)
 
 
+_MAXIMUM = 2  # the mode's number (sum, mean, max)
+
+
 def embedding_bag(call: Call) -> Any:
     """A sum, mean or maximum of look-ups: where the series of integer inputs starts, too."""
-    if not call.args[1].is_input:
-        return frozen(call)
+    indices = call.args[1]
+    computed = [name for name in ("weight", "per_sample_weights") if isinstance(call.argument(name), Series)]
+    if len(computed) == 2 or (computed and call.argument("mode") == _MAXIMUM):
+        return linearise(call)
     value, *rest = call.clean()
+    if computed:  # linear in the table and in the weights of the look-ups
+        return (jointly(call, value, [(computed[0], None)]), *map(frozen_series, rest))
+    if not indices.is_input:
+        return frozen(call)
     return (Series(value, value[None], (INPUT,), {0: 1}), *rest)
 
 

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from termwise.rules.elementwise import frozen
+from termwise.rules.fallback import linearise
+from termwise.rules.linear import jointly
 from termwise.rules.registry import Call, as_series, each_row, existing, register, with_value
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
 
@@ -121,7 +124,7 @@ def div(call: Call) -> Any:
     """Division: the divisor is frozen; with rounding the quotient is frozen too."""
     left, right = call.args[0], call.args[1]
     value = call.clean()
-    if call.argument("rounding_mode") is not None or not isinstance(left, Series):
+    if call.argument("rounding_mode") is not None or not isinstance(left, Series) or not carries(left):
         call.kind = "frozen"
         return frozen_series(value)
     if isinstance(right, Series):
@@ -156,11 +159,16 @@ def _moved_alone(call: Call, product: Series) -> Series:
     return product
 
 
+def _batches_summed(a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a, b).sum(dim=0)
+
+
 # addmm and its kin: beta * input + alpha * (a @ b).
-_BARE = {
-    "addmm": torch.ops.aten.mm.default,
-    "baddbmm": torch.ops.aten.bmm.default,
-    "addmv": torch.ops.aten.mv.default,
+_BARE: dict[str, Bilinear] = {
+    "addmm": torch.mm,
+    "baddbmm": torch.bmm,
+    "addmv": torch.mv,
+    "addbmm": _batches_summed,
 }
 
 
@@ -194,6 +202,40 @@ def linear(call: Call) -> Any:
     out = multiply(call, x, weight, lambda a, w: torch.ops.aten.linear.default(a, w), value)
     _mark(call, x, weight)
     return out if bias is None else _biased(call, out, bias, value)
+
+
+# How nn.Bilinear calls _trilinear: which dimensions each factor is spread along, and which are summed.
+_BILINEAR = ([1, 3], [0], [1, 2], [2, 3])
+
+
+def trilinear(call: Call) -> Any:
+    """x1 W x2, of which nn.Bilinear is made: half to each of x1 and x2, and by a weight a step for both.
+
+    A weight that is computed from the input makes it a product of three values, which is linearised.
+    """
+    x1, weight, x2 = call.args[:3]
+    if isinstance(weight, Series) or tuple(call.args[3:7]) != _BILINEAR:
+        return linearise(call)
+
+    def times(a: Tensor, b: Tensor) -> Tensor:
+        return torch.einsum("bi,oij,bj->bo", a, weight, b)
+
+    out = multiply(call, x1, x2, times, call.clean())
+    call.event = "weight" if call.is_weight(weight) else None
+    return out
+
+
+def conv_tbc(call: Call) -> Any:
+    """The convolution whose time comes first and whose channels come last."""
+    x, weight, bias, pad = call.args
+    value = call.clean()
+
+    def times(a: Tensor, w: Tensor) -> Tensor:
+        return torch.conv1d(a.permute(1, 2, 0), w.permute(2, 1, 0), padding=pad).permute(2, 0, 1)
+
+    out = multiply(call, x, weight, times, value)
+    _mark(call, x, weight)
+    return _biased(call, out, bias, value)
 
 
 def convolution(call: Call) -> Any:
@@ -260,12 +302,58 @@ def addcdiv(call: Call) -> Any:
     return with_value(out, call.clean())
 
 
+def ldexp(call: Call) -> Any:
+    """x * 2 ** n, as the product that it is."""
+    with call.replay:
+        out = call.args[0] * torch.pow(2.0, call.args[1])
+    return with_value(out, call.clean())
+
+
+def polar(call: Call) -> Any:
+    """r (cos phi + i sin phi), as the products that it is."""
+    radius, angle = call.args
+    with call.replay:
+        out = torch.complex(radius * torch.cos(angle), radius * torch.sin(angle))
+    return with_value(out, call.clean())
+
+
+# The right-hand side of each solver of linear systems, by name in its schema.
+_RIGHT_HAND_SIDE = {
+    "_linalg_solve_ex": "B",
+    "linalg_solve_triangular": "B",
+    "linalg_lu_solve": "B",
+    "linalg_lstsq": "b",
+    "cholesky_solve": "self",
+}
+
+
+def solve(call: Call) -> Any:
+    """A^-1 b: the matrix is a divisor and frozen, the solution is linear in b; by a weight it is a step."""
+    name = _RIGHT_HAND_SIDE[call.func._schema.name.split("::")[1]]
+    others = [call.argument(a.name) for a in call.func._schema.arguments if a.name != name]
+    if not isinstance(call.argument(name), Series):
+        return frozen(call)
+    clean = call.clean()
+    solution, *rest = (clean,) if isinstance(clean, Tensor) else clean
+    out = jointly(call, solution, [(name, None)])
+    if any(isinstance(other, Series) for other in others):
+        call.kind, out.gate = "frozen", False
+    elif any(isinstance(other, Tensor) and call.is_weight(other) for other in others):
+        call.event = "weight"
+    return out if isinstance(clean, Tensor) else type(clean)([out, *(frozen_series(r) for r in rest)])
+
+
 register("product", mul, existing("mul"))
 register("quotient", div, existing("div true_divide"))
 register("matrix product", matmul, existing("mm bmm mv dot vdot matmul"))
-register("matrix product", add_matmul, existing("addmm baddbmm addmv"))
+register("matrix product", add_matmul, existing("addmm baddbmm addmv addbmm"))
 register("matrix product", linear, existing("linear"))
+register("matrix product", trilinear, existing("_trilinear"))
+register("matrix product", solve, existing(" ".join(_RIGHT_HAND_SIDE)))
 register("convolution", convolution, existing("convolution _convolution"))
+register("convolution", conv_tbc, existing("conv_tbc"))
 register("product", lerp, existing("lerp"))
 register("product", addcmul, existing("addcmul"))
 register("product", addcdiv, existing("addcdiv"))
+register("product", ldexp, existing("ldexp"))
+register("product", polar, existing("polar"))
