@@ -11,6 +11,7 @@ import pathlib
 import zlib
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,18 @@ from cases import Case, aten, normal
 from cases_choices import norms, selections
 from cases_elementwise import frozen_values, gates, readings
 from cases_linear import LINEAR, joint_ones, linear_ones
-from cases_modules import attentions, deep, linearised, lstm_by_hand, multihead, recurrences
+from cases_modules import attentions, deep, linearised, lstm_by_hand, multihead, packed, recurrences
 from cases_products import convolutions, products
+from cases_vision import vision
 from oracles import Known, Source, alone, scaled
 from termwise import rules
-from termwise.errors import RuleError
+from termwise.errors import ModelError, RuleError
 from termwise.expand import Expansion, expand
 from termwise.rules import RULES
 
 TOLERANCE = 1e-10
+ENTRIES = {str(packet).removeprefix("aten."): entry for packet, entry in RULES.items()}
+pytestmark = pytest.mark.filterwarnings(r"ignore:index_reduce\(\) is in beta")
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +85,8 @@ CASES = [
     *attentions(),
     *multihead(),
     *recurrences(),
+    *packed(),
+    *vision(),
     *linearised(),
 ]
 
@@ -105,7 +111,7 @@ def test_rule(case: Case) -> None:
         assert (case.reaches.split()[0], case.kind) in arrived
     for (name, _), family in arrived.items():
         if name in case.reaches.split() and case.kind != "linearised":
-            assert family == RULES[getattr(aten, name)].family
+            assert family == ENTRIES[name].family
 
 
 # One case an operator is enough here: what differs is how constants are born and carried.
@@ -130,16 +136,13 @@ def test_constants_by_depth_sum_to_the_pooled_one(case: Case) -> None:
 _ELSEWHERE = {
     "cudnn_batch_norm": "runs on a graphics card alone",
     "mkldnn_rnn_layer": "float32 alone: test_fused_lstm",
-    "_embedding_bag": "integer inputs: test_embedding_is_where_integer_inputs_start",
-    "_embedding_bag_forward_only": "integer inputs: test_embedding_is_where_integer_inputs_start",
 }
 
 
 def test_every_rule_has_a_case() -> None:
     reached = {name for case in CASES for name in case.reaches.split() if case.kind != "linearised"}
-    registered = {str(packet).removeprefix("aten.") for packet in RULES}
-    assert sorted(registered - reached - set(_ELSEWHERE)) == []
-    assert sorted(reached - registered) == []
+    assert sorted(set(ENTRIES) - reached - set(_ELSEWHERE)) == []
+    assert sorted(reached - set(ENTRIES)) == []
 
 
 # Names that other versions of PyTorch have: this one may lack them.
@@ -189,11 +192,64 @@ def test_embedding_is_where_integer_inputs_start(module: nn.Module) -> None:
     assert oracles.disagreement(found.constant, head.bias.detach().expand_as(found.total)) < TOLERANCE
 
 
+# Infinities: a masked score is one, and a gate that closes on it must not make it NaN.
+
+_CLOSING: list[Callable[[Tensor], Tensor]] = [
+    torch.exp,
+    torch.relu,
+    torch.sigmoid,
+    torch.tanh,
+    nn.functional.softplus,
+    nn.functional.elu,
+    torch.erf,
+    torch.atan,
+    lambda u: u.clamp(-1, 1),
+]
+
+
+@pytest.mark.parametrize("op", _CLOSING, ids=[getattr(op, "__name__", "clamp") for op in _CLOSING])
+def test_a_masked_score_gives_what_the_operator_gives_at_minus_infinity(op: Callable[[Tensor], Tensor]) -> None:
+    x = torch.tensor([[0.5, -1.0, 2.0]]).double()
+    mask = torch.tensor([True, False, False])
+    found = expand(lambda u: op((u * 2 + 1).masked_fill(mask, -torch.inf)), x)
+    at_infinity = op(torch.tensor(-torch.inf).double())
+    assert found.closure <= 1e-12
+    assert found.terms[0][0, 0] == 0 and oracles.disagreement(found.constant[0, 0], at_infinity) < TOLERANCE
+    elsewhere = expand(lambda u: op(u * 2 + 1), x[:, 1:])
+    assert torch.equal(found.terms[0][:, 1:], elsewhere.terms[0])
+    assert torch.equal(found.constant[:, 1:], elsewhere.constant)
+
+
+# Out of PyTorch.
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda u: torch.from_numpy(u.numpy()),
+        lambda u: torch.from_numpy(u.detach().cpu().numpy()),
+        lambda u: torch.tensor(u.tolist()),
+        lambda u: torch.from_dlpack(u),
+        lambda u: u + torch.tensor(np.asarray(u)),
+    ],
+    ids=["numpy", "detached", "list", "dlpack", "asarray"],
+)
+def test_values_that_leave_pytorch_are_refused(line: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(ModelError, match=r"of shape \(2, 4\), out of PyTorch.*write it with PyTorch operators"):
+        expand(lambda x: line(x * 2), torch.ones(2, 4))
+
+
+def test_whole_numbers_may_leave_pytorch() -> None:
+    """They steer the program, as any number that it reads."""
+    x = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0]]).double()
+    places = x.argmax(dim=1)
+    for line in (lambda u: u[:, u.argmax(1).tolist()], lambda u: u[:, torch.from_numpy(u.argmax(1).numpy())]):
+        assert torch.equal(expand(line, x).terms[0], x[:, places])
+
+
 # Provenance: what a product with a sigmoid freezes, and what it halves.
 
-_STRUCTURAL = [
-    entry for entry in LINEAR if entry[2] and RULES[getattr(aten, entry[2].split()[0])].family == "structural"
-]
+_STRUCTURAL = [entry for entry in LINEAR if entry[2] and ENTRIES[entry[2].split()[0]].family == "structural"]
 
 
 @pytest.mark.parametrize(("name", "op", "packet", "shape"), _STRUCTURAL, ids=[entry[0] for entry in _STRUCTURAL])
