@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from termwise.errors import RuleError
 from termwise.rules.registry import Call, differentiating, existing, plain, register, with_value
 from termwise.series import Series, broadcast_rows, carries, frozen_series
 
@@ -92,12 +93,22 @@ def held(rows: Tensor, gate: Tensor, u: Tensor, whole: Tensor) -> Tensor:
 
 
 def slope(function: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
-    """The derivative of an element-wise function, by autograd's convention at kinks."""
-    with differentiating():
-        leaf = u.detach().requires_grad_()
-        total = function(leaf).sum()
-        # For complex numbers autograd has the conjugate of the derivative.
-        (derivative,) = torch.autograd.grad(total.real if total.is_complex() else total, leaf)
+    """The derivative of an element-wise function, by autograd's convention at kinks.
+
+    Raises:
+        RuleError: when there is none.
+    """
+    try:
+        with differentiating():
+            leaf = u.detach().requires_grad_()
+            total = function(leaf).sum()
+            # For complex numbers autograd has the conjugate of the derivative.
+            (derivative,) = torch.autograd.grad(total.real if total.is_complex() else total, leaf)
+    except RuntimeError as error:
+        raise RuleError(
+            f"a gate is the derivative of its operator near 0, and this one has none ({str(error).splitlines()[0]}). "
+            "Give it one (torch.library.register_autograd), or write a rule with its gate."
+        ) from error
     return derivative.conj().resolve_conj() if derivative.is_complex() else derivative
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from termwise.rules.elementwise import frozen
 from termwise.rules.fallback import linearise
 from termwise.rules.linear import jointly
-from termwise.rules.registry import Call, as_series, each_row, existing, register, with_value
+from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, register, with_value
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
@@ -31,13 +31,18 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
     if not carries(value):
         return frozen_series(value)
     left, right = _without_constants(left, right)
+
+    def by(rows: Tensor, other: Any, product: Bilinear) -> Tensor:
+        return _rows(call, rows, other, product, value)
+
+    def swapped(b: Any, a: Any) -> Tensor:
+        return times(a, b)
+
+    swap = torch.mul if times is torch.mul else swapped
     if not isinstance(right, Series):
-        return left.mapped(lambda rows: _rows(rows, right, times, value), value, gate=left.gate and _is_scaling(times))
+        return left.mapped(lambda rows: by(rows, right, times), value, gate=left.gate and _is_scaling(times))
     if not isinstance(left, Series):
-        swapped: Bilinear = torch.mul if times is torch.mul else (lambda b, a: times(a, b))
-        return right.mapped(
-            lambda rows: _rows(rows, left, swapped, value), value, gate=right.gate and _is_scaling(times)
-        )
+        return right.mapped(lambda rows: by(rows, left, swap), value, gate=right.gate and _is_scaling(times))
     left_gate, right_gate = _is_gate(left), _is_gate(right)
     if not carries(left):
         left_gate, right_gate = True, False  # an integer or a mask has nothing to give but its value
@@ -45,17 +50,12 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
         left_gate, right_gate = False, True
     if left_gate != right_gate:
         call.kind = "frozen"
-        free, gate = (right, left.value) if left_gate else (left, right.value)
-        ordered: Bilinear = (lambda b, a: times(a, b)) if left_gate else times
-        return Series(value, _rows(free.rows, gate, ordered, value), free.parts, free.paths)
+        free, gate, product = (right, left, swap) if left_gate else (left, right, times)
+        return Series(value, by(free.rows, gate.value, product), free.parts, free.paths)
     if call.product == "cauchy" and not left_gate:
-        return _cauchy(left, right, times, value)
-    halves = [
-        (_rows(left.rows, right.value / 2, times, value), left.parts),
-        (_rows(right.rows, left.value / 2, lambda b, a: times(a, b), value), right.parts),
-    ]
-    gate = left_gate and right_gate
-    return Series(value, *add_rows(value, halves), add_paths([left.paths, right.paths]), gate=gate)
+        return _cauchy(call, left, right, times, value)
+    halves = [(by(left.rows, right.value / 2, times), left.parts), (by(right.rows, left.value / 2, swap), right.parts)]
+    return Series(value, *add_rows(value, halves), add_paths([left.paths, right.paths]), gate=left_gate and right_gate)
 
 
 def _without_constants(left: Any, right: Any) -> tuple[Any, Any]:
@@ -81,17 +81,17 @@ def _is_scaling(times: Bilinear) -> bool:
     return times in (torch.mul, torch.div)
 
 
-def _rows(rows: Tensor, other: Any, times: Bilinear, value: Tensor) -> Tensor:
+def _rows(call: Call, rows: Tensor, other: Any, times: Bilinear, value: Tensor) -> Tensor:
     if not isinstance(other, Tensor):
         return times(rows, other)
     if times is torch.mul and rows.dtype == value.dtype:
         missing = value.dim() - (rows.dim() - 1)
         rows = rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]) if missing > 0 else rows
         return rows * other
-    return each_row(lambda row: times(row, other), rows).to(value.dtype)
+    return apply_to_rows(call.func, lambda row: times(row, other), rows).to(value.dtype)
 
 
-def _cauchy(left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
+def _cauchy(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
     """Depths add; a product with something frozen keeps the other's origin, and the input's prevails."""
     summands: list[tuple[Tensor, Parts]] = []
     for i, a in enumerate(left.parts):
@@ -99,7 +99,7 @@ def _cauchy(left: Series, right: Series, times: Bilinear, value: Tensor) -> Seri
             origin = Origin.INPUT if Origin.INPUT in (a.origin, b.origin) else max(a.origin, b.origin)
             # Depths add within an origin: a constant that a term is multiplied by lengthens none of its paths.
             depth = 0 if origin is Origin.FROZEN else sum(p.depth for p in (a, b) if p.origin is origin)
-            rows = _rows(left.rows[i : i + 1], right.rows[j], times, value)
+            rows = _rows(call, left.rows[i : i + 1], right.rows[j], times, value)
             summands.append((rows, (Part(origin, depth),)))
     paths: dict[int, int] = {}
     for i, n in (left.paths or {0: 1}).items():
