@@ -23,6 +23,13 @@ def causal(n: int) -> Tensor:
     return torch.full((n, n), -torch.inf).double().triu(1)
 
 
+def normalised(u: Known, mask: Tensor) -> Known:
+    """Log-probabilities without the masked, whose score is a large negative number."""
+    scores = plus(scaled(u, (~mask).double()), oracles.constant((mask.double() * -1e30).expand(3, 4)))
+    total = u.value.masked_fill(mask, -1e30).logsumexp(1, keepdim=True)
+    return plus(scores, frozen(-total.expand(3, 4)))
+
+
 _BAGS = torch.tensor([[0, 2, 1], [2, 2, 1]])
 _TABLE = nn.Parameter(torch.arange(12.0).double().view(3, 4) / 4 - 1)
 
@@ -95,6 +102,21 @@ def attentions() -> list[Case]:
             "_embedding_bag",
             "exact",
             ((2, 3),),
+        ),
+        Case(
+            "masked-log-softmax",
+            lambda u: u + u.masked_fill(INDEX == 2, -torch.inf).log_softmax(dim=1).exp(),
+            lambda u: plus(u, gated(torch.exp, normalised(u, INDEX == 2))),
+            "_log_softmax",
+            "frozen",
+            counted=False,
+        ),
+        Case(
+            "embedding-by-data",
+            lambda u: F.embedding(u.argmax(dim=1) % 3, u),
+            lambda u: alone(lambda p: p[u.value.argmax(dim=1) % 3], u),
+            "embedding",
+            "exact",
         ),
         Case(
             "embedding-of-values",

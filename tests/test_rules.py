@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import oracles
-from cases import Case, aten, normal
+from cases import INDEX, Case, aten, normal
 from cases_choices import norms, selections
 from cases_elementwise import frozen_values, gates, readings
 from cases_linear import LINEAR, joint_ones, linear_ones
@@ -266,6 +266,70 @@ def test_a_gate_survives_structural_operators(
         counted=False,
     )
     test_rule(case)
+
+
+_AFFINE: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+    ("minus", lambda g: -g),
+    ("one-minus", lambda g: 1 - g),
+    ("twice", lambda g: 2 * g - 0.5),
+    ("over", lambda g: g / torch.arange(1, 5)),
+    ("mask", lambda g: g.masked_fill(torch.tensor([True, False, True, False]), 0.5)),
+    ("index-fill", lambda g: g.index_fill(1, torch.tensor([2, 0]), 0.5)),
+    ("pad", lambda g: nn.functional.pad(g[:, 1:3], (1, 1), value=1.0)),
+    ("where", lambda g: torch.where(torch.tensor([True, False, True, False]), g, 1.0)),
+    ("cat", lambda g: torch.cat([g[:2], torch.ones(1, 4).double()])),
+    ("scatter", lambda g: g.scatter(1, torch.tensor([[1], [2]]), 0.5)),
+    ("cast", lambda g: g.to(torch.float64, copy=True)),
+]
+
+
+@pytest.mark.parametrize(("name", "op"), _AFFINE, ids=[name for name, _ in _AFFINE])
+def test_a_gate_survives_affine_maps_by_constants(name: str, op: Callable[[Tensor], Tensor]) -> None:
+    case = Case(
+        f"gate-{name}",
+        lambda u, v: op(torch.sigmoid(u)) * v,
+        lambda u, v: scaled(v, op(torch.sigmoid(u.value))),
+        "mul",
+        "frozen",
+        ((3, 4), (3, 4)),
+    )
+    test_rule(case)
+
+
+_MIXED: list[tuple[str, Callable[[Tensor, Tensor], Tensor]]] = [
+    ("sum", lambda g, h: g + h),
+    ("scatter-add", lambda g, h: g.scatter_add(0, INDEX.expand(3, 4), h)),
+    ("scatter-mean", lambda g, h: g.scatter_reduce(0, INDEX.expand(3, 4), h, "mean")),
+    ("index-add", lambda g, h: g.index_add(0, torch.tensor([2, 2, 0]), h)),
+    ("accumulated", lambda g, h: g.index_put((torch.tensor([2, 2]),), h[:2], accumulate=True)),
+]
+
+
+@pytest.mark.parametrize(("name", "op"), _MIXED, ids=[name for name, _ in _MIXED])
+def test_a_sum_of_gates_is_none(name: str, op: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def oracle(u: Known, v: Known) -> Known:
+        return oracles.halves(torch.mul, alone(op, *(oracles.gated(torch.sigmoid, k) for k in (u, v))), v)
+
+    test_rule(
+        Case(
+            f"mixed-{name}",
+            lambda u, v: op(torch.sigmoid(u), torch.sigmoid(v)) * v,
+            oracle,
+            "mul",
+            "exact",
+            ((3, 4), (3, 4)),
+        )
+    )
+
+
+def test_parts_take_the_type_of_the_value() -> None:
+    """A sum with a constant of higher precision is carried on in that."""
+    single = nn.Linear(4, 4).requires_grad_(False)
+    x, shift, w = torch.ones(2, 4), torch.full((4,), 1 / 3).double(), torch.full((4, 3), 0.1).double()
+    found = expand(lambda x: (single(x) + shift) @ w, x)
+    assert found.terms[1].dtype == found.constant.dtype == torch.float64
+    assert oracles.disagreement(found.constant, ((single.bias.double() + shift) @ w).expand(2, 3)) < 1e-7
+    assert oracles.disagreement(found.terms[1], (x @ single.weight.t()).double() @ w) < 1e-7
 
 
 def test_rules_are_registered_once() -> None:

@@ -166,7 +166,7 @@ class Series(Tensor):
         """Add what is born here; `constant` broadcasts to the value's shape."""
         rows, parts = self.rows, self.parts
         if part in parts:
-            rows = broadcast_rows(rows, value).clone(memory_format=torch.contiguous_format)
+            rows = broadcast_rows(rows, value).to(value.dtype, copy=True, memory_format=torch.contiguous_format)
             rows[parts.index(part)] += constant
             return Series(value, rows, parts, self.paths, gate=self.gate)
         born = constant.to(value.dtype).expand(value.shape)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from termwise.rules.elementwise import frozen
 from termwise.rules.fallback import linearise
 from termwise.rules.linear import jointly
-from termwise.rules.registry import Call, as_series, existing, register
+from termwise.rules.registry import Call, as_series, existing, plain, register
 from termwise.series import FROZEN, INPUT, Series, frozen_series
 
 
@@ -20,23 +22,23 @@ def log_softmax(call: Call) -> Any:
     call.kind = "frozen"
     series = as_series(call.args[0])
     value = call.clean()
-    return Series(value, series.rows.to(value.dtype), series.parts, series.paths).plus(
-        value - series.value, value, part=FROZEN
-    )
+    normaliser = torch.logsumexp(series.value.to(value.dtype), call.args[1], keepdim=True)
+    return Series(value, series.rows.to(value.dtype), series.parts, series.paths).plus(-normaliser, value, part=FROZEN)
 
 
 def embedding(call: Call) -> Any:
-    """The look-up of integer inputs: this is where their series starts, at depth 0; by computed ones it is frozen."""
+    """The look-up of integer inputs: this is where their series starts, at depth 0; by computed ones it is frozen.
+
+    A table that is computed from the input is read at frozen places.
+    """
     table, indices = call.args[0], call.args[1]
     value = call.clean()
     if isinstance(indices, Series) and not isinstance(table, Series) and indices.is_input:
         return Series(value, value[None], (INPUT,), {0: 1})
-    return frozen(call) if isinstance(indices, Series) else _looked_up(call, table, indices, value)
-
-
-def _looked_up(call: Call, table: Series, indices: Any, value: Any) -> Any:
-    # A table computed from the input, read at constant places: structural.
-    return table.mapped(lambda rows: rows[:, indices], value, gate=table.gate)
+    if not isinstance(table, Series):
+        return frozen(call)
+    places = plain(indices)
+    return table.mapped(lambda rows: rows[:, places], value, gate=table.gate)
 
 
 _MAXIMUM = 2  # the mode's number (sum, mean, max)

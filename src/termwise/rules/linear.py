@@ -1,8 +1,8 @@
 """Operators that are linear in their value: applied to every part, the constant-born ones included.
 
-`structural` ones only move numbers about, so a gate stays a gate; `reducing` ones mix numbers; `joint` ones are linear
-in several operands together (sum, concatenation), where plain operands join the constant part.  What an operator adds
-of its own (a pad value, a fill) joins the constant part too.
+`structural` ones only move numbers about (or turn their sign), so a gate stays a gate; `reducing` ones mix numbers;
+`joint` ones are linear in several operands together (sum, concatenation), where plain operands join the constant part.
+What an operator adds of its own (a pad value, a fill) joins the constant part too.
 """
 
 from __future__ import annotations
@@ -186,7 +186,9 @@ def jointly(call: Call, value: Tensor, operands: list[tuple[str, int | None]]) -
         out = call.func(*positional, **keyword)
         return out if isinstance(out, Tensor) else out[0]
 
-    gate = all(s.gate for s, x in zip(lifted, given, strict=True) if isinstance(x, Series))
+    # Sums of gates are none, as with +.
+    mixes = call.argument("accumulate") or call.func._schema.name.split("::")[1] in _MIXING
+    gate = not mixes and all(s.gate for s, x in zip(lifted, given, strict=True) if isinstance(x, Series))
     rows = apply_to_rows(call.func, apply, *stacks)
     return Series(value, rows, parts, add_paths(s.paths for s in lifted), gate=gate)
 
@@ -205,9 +207,11 @@ def cat(call: Call) -> Any:
         place = out.narrow(axis, start, s.shape[axis - 1])
         start += s.shape[axis - 1]
         place_rows(s.rows, s.parts, place, parts)
-    gate = all(s.gate for s in series)
+    gate = all(s.gate for s, operand in zip(series, operands, strict=True) if isinstance(operand, Series))
     return Series(value, out, parts, add_paths(s.paths for s in series), gate=gate)
 
+
+_MIXING = {"scatter_add", "index_add", "scatter_reduce", "index_reduce"}
 
 # The operands in which a joint operator is linear, by name in its schema.
 _JOINT = {
@@ -255,7 +259,11 @@ def filling(call: Call) -> Any:
     rest, kwargs = plain(call.args[1:]), plain(call.kwargs)
     empty = series.value.new_zeros(series.value.shape)
     zero_rest, zero_kwargs = _zero_fill(call, rest, kwargs)
-    out = series.mapped(lambda rows: each_row(lambda row: call.func(row, *zero_rest, **zero_kwargs), rows), value)
+
+    def emptied(rows: Tensor) -> Tensor:
+        return each_row(lambda row: call.func(row, *zero_rest, **zero_kwargs), rows)
+
+    out = series.mapped(emptied, value, gate=series.gate)
     fill = call.argument("value")
     if isinstance(fill, Tensor) or fill:
         return out.plus(call.func(empty, *rest, **kwargs), value, part=CONSTANT)
@@ -331,7 +339,7 @@ register(
     "linear",
     reducing,
     existing(
-        """mean sum neg avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d
+        """mean sum avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d
         cumsum col2im upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
         _upsample_bilinear2d_aa _upsample_bicubic2d_aa _upsample_lanczos2d_aa
         trace diff fft_fft _fft_r2c _fft_c2c _fft_c2r real imag nansum
@@ -347,6 +355,7 @@ register(
         cauchy geometric log_normal random randint_like"""
     ),
 )
+register("linear", structural, existing("neg"))
 register("structural", duplicate, existing("clone contiguous lift_fresh _to_copy to"))
 register("structural", as_strided, existing("as_strided"))
 register("structural", conjugate, existing("_conj _conj_physical"))
