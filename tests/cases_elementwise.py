@@ -180,8 +180,6 @@ _FROZEN: list[tuple[str, Callable[..., Any], str, Callable[..., Tensor]]] = [
     ("histc", lambda u: torch.histc(u, 4, -1, 1)[2], "histc", normal),
     ("digamma", torch.digamma, "digamma", positive),
     ("lgamma", torch.lgamma, "lgamma", positive),
-    ("prod", lambda u: u.prod(dim=1), "prod", normal),
-    ("cumprod", lambda u: u.cumprod(dim=1), "cumprod", normal),
     ("count-nonzero", lambda u: torch.count_nonzero(u), "count_nonzero", zeros),
     ("isin", lambda u: torch.isin(u, torch.tensor([0.0, 1.0]).double()), "isin", integers),
     ("angle", torch.angle, "angle", normal),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import oracles
-from cases import Case, Oracle, aten, whole
+from cases import Case, Oracle, aten, normal, whole, zeros
 from oracles import Known, alone, constant, frozen, gated, halves, plus, scaled, stepped
 
 # Products.
@@ -21,6 +21,31 @@ def gate_of(u: Known) -> Tensor:
 _W44 = nn.Parameter(torch.tensor([[1, -2, 0, 3], [2, 1, -1, 0], [0, 1, 2, -1], [3, 0, 1, 1]]).double() / 4)
 _W43 = nn.Parameter(_W44.detach()[:, :3].clone())
 _B3, _B4 = torch.tensor([0.5, -1.0, 2.0]).double(), torch.tensor([0.5, -1.0, 2.0, 0.25]).double()
+
+
+def shared(*factors: Known) -> Known:
+    """A product of many: to each an equal share."""
+    value = torch.stack([f.value for f in factors]).prod(dim=0)
+    others = [torch.stack([f.value for f in factors if f is not factor]).prod(dim=0) for factor in factors]
+    split = [scaled(f, other / len(factors)) for f, other in zip(factors, others, strict=True)]
+    return Known(value, plus(*split).parts, factors[0].paths)
+
+
+def columns(u: Known) -> list[Known]:
+    return [alone(lambda p, i=i: p[:, i], u) for i in range(u.value.shape[1])]
+
+
+def in_turn(u: Known) -> Known:
+    """Factor after factor, as the Cauchy product has it."""
+    first, *rest = columns(u)
+    for factor in rest:
+        first = oracles.cauchy(torch.mul, first, factor)
+    return first
+
+
+def side_by_side(*steps: Known) -> Known:
+    parts = {k: torch.stack([s.parts[k] for s in steps], 1) for k in oracles.keys_of(steps)}
+    return Known(torch.stack([s.value for s in steps], 1), parts, steps[0].paths)
 
 
 _CUBE = nn.Parameter(torch.stack([_W43.detach(), _W43.detach().flip(0), _W43.detach() ** 2, -_W43.detach()]))
@@ -137,6 +162,56 @@ def products() -> list[Case]:
             "mul round",
             pair,
             "frozen",
+        ),
+        *(
+            Case(
+                f"prod-{domain.__name__}",
+                lambda u: u.prod(dim=-1),
+                lambda u: shared(*columns(u)),
+                "prod",
+                domain=domain,
+            )
+            for domain in (normal, zeros)
+        ),
+        case(
+            "prod-keepdim",
+            lambda u: u.prod(dim=1, keepdim=True),
+            lambda u: alone(lambda p: p[:, None], shared(*columns(u))),
+            "prod",
+            ((3, 4),),
+        ),
+        case(
+            "prod-all",
+            lambda u: u.prod(),
+            lambda u: shared(*(alone(lambda p, i=i, j=j: p[i, j], u) for i in range(2) for j in range(3))),
+            "prod",
+            ((2, 3),),
+        ),
+        case(
+            "prod-of-gates-times-value",
+            lambda u, v: torch.sigmoid(u).prod(dim=1, keepdim=True) * v,
+            lambda u, v: scaled(v, torch.sigmoid(u.value).prod(dim=1, keepdim=True)),
+            "mul prod",
+            pair,
+            "frozen",
+        ),
+        case(
+            "prod-of-nothing",
+            lambda u: u + u[:, :0].prod(dim=1, keepdim=True),
+            lambda u: plus(u, constant(torch.ones(3, 4).double())),
+            "prod",
+            ((3, 4),),
+        ),
+        case("prod-cauchy", lambda u: u.prod(dim=1), in_turn, "prod", ((3, 3),), product="cauchy", counted=False),
+        *(
+            Case(
+                f"cumprod-{domain.__name__}",
+                lambda u: u.cumprod(dim=1),
+                lambda u: side_by_side(columns(u)[0], *(shared(*columns(u)[: i + 1]) for i in range(1, 4))),
+                "cumprod",
+                domain=domain,
+            )
+            for domain in (normal, zeros)
         ),
         case("divided-by-value", lambda u, v: u / v, lambda u, v: scaled(u, 1 / v.value), "div", pair, "frozen"),
         case("mm", torch.mm, lambda u, v: halves(torch.mm, u, v), "mm", square),

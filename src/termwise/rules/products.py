@@ -6,11 +6,13 @@
     of two values, Cauchy (on request):         y_k = sum_{i+j=k} a_i b_j      depths add
 
 One function serves every bilinear operator: element-wise, matrix products, convolutions.  For more than two factors
-the halves depend on the bracketing: x * (y * z) gives x one half and y, z a quarter each.
+the halves depend on the bracketing: x * (y * z) gives x one half and y, z a quarter each.  An operator that multiplies
+many at once (prod, cumprod) has no bracketing, and gives each an equal share.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from termwise.rules.elementwise import frozen
-from termwise.rules.fallback import linearise
+from termwise.rules.fallback import linearise, push
 from termwise.rules.linear import jointly
 from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, register, with_value
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
@@ -161,6 +163,42 @@ def _moved_alone(call: Call, product: Series) -> Series:
 
 def _batches_summed(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a, b).sum(dim=0)
+
+
+def prod(call: Call) -> Any:
+    """A product of n values in one operator: to each factor an equal share, y_k = J x_k / n, with J the Jacobian."""
+    series, value = call.args[0], call.clean()
+    if not series.numel():
+        return as_series(value)  # of nothing the product is 1
+    gate = _is_gate(series)
+    if call.product == "cauchy" and not gate:
+        return _folded(call, series, value)
+    rest, kwargs = call.args[1:], call.kwargs
+    (rows,) = push(call, lambda u: (call.func(u, *rest, **kwargs),), [series], series.parts)
+    assert rows is not None
+    return Series(value, rows / _factors(call, series), series.parts, series.paths, gate=gate)
+
+
+def _factors(call: Call, series: Series) -> Any:
+    """How many factors each entry has."""
+    dim = call.argument("dim")
+    if dim is None or not series.dim():
+        return series.numel()
+    if call.func._schema.name == "aten::prod":
+        return series.shape[dim]
+    many = torch.arange(1, series.shape[dim] + 1, dtype=series.dtype, device=series.device)
+    return many.reshape(*(-1 if d == dim % series.dim() else 1 for d in range(series.dim())))
+
+
+def _folded(call: Call, series: Series, value: Tensor) -> Any:
+    """Depths add: factor after factor."""
+    dim = call.argument("dim")
+    with call.replay:
+        factors = list(
+            itertools.accumulate(series.reshape(-1).unbind(0) if dim is None else series.unbind(dim), torch.mul)
+        )
+        out = factors[-1].reshape(value.shape) if call.func._schema.name == "aten::prod" else torch.stack(factors, dim)
+    return with_value(out, value)
 
 
 # addmm and its kin: beta * input + alpha * (a @ b).
@@ -344,6 +382,7 @@ def solve(call: Call) -> Any:
 
 
 register("product", mul, existing("mul"))
+register("product", prod, existing("prod cumprod"))
 register("quotient", div, existing("div true_divide"))
 register("matrix product", matmul, existing("mm bmm mv dot vdot matmul"))
 register("matrix product", add_matmul, existing("addmm baddbmm addmv addbmm"))

@@ -187,7 +187,7 @@ def loop_rows(linear: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
 def with_value(out: Any, clean: Any) -> Any:
     """The parts that rules gave to the pieces of an operator, with the clean value of the operator itself."""
     if isinstance(out, Series):
-        return Series(clean, out.rows, out.parts, out.paths, gate=out.gate)
+        return Series(clean, out.rows.to(clean.dtype), out.parts, out.paths, gate=out.gate)
     if isinstance(out, (tuple, list)):
         # A decomposition may return a named tuple of its own: the operator's own structure holds.
         return type(clean)([with_value(o, c) for o, c in zip(out, clean, strict=True)])
