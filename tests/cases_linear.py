@@ -14,6 +14,10 @@ from cases import (
 )
 from oracles import alone
 
+_SPARSE = torch.sparse_coo_tensor(
+    torch.tensor([[0, 1, 2], [1, 2, 0]]), torch.tensor([2.0, -1.0, 0.5]).double(), (3, 3), check_invariants=True
+)
+
 LINEAR: list[tuple[str, Callable[..., Tensor], str, tuple[int, ...]]] = [
     ("view", lambda u: u.view(2, 6), "view", (3, 4)),
     ("unsafe-view", lambda u: aten._unsafe_view(u, [4, 3]), "_unsafe_view", (3, 4)),
@@ -199,6 +203,11 @@ LINEAR: list[tuple[str, Callable[..., Tensor], str, tuple[int, ...]]] = [
     ),
     ("complex-by-constant", lambda u: (torch.complex(u, -u) * (0.3 + 0.7j)).real, "mul", (3, 4)),
     ("lanczos", lambda u: aten._upsample_lanczos2d_aa(u, [3, 3], False), "_upsample_lanczos2d_aa", (2, 3, 4, 4)),
+    ("weighted-count", lambda u: torch.bincount(torch.tensor([0, 2, 2, 1]), weights=u[1]), "bincount", (3, 4)),
+    ("sparse-times", lambda u: _SPARSE @ u, "mm", (3, 4)),
+    ("compressed-times", lambda u: _SPARSE.to_sparse_csr() @ u, "mm", (3, 4)),
+    ("sparse-times-added", lambda u: torch.sparse.addmm(u, _SPARSE, u, beta=0.5), "_sparse_addmm", (3, 4)),
+    ("sparse-times-whole", lambda u: torch.sparse.mm(_SPARSE, u), "_sparse_addmm", (3, 4)),
     (
         "segment-sum",
         lambda u: torch.segment_reduce(u, "sum", lengths=torch.tensor([1, 2])),
@@ -234,7 +243,7 @@ def _grid(dims: int) -> Tensor:
 
 
 # PyTorch takes these apart, or the case itself reads its operand twice.
-_RECOUNTED = {"circular-pad", "diff", "fill", "fill-by-value", "complex-by-constant"}
+_RECOUNTED = {"circular-pad", "diff", "fill", "fill-by-value", "complex-by-constant", "sparse-times-added"}
 
 
 def linear_ones() -> list[Case]:

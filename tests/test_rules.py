@@ -32,7 +32,9 @@ from termwise.rules import RULES
 
 TOLERANCE = 1e-10
 ENTRIES = {str(packet).removeprefix("aten."): entry for packet, entry in RULES.items()}
-pytestmark = pytest.mark.filterwarnings(r"ignore:index_reduce\(\) is in beta")
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:index_reduce\(\) is in beta", "ignore:Sparse CSR tensor support is in beta"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -215,7 +215,7 @@ register(
         """rsqrt sqrt reciprocal log log2 log10 sign sgn round floor ceil trunc frac remainder fmod floor_divide
         eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not
         bitwise_xor isnan isinf isfinite any all argmax argmin argsort nonzero var std
-        linalg_vector_norm norm unique_consecutive _unique2 bucketize searchsorted one_hot atan2 bincount histc digamma
+        linalg_vector_norm norm unique_consecutive _unique2 bucketize searchsorted one_hot atan2 histc digamma
         lgamma count_nonzero isin angle hypot dist _cdist_forward _euclidean_dist _pdist_forward
         linalg_inv_ex linalg_pinv special_ndtri polygamma signbit frexp bernoulli multinomial poisson normal"""
     ),

@@ -108,6 +108,16 @@ def segmented(call: Call) -> Any:
     return reducing(call) if call.argument("reduce") in ("sum", "mean") else linearise(call)
 
 
+def counted(call: Call) -> Any:
+    """Bincount: linear in the weights that it adds up; without them it is a count, and frozen like its places."""
+    if isinstance(call.args[0], Series):
+        call.kind = "frozen"
+    value = call.clean()
+    if not carries(value) or not isinstance(call.argument("weights"), Series):
+        return frozen_series(value)
+    return jointly(call, value, [("weights", None)])
+
+
 def shape_only(call: Call) -> Any:
     """Operators that read the shape alone (zeros_like, new_empty, random fills): the result is a constant."""
     return call.clean()
@@ -211,7 +221,7 @@ def cat(call: Call) -> Any:
     return Series(value, out, parts, add_paths(s.paths for s in series), gate=gate)
 
 
-_MIXING = {"scatter_add", "index_add", "scatter_reduce", "index_reduce"}
+_MIXING = {"bincount", "scatter_add", "index_add", "scatter_reduce", "index_reduce"}
 
 # The operands in which a joint operator is linear, by name in its schema.
 _JOINT = {
@@ -360,6 +370,7 @@ register("structural", duplicate, existing("clone contiguous lift_fresh _to_copy
 register("structural", as_strided, existing("as_strided"))
 register("structural", conjugate, existing("_conj _conj_physical"))
 register("structural", packed, existing("_pack_padded_sequence"))
+register("linear", counted, existing("bincount"))
 register("linear", segmented, existing("segment_reduce"))
 register("sum", add, [torch.ops.aten.add])
 register("sum", sub, [torch.ops.aten.sub])

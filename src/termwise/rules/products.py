@@ -22,7 +22,7 @@ from torch import Tensor
 from termwise.rules.elementwise import frozen
 from termwise.rules.fallback import linearise, push
 from termwise.rules.linear import jointly
-from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, register, with_value
+from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, loop_rows, register, with_value
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
@@ -90,6 +90,8 @@ def _rows(call: Call, rows: Tensor, other: Any, times: Bilinear, value: Tensor) 
         missing = value.dim() - (rows.dim() - 1)
         rows = rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]) if missing > 0 else rows
         return rows * other
+    if other.layout is not torch.strided:
+        return loop_rows(lambda row: times(row, other), rows)  # vmap knows nothing of sparse matrices
     return apply_to_rows(call.func, lambda row: times(row, other), rows).to(value.dtype)
 
 
@@ -207,6 +209,7 @@ _BARE: dict[str, Bilinear] = {
     "baddbmm": torch.bmm,
     "addmv": torch.mv,
     "addbmm": _batches_summed,
+    "_sparse_addmm": torch.mm,
 }
 
 
@@ -385,7 +388,7 @@ register("product", mul, existing("mul"))
 register("product", prod, existing("prod cumprod"))
 register("quotient", div, existing("div true_divide"))
 register("matrix product", matmul, existing("mm bmm mv dot vdot matmul"))
-register("matrix product", add_matmul, existing("addmm baddbmm addmv addbmm"))
+register("matrix product", add_matmul, existing("addmm baddbmm addmv addbmm _sparse_addmm"))
 register("matrix product", linear, existing("linear"))
 register("matrix product", trilinear, existing("_trilinear"))
 register("matrix product", solve, existing(" ".join(_RIGHT_HAND_SIDE)))
