@@ -222,6 +222,26 @@ def test_a_masked_score_gives_what_the_operator_gives_at_minus_infinity(op: Call
     assert torch.equal(found.constant[:, 1:], elsewhere.constant)
 
 
+# Values near zero, where a quotient in single precision loses its digits.
+
+# prelu takes slopes of its own type alone, and those of the case are double.
+_NEAR = [c for c in gates() if c.domain is normal and not hasattr(c.op, "__wrapped__") and c.id != "prelu-normal"]
+
+
+@pytest.mark.parametrize("case", _NEAR, ids=lambda case: case.id)
+def test_gates_near_zero_in_single_precision(case: Case) -> None:
+    sizes = torch.logspace(-12, 0, 40, dtype=torch.float64)
+    x = torch.cat([sizes, -sizes]).view(20, 4).float()
+    found = expand(lambda x: case.op(x * 0.5), x)
+    assert found.closure <= 5e-6
+    u = Known(x.double() * 0.5, {0: x.double() * 0.5}, {0: 1})
+    expected = case.oracle(u)
+    found_term, term = found.terms[0].double(), expected.terms[0]
+    # Rounding of s(u) and s(0), nothing more; below 1e-37 numbers lose digits of their own.
+    allowed = 1e-5 * term.abs() + 5e-7 * (expected.value - term).abs() + 1e-37
+    assert bool(((found_term - term).abs() <= allowed).all())
+
+
 # Out of PyTorch.
 
 

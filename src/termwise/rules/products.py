@@ -194,7 +194,7 @@ def _factors(call: Call, series: Series) -> Any:
 
 def _folded(call: Call, series: Series, value: Tensor) -> Any:
     """Depths add: factor after factor."""
-    dim = call.argument("dim")
+    dim: Any = call.argument("dim")
     with call.replay:
         factors = list(
             itertools.accumulate(series.reshape(-1).unbind(0) if dim is None else series.unbind(dim), torch.mul)
