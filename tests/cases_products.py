@@ -202,6 +202,17 @@ def products() -> list[Case]:
             "prod",
             ((3, 4),),
         ),
+        *(
+            case(
+                f"prod-of-a-number-{product}",
+                lambda u: u + u[1, 2].cumprod(0) + u[0, 1].prod(),
+                lambda u: plus(u, *(alone(lambda p, at=at: p[at].expand(3, 4), u) for at in ((1, 2), (0, 1)))),
+                "prod cumprod",
+                ((3, 4),),
+                product=product,
+            )
+            for product in ("half", "cauchy")
+        ),
         case("prod-cauchy", lambda u: u.prod(dim=1), in_turn, "prod", ((3, 3),), product="cauchy", counted=False),
         *(
             Case(

@@ -173,6 +173,8 @@ def prod(call: Call) -> Any:
     if not series.numel():
         return as_series(value)  # of nothing the product is 1
     gate = _is_gate(series)
+    if not series.dim():
+        return series.mapped(lambda rows: rows, value, gate=gate)
     if call.product == "cauchy" and not gate:
         return _folded(call, series, value)
     rest, kwargs = call.args[1:], call.kwargs
@@ -184,7 +186,7 @@ def prod(call: Call) -> Any:
 def _factors(call: Call, series: Series) -> Any:
     """How many factors each entry has."""
     dim = call.argument("dim")
-    if dim is None or not series.dim():
+    if dim is None:
         return series.numel()
     if call.func._schema.name == "aten::prod":
         return series.shape[dim]
