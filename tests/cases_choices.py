@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import oracles
-from cases import Case, Oracle, aten, integers, normal, whole
-from oracles import Known, alone, constant, plus, scaled
+from cases import INDEX, Case, Oracle, aten, integers, normal, whole
+from oracles import Known, alone, constant, frozen, halves, plus, scaled
 
 # Selections: the places are chosen on the clean value, by comparison with every candidate.
 
@@ -51,6 +51,46 @@ def either(u: Known, v: Known, choose: Callable[[Tensor, Tensor], Tensor]) -> Kn
     value = choose(u.value, v.value)
     left = torch.where(u.value == v.value, 0.5, (u.value == value).double())
     return plus(scaled(u, left), scaled(v, 1 - left))
+
+
+def masked(u: Known, mask: Tensor) -> Known:
+    return scaled(u, (~mask).double())
+
+
+def fractional(u: Tensor, dims: int) -> Any:
+    op = (F.fractional_max_pool2d, F.fractional_max_pool3d)[dims - 2]
+    samples = torch.full((1, 2, dims), 0.3).double()
+    return op(u, 2, output_size=2, return_indices=True, _random_samples=samples)
+
+
+def at_places(part: Tensor, places: Tensor, dims: int) -> Tensor:
+    return part.flatten(-dims).gather(-1, places.flatten(-dims)).view(places.shape)
+
+
+def scatter(op: str, u: Tensor, v: Tensor, reduce: str, start: bool) -> Tensor:
+    if op == "index_reduce":
+        return u.index_reduce(0, INDEX[:3], v, reduce, include_self=start)
+    return u.scatter_reduce(0, INDEX.expand(3, 4), v, reduce, include_self=start)
+
+
+def scattered(op: str, u: Known, v: Known, choose: Callable[..., float], start: bool) -> Known:
+    """Entry by entry: the candidates of each place, the best of them, and an equal share to each that reaches it."""
+    rows = (lambda i, j: INDEX[i]) if op == "index_reduce" else (lambda i, j: INDEX[j])
+    from_u, from_v = torch.zeros(3, 4, 3, 4).double(), torch.zeros(3, 4, 3, 4).double()
+    for r in range(3):
+        for j in range(4):
+            brought = [i for i in range(3) if int(rows(i, j)) == r]
+            own = start or not brought
+            candidates = [float(v.value[i, j]) for i in brought] + [float(u.value[r, j])] * own
+            best = choose(candidates)
+            share = 1 / candidates.count(best)
+            from_u[r, j, r, j] = share * (own and float(u.value[r, j]) == best)
+            for i in brought:
+                from_v[r, j, i, j] = share * (float(v.value[i, j]) == best)
+    return plus(
+        alone(lambda p: torch.tensordot(from_u, p, 2), u),
+        alone(lambda p: torch.tensordot(from_v, p, 2), v),
+    )
 
 
 def selections() -> list[Case]:
@@ -99,6 +139,88 @@ def selections() -> list[Case]:
             lambda u: pooled(u, three),
             "adaptive_max_pool3d",
             volume,
+        ),
+        *(
+            case(
+                f"fractional-max-{dims}d",
+                lambda u, dims=dims: fractional(u, dims)[0],
+                lambda u, dims=dims: alone(lambda p: at_places(p, fractional(u.value, dims)[1], dims), u),
+                f"fractional_max_pool{dims}d",
+                (1, 2, *(5,) * dims),
+            )
+            for dims in (2, 3)
+        ),
+        *(
+            case(
+                f"{op}-{reduce}{'' if start else '-anew'}-{domain.__name__}",
+                lambda u, v, op=op, reduce=reduce, start=start: scatter(op, u, v, reduce, start),
+                lambda u, v, reduce=reduce, start=start, op=op: scattered(
+                    op, u, v, max if reduce == "amax" else min, start
+                ),
+                op,
+                (3, 4),
+                (3, 4),
+                domain=domain,
+            )
+            for op in ("scatter_reduce", "index_reduce")
+            for reduce in ("amax", "amin")
+            for start in (True, False)
+            for domain in (normal, integers)
+        ),
+        *(
+            case(
+                f"number-{name}",
+                lambda u, op=op: u + op(u[1, 2]),
+                lambda u: plus(u, alone(lambda p: p[1, 2], u)),
+                name,
+            )
+            for name, op in {
+                "max": torch.max,
+                "amin": torch.amin,
+                "sort": lambda n: n.sort().values,
+                "topk": lambda n: n.topk(1).values,
+                "median": lambda n: n.median(0).values,
+                "kthvalue": lambda n: n.kthvalue(1).values,
+                "cummax": lambda n: n.cummax(0).values,
+            }.items()
+        ),
+        case(
+            "greatest-of-masked",
+            lambda u: u.masked_fill(INDEX == 2, -torch.inf).amax(dim=1),
+            lambda u: alone(lambda p: p[:, 1:3].gather(1, u.value[:, 1:3].argmax(1, keepdim=True))[:, 0], u),
+            "amax",
+        ),
+        case(
+            "greater-of-masked",
+            lambda u: torch.maximum(u.masked_fill(INDEX == 2, -torch.inf), u.flip(0)),
+            lambda u: either(
+                Known(u.value.masked_fill(INDEX == 2, -1e9), masked(u, INDEX == 2).parts, u.paths),
+                alone(lambda p: p.flip(0), u),
+                torch.maximum,
+            ),
+            "maximum",
+        ),
+        case(
+            "clamp-between-values",
+            lambda u, v: torch.clamp(u, v, v + 1),
+            lambda u, v: either(
+                either(u, v, torch.maximum), plus(v, constant(torch.ones(3, 4).double())), torch.minimum
+            ),
+            "clamp maximum minimum",
+            (3, 4),
+            (3, 4),
+        ),
+        case(
+            "clamp-by-whole-number",
+            lambda u: u.clamp(max=(u > 0).sum() - 5),
+            lambda u: either(u, frozen(((u.value > 0).sum() - 5).double().expand(3, 4)), torch.minimum),
+            "clamp",
+        ),
+        case(
+            "whole-number-or-value",
+            lambda u: torch.maximum((u > 0).long(), u),
+            lambda u: either(u, frozen((u.value > 0).double()), torch.maximum),
+            "maximum gt",
         ),
         case("max", lambda u: u.max(), lambda u: shared(u, torch.max, (0, 1), False), "max"),
         case("max-ties", lambda u: u.max(), lambda u: shared(u, torch.max, (0, 1), False), "max", domain=integers),
@@ -277,10 +399,33 @@ def divided_layer_norm(u: Tensor) -> Tensor:
     return (u - u.mean(dim=-1, keepdim=True)) / torch.sqrt(u.var(dim=-1, keepdim=True, unbiased=False) + 1e-5)
 
 
+_ONE, _NONE = torch.ones(4).double(), torch.zeros(4).double()
+_ADAPTIVE: list[tuple[str, Callable[..., Tensor], Callable[[Known], Known], str]] = [
+    (
+        "layer-norm",
+        lambda u, w, b: F.layer_norm(u, (4,), w, b),
+        lambda u: oracles.normed(u, (-1,), 1e-5),
+        "native_layer_norm",
+    ),
+    (
+        "batch-norm",
+        lambda u, w, b: F.batch_norm(u, _NONE, _ONE, w, b, eps=0.25),
+        lambda u: scaled(u, 1.25**-0.5),
+        "native_batch_norm",
+    ),
+    (
+        "group-norm",
+        lambda u, w, b: F.group_norm(u, 2, w, b),
+        lambda u: alone(lambda p: p.reshape(3, 4), oracles.normed(alone(lambda p: p.reshape(3, 2, 2), u), (-1,), 1e-5)),
+        "native_group_norm",
+    ),
+]
+
+
 def norms() -> list[Case]:
     def case(id: str, op: Any, oracle: Oracle, reaches: str, shape: tuple[int, ...], kind: Any = "frozen") -> Case:
         # Written out, u and its mean are two paths; fused they are one.
-        return Case(id, op, oracle, reaches, kind, (shape,), counted="written" not in id)
+        return Case(id, op, oracle, reaches, kind, (shape,), counted="written" not in id and "nothing" not in id)
 
     def batch_statistics(u: Known) -> Known:
         gamma, beta = per_channel(_GAMMA[:3], 4), per_channel(_BETA[:3], 4)
@@ -407,6 +552,34 @@ def norms() -> list[Case]:
             lambda u: oracles.normed(u, (-1, -2), 1e-5, centred=False),
             "_fused_rms_norm",
             (2, 3, 4),
+        ),
+        *(
+            case(
+                f"{name}-by-values",
+                lambda u, op=op: op(u, u[0] + 1, u[1]),
+                lambda u, bare=bare: plus(
+                    halves(torch.mul, bare(u), plus(alone(lambda p: p[0], u), constant(torch.ones(4).double()))),
+                    alone(lambda p: p[1].expand(3, 4), u),
+                ),
+                packet,
+                (3, 4),
+                None,
+            )
+            for name, op, bare, packet in _ADAPTIVE
+        ),
+        case(
+            "number-var-mean",
+            lambda u: u + torch.var_mean(u[1, 2], correction=0)[1],
+            lambda u: plus(u, alone(lambda p: p[1, 2], u)),
+            "var_mean",
+            (3, 4),
+        ),
+        case(
+            "group-norm-of-nothing",
+            lambda u: u.sum() + F.group_norm(u[:0], 2).sum(),
+            lambda u: alone(lambda p: p.sum(), u),
+            "native_group_norm",
+            (3, 4),
         ),
         case(
             "normalize",

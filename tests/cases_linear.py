@@ -14,6 +14,10 @@ from cases import (
 )
 from oracles import alone
 
+_SPARSE = torch.sparse_coo_tensor(
+    torch.tensor([[0, 1, 2], [1, 2, 0]]), torch.tensor([2.0, -1.0, 0.5]).double(), (3, 3), check_invariants=True
+)
+
 LINEAR: list[tuple[str, Callable[..., Tensor], str, tuple[int, ...]]] = [
     ("view", lambda u: u.view(2, 6), "view", (3, 4)),
     ("unsafe-view", lambda u: aten._unsafe_view(u, [4, 3]), "_unsafe_view", (3, 4)),
@@ -57,6 +61,7 @@ LINEAR: list[tuple[str, Callable[..., Tensor], str, tuple[int, ...]]] = [
     ("diag-embed", lambda u: u.diag_embed(), "diag_embed", (3, 4)),
     ("index", lambda u: u[:, INDEX], "index", (3, 4)),
     ("index-mask", lambda u: u[torch.tensor([True, False, True])], "index", (3, 4)),
+    ("masked-select", lambda u: u.masked_select(torch.tensor([True, False, True, True])), "masked_select", (3, 4)),
     ("index-select", lambda u: u.index_select(1, INDEX), "index_select", (3, 4)),
     ("gather", lambda u: u.gather(1, INDEX.expand(3, 4)), "gather", (3, 4)),
     ("take", lambda u: u.take(INDEX), "take", (3, 4)),
@@ -158,6 +163,7 @@ LINEAR: list[tuple[str, Callable[..., Tensor], str, tuple[int, ...]]] = [
     ("masked-fill-zero", lambda u: u.masked_fill(INDEX == 2, 0), "masked_fill", (3, 4)),
     ("masked-fill-tensor", lambda u: u.masked_fill(INDEX == 2, torch.tensor(2.3).double()), "masked_fill", (3, 4)),
     ("fill", lambda u: u[1:] + torch.fill(u, 2.3)[:-1], "fill", (3, 4)),
+    ("fill-by-value", lambda u: u + torch.zeros(3, 4).double().fill_(u[1, 2]), "fill", (3, 4)),
     ("zero", lambda u: u + aten.zero(u), "zero", (3, 4)),
     ("zeros-like", lambda u: u + torch.zeros_like(u), "zeros_like", (3, 4)),
     ("ones-like", lambda u: u + torch.ones_like(u), "ones_like", (3, 4)),
@@ -185,6 +191,41 @@ LINEAR: list[tuple[str, Callable[..., Tensor], str, tuple[int, ...]]] = [
     ("fourier-back", lambda u: torch.fft.irfft(torch.fft.rfft(u)[:, :2], n=4), "_fft_c2r", (3, 4)),
     ("fourier-whole", whole(lambda u: torch.fft.fft(u).real), "fft_fft real", (3, 4)),
     ("rotary", lambda u: torch.view_as_real(torch.view_as_complex(u.view(3, 2, 2)) * _TURNS), "mul", (3, 4)),
+    ("real-as-complex", lambda u: torch.view_as_complex(u.view(3, 2, 2)).imag, "view_as_complex", (3, 4)),
+    ("complex-as-real", lambda u: torch.view_as_real(torch.view_as_complex(u)), "view_as_real", (3, 4, 2)),
+    ("conjugate", lambda u: torch.view_as_complex(u.view(3, 2, 2)).conj().imag, "_conj", (3, 4)),
+    ("conjugate-written", lambda u: torch.view_as_complex(u).conj_physical().imag, "_conj_physical", (3, 4, 2)),
+    (
+        "short-time-fourier",
+        lambda u: torch.view_as_real(torch.stft(u, 4, window=torch.ones(4).double(), return_complex=True)),
+        "_fft_r2c",
+        (2, 16),
+    ),
+    ("complex-by-constant", lambda u: (torch.complex(u, -u) * (0.3 + 0.7j)).real, "mul", (3, 4)),
+    ("lanczos", lambda u: aten._upsample_lanczos2d_aa(u, [3, 3], False), "_upsample_lanczos2d_aa", (2, 3, 4, 4)),
+    ("weighted-count", lambda u: torch.bincount(torch.tensor([0, 2, 2, 1]), weights=u[1]), "bincount", (3, 4)),
+    ("sparse-times", lambda u: _SPARSE @ u, "mm", (3, 4)),
+    ("compressed-times", lambda u: _SPARSE.to_sparse_csr() @ u, "mm", (3, 4)),
+    ("sparse-times-added", lambda u: torch.sparse.addmm(u, _SPARSE, u, beta=0.5), "_sparse_addmm", (3, 4)),
+    ("sparse-times-whole", lambda u: torch.sparse.mm(_SPARSE, u), "_sparse_addmm", (3, 4)),
+    (
+        "segment-sum",
+        lambda u: torch.segment_reduce(u, "sum", lengths=torch.tensor([1, 2])),
+        "segment_reduce",
+        (3, 4),
+    ),
+    ("segment-mean", lambda u: torch.segment_reduce(u, "mean", lengths=torch.tensor([1, 2])), "segment_reduce", (3, 4)),
+    ("scatter-times-number", lambda u: u.scatter(1, INDEX[:3, None], 2.5, reduce="multiply"), "scatter", (3, 4)),
+    ("affine-grid", lambda u: F.affine_grid(u, [2, 3, 3, 3], align_corners=False), "mul", (2, 2, 3)),
+    ("unpool", lambda u: F.max_unpool1d(u, torch.tensor([[[0, 3, 4, 6]] * 3] * 2), [2]), "index_put", (2, 3, 4)),
+    ("uniform", lambda u: u + u.clone().uniform_(2, 2), "uniform", (3, 4)),
+    ("normal-fill", lambda u: u + aten.normal_functional(u, 2.0, 0.0), "normal_functional", (3, 4)),
+    ("exponential-fill", lambda u: u + u.clone().exponential_().clamp(9, 9), "exponential", (3, 4)),
+    ("cauchy-fill", lambda u: u + u.clone().cauchy_().clamp(9, 9), "cauchy", (3, 4)),
+    ("geometric-fill", lambda u: u + u.clone().geometric_(0.5).clamp(9, 9), "geometric", (3, 4)),
+    ("log-normal-fill", lambda u: u + u.clone().log_normal_().clamp(9, 9), "log_normal", (3, 4)),
+    ("random-fill", lambda u: u + u.clone().random_(2, 3), "random", (3, 4)),
+    ("random-integers", lambda u: u + torch.randint_like(u, 2, 3), "randint_like", (3, 4)),
     ("mean-of-var-mean", lambda u: torch.var_mean(u, dim=1, keepdim=True)[1], "", (3, 4)),
     ("index-fill", lambda u: u.index_fill(1, torch.tensor([2, 0]), 0.3), "index_fill", (3, 4)),
     ("imaginary-whole", whole(lambda u: torch.fft.fft(u).imag), "imag", (3, 4)),
@@ -202,7 +243,7 @@ def _grid(dims: int) -> Tensor:
 
 
 # PyTorch takes these apart, or the case itself reads its operand twice.
-_RECOUNTED = {"circular-pad", "diff", "fill"}
+_RECOUNTED = {"circular-pad", "diff", "fill", "fill-by-value", "complex-by-constant", "sparse-times-added"}
 
 
 def linear_ones() -> list[Case]:
@@ -247,6 +288,33 @@ _JOINT: list[tuple[str, Callable[..., Tensor], str, tuple[tuple[int, ...], ...]]
     ("index-add", lambda u, v: u.index_add(0, torch.tensor([2, 2]), v, alpha=2), "index_add", ((3, 4), (2, 4))),
     ("index-copy", lambda u, v: u.index_copy(0, torch.tensor([2, 0]), v), "index_copy", ((3, 4), (2, 4))),
     ("masked-scatter", lambda u, v: u.masked_scatter(_MASK, v), "masked_scatter", ((3, 4), (3, 4))),
+    ("put", lambda u, v: u.put(torch.tensor([5, 2, 11, 0]), v[0]), "put", ((3, 4), (3, 4))),
+    (
+        "put-accumulate",
+        lambda u, v: u.put(torch.tensor([5, 2, 5, 0]), v[0], accumulate=True),
+        "put",
+        ((3, 4), (3, 4)),
+    ),
+    ("complex", lambda u, v: torch.view_as_real(torch.complex(u, v)), "complex", ((3, 4), (3, 4))),
+    ("masked-fill-by-value", lambda u, v: u.masked_fill(_MASK, v[1, 2]), "masked_fill", ((3, 4), (3, 4))),
+    (
+        "index-fill-by-value",
+        lambda u, v: u.index_fill(1, torch.tensor([2, 0]), v[1, 2]),
+        "index_fill",
+        ((3, 4), (3, 4)),
+    ),
+    *(
+        (
+            f"scatter-{reduce}{'' if start else '-anew'}",
+            lambda u, v, reduce=reduce, start=start: u.scatter_reduce(
+                0, INDEX.expand(3, 4), v, reduce, include_self=start
+            ),
+            "scatter_reduce",
+            ((3, 4), (3, 4)),
+        )
+        for reduce in ("sum", "mean")
+        for start in (True, False)
+    ),
     (
         "add-to-product",
         lambda u, v: torch.addcmul(u, v, torch.arange(4).double(), value=2),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import oracles
-from cases import Case, Oracle, aten, whole
+from cases import Case, Oracle, aten, normal, whole, zeros
 from oracles import Known, alone, constant, frozen, gated, halves, plus, scaled, stepped
 
 # Products.
@@ -21,6 +21,38 @@ def gate_of(u: Known) -> Tensor:
 _W44 = nn.Parameter(torch.tensor([[1, -2, 0, 3], [2, 1, -1, 0], [0, 1, 2, -1], [3, 0, 1, 1]]).double() / 4)
 _W43 = nn.Parameter(_W44.detach()[:, :3].clone())
 _B3, _B4 = torch.tensor([0.5, -1.0, 2.0]).double(), torch.tensor([0.5, -1.0, 2.0, 0.25]).double()
+
+
+def shared(*factors: Known) -> Known:
+    """A product of many: to each an equal share."""
+    value = torch.stack([f.value for f in factors]).prod(dim=0)
+    others = [torch.stack([f.value for f in factors if f is not factor]).prod(dim=0) for factor in factors]
+    split = [scaled(f, other / len(factors)) for f, other in zip(factors, others, strict=True)]
+    return Known(value, plus(*split).parts, factors[0].paths)
+
+
+def columns(u: Known) -> list[Known]:
+    return [alone(lambda p, i=i: p[:, i], u) for i in range(u.value.shape[1])]
+
+
+def in_turn(u: Known) -> Known:
+    """Factor after factor, as the Cauchy product has it."""
+    first, *rest = columns(u)
+    for factor in rest:
+        first = oracles.cauchy(torch.mul, first, factor)
+    return first
+
+
+def side_by_side(*steps: Known) -> Known:
+    parts = {k: torch.stack([s.parts[k] for s in steps], 1) for k in oracles.keys_of(steps)}
+    return Known(torch.stack([s.value for s in steps], 1), parts, steps[0].paths)
+
+
+_CUBE = nn.Parameter(torch.stack([_W43.detach(), _W43.detach().flip(0), _W43.detach() ** 2, -_W43.detach()]))
+
+
+def _bilinear(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack([((a @ w) * b).sum(-1) for w in _CUBE.detach()], -1)
 
 
 _SPECTRAL = nn.Parameter(torch.complex(_W43.detach()[:3], _W43.detach()[1:]))
@@ -130,6 +162,67 @@ def products() -> list[Case]:
             "mul round",
             pair,
             "frozen",
+        ),
+        *(
+            Case(
+                f"prod-{domain.__name__}",
+                lambda u: u.prod(dim=-1),
+                lambda u: shared(*columns(u)),
+                "prod",
+                domain=domain,
+            )
+            for domain in (normal, zeros)
+        ),
+        case(
+            "prod-keepdim",
+            lambda u: u.prod(dim=1, keepdim=True),
+            lambda u: alone(lambda p: p[:, None], shared(*columns(u))),
+            "prod",
+            ((3, 4),),
+        ),
+        case(
+            "prod-all",
+            lambda u: u.prod(),
+            lambda u: shared(*(alone(lambda p, i=i, j=j: p[i, j], u) for i in range(2) for j in range(3))),
+            "prod",
+            ((2, 3),),
+        ),
+        case(
+            "prod-of-gates-times-value",
+            lambda u, v: torch.sigmoid(u).prod(dim=1, keepdim=True) * v,
+            lambda u, v: scaled(v, torch.sigmoid(u.value).prod(dim=1, keepdim=True)),
+            "mul prod",
+            pair,
+            "frozen",
+        ),
+        case(
+            "prod-of-nothing",
+            lambda u: u + u[:, :0].prod(dim=1, keepdim=True),
+            lambda u: plus(u, constant(torch.ones(3, 4).double())),
+            "prod",
+            ((3, 4),),
+        ),
+        *(
+            case(
+                f"prod-of-a-number-{product}",
+                lambda u: u + u[1, 2].cumprod(0) + u[0, 1].prod(),
+                lambda u: plus(u, *(alone(lambda p, at=at: p[at].expand(3, 4), u) for at in ((1, 2), (0, 1)))),
+                "prod cumprod",
+                ((3, 4),),
+                product=product,
+            )
+            for product in ("half", "cauchy")
+        ),
+        case("prod-cauchy", lambda u: u.prod(dim=1), in_turn, "prod", ((3, 3),), product="cauchy", counted=False),
+        *(
+            Case(
+                f"cumprod-{domain.__name__}",
+                lambda u: u.cumprod(dim=1),
+                lambda u: side_by_side(columns(u)[0], *(shared(*columns(u)[: i + 1]) for i in range(1, 4))),
+                "cumprod",
+                domain=domain,
+            )
+            for domain in (normal, zeros)
         ),
         case("divided-by-value", lambda u, v: u / v, lambda u, v: scaled(u, 1 / v.value), "div", pair, "frozen"),
         case("mm", torch.mm, lambda u, v: halves(torch.mm, u, v), "mm", square),
@@ -282,6 +375,148 @@ def products() -> list[Case]:
             ((2, 3, 4),),
         ),
         case(
+            "bilinear-layer",
+            lambda u, v: F.bilinear(u, v, _CUBE),
+            lambda u, v: stepped(halves(_bilinear, u, v)),
+            "_trilinear",
+            ((2, 4), (2, 3)),
+        ),
+        case(
+            "bilinear-layer-gate",
+            lambda u, v: F.bilinear(torch.sigmoid(u), v, _CUBE, _B4),
+            lambda u, v: stepped(plus(alone(lambda p: _bilinear(gate_of(u), p), v), constant(_B4.expand(2, 4)))),
+            "_trilinear sigmoid",
+            ((2, 4), (2, 3)),
+            "frozen",
+        ),
+        case(
+            "bilinear-layer-of-constant",
+            lambda v: F.bilinear(torch.ones(2, 4).double(), v, _CUBE),
+            lambda v: stepped(alone(lambda p: _bilinear(torch.ones(2, 4).double(), p), v)),
+            "_trilinear",
+            ((2, 3),),
+        ),
+        case(
+            "bilinear-layer-by-fixed-numbers",
+            lambda u, v: F.bilinear(u, v, _CUBE.detach().clone() * torch.ones(())),
+            lambda u, v: stepped(halves(_bilinear, u, v)),
+            "_trilinear",
+            ((2, 4), (2, 3)),
+        ),
+        case(
+            "addbmm",
+            lambda u, v: torch.addbmm(_B3, u, v, beta=2, alpha=0.5),
+            lambda u, v: plus(
+                scaled(halves(lambda a, b: torch.bmm(a, b).sum(dim=0), u, v), 0.5), constant((2 * _B3).expand(3, 3))
+            ),
+            "addbmm",
+            batch,
+        ),
+        case(
+            "addbmm-weight",
+            lambda u: torch.addbmm(_B3, u, _W43.expand(2, 4, 3)),
+            lambda u: stepped(alone(lambda p: _B3 + (p @ _W43).sum(dim=0), u)),
+            "addbmm",
+            ((2, 3, 4),),
+        ),
+        case(
+            "outer-added",
+            lambda u, v: torch.addr(_W44.detach(), u[0], v[1]),
+            lambda u, v: plus(
+                halves(torch.outer, alone(lambda p: p[0], u), alone(lambda p: p[1], v)), constant(_W44.detach())
+            ),
+            "mul",
+            pair,
+        ),
+        case(
+            "whole-number-over-value",
+            lambda u, v: v + (u > 0).sum(dim=1, keepdim=True) / v,
+            lambda u, v: plus(v, frozen((u.value > 0).sum(dim=1, keepdim=True) / v.value)),
+            "div gt",
+            pair,
+            "frozen",
+        ),
+        case(
+            "times-power-of-two",
+            lambda u: torch.ldexp(u, torch.tensor([-1, 0, 1, 2])),
+            lambda u: scaled(u, torch.tensor([0.5, 1.0, 2.0, 4.0]).double()),
+            "ldexp",
+            ((3, 4),),
+        ),
+        case(
+            "polar",
+            lambda u, v: torch.view_as_real(torch.polar(u, v)),
+            lambda u, v: alone(
+                lambda a, b: torch.stack([a, b], -1),
+                halves(torch.mul, u, gated(torch.cos, v)),
+                halves(torch.mul, u, gated(torch.sin, v)),
+            ),
+            "polar",
+            pair,
+            counted=False,
+        ),
+        case(
+            "complex-values",
+            lambda u, v: (torch.view_as_complex(u.view(3, 2, 2)) * torch.view_as_complex(v.view(3, 2, 2)).conj()).real,
+            lambda u, v: halves(lambda a, b: (a * b).view(3, 2, 2).sum(-1), u, v),
+            "mul _conj",
+            pair,
+        ),
+        case(
+            "solve-by-weight",
+            lambda u: torch.linalg.solve(_W44, u),
+            lambda u: stepped(alone(lambda p: torch.linalg.inv(_W44) @ p, u)),
+            "_linalg_solve_ex",
+            ((4, 4),),
+        ),
+        case(
+            "solve-by-value",
+            torch.linalg.solve,
+            lambda u, v: alone(lambda p: torch.linalg.inv(u.value) @ p, v),
+            "_linalg_solve_ex",
+            square,
+            "frozen",
+        ),
+        case(
+            "solve-triangular",
+            lambda u: torch.linalg.solve_triangular(_W44.triu(), u, upper=True),
+            lambda u: stepped(alone(lambda p: torch.linalg.inv(_W44.triu()) @ p, u)),
+            "linalg_solve_triangular",
+            ((4, 4),),
+        ),
+        case(
+            "solve-factored",
+            lambda u: torch.linalg.lu_solve(*torch.linalg.lu_factor(torch.eye(4).double() * 2 + 1), u),
+            lambda u: alone(lambda p: torch.linalg.inv(torch.eye(4).double() * 2 + 1) @ p, u),
+            "linalg_lu_solve",
+            ((4, 4),),
+        ),
+        case(
+            "least-squares",
+            lambda u: torch.linalg.lstsq(_W43.detach(), u)[0],
+            lambda u: stepped(alone(lambda p: torch.linalg.pinv(_W43.detach()) @ p, u)),
+            "linalg_lstsq",
+            ((4, 2),),
+        ),
+        case(
+            "cholesky-solve",
+            lambda u: torch.cholesky_solve(u, torch.eye(4).double().tril() * 2),
+            lambda u: scaled(u, 0.25),
+            "cholesky_solve",
+            ((4, 2),),
+        ),
+        case(
+            "prelu-by-value",
+            lambda u, v: F.prelu(u, v[0]),
+            lambda u, v: plus(
+                scaled(u, (u.value > 0).double()),
+                scaled(halves(torch.mul, u, alone(lambda p: p[0], v)), (u.value <= 0).double()),
+            ),
+            "_prelu_kernel",
+            pair,
+            counted=False,
+        ),
+        case(
             "addcmul-values",
             lambda u, v: torch.addcmul(_B4, u, v, value=2),
             lambda u, v: plus(scaled(halves(torch.mul, u, v), 2.0), constant(_B4.expand(3, 4))),
@@ -313,6 +548,10 @@ def products() -> list[Case]:
 def weight_of(*shape: int) -> nn.Parameter:
     g = torch.Generator().manual_seed(7)
     return nn.Parameter(torch.randn(shape, generator=g, dtype=torch.float64))
+
+
+def time_first(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return F.conv1d(u.permute(1, 2, 0), w.permute(2, 1, 0), b, padding=1).permute(2, 0, 1)
 
 
 def convolutions() -> list[Case]:
@@ -361,6 +600,14 @@ def convolutions() -> list[Case]:
         ]
     pair = ((2, 3, 4, 4), (4, 3, 3, 3))
     cases += [
+        Case(
+            "conv-time-first",
+            lambda u: torch.conv_tbc(u, weight_of(3, 3, 4), bias, 1),
+            lambda u: stepped(alone(lambda p: time_first(p, weight_of(3, 3, 4), bias), u)),
+            "conv_tbc",
+            "exact",
+            ((5, 2, 3),),
+        ),
         Case("conv-by-value", F.conv2d, lambda u, v: halves(F.conv2d, u, v), "convolution", "exact", pair),
         Case(
             "conv-by-gate",

@@ -137,6 +137,7 @@ def scaled(known: Known, factor: Tensor | float) -> Known:
 
 def secant(s: Function, u: Tensor) -> Tensor:
     """(s(u) - s(0)) / u; near zero, where the quotient loses its digits, as the mean of s' over [0, u]; s'(0) at 0."""
+    u = u.expand(s(u).shape)
     quotient = (s(u) - s(torch.zeros_like(u))) / torch.where(u == 0, torch.ones_like(u), u)
     mean = sum(w * derivative(s, t * u) for t, w in zip(_NODES, _WEIGHTS, strict=True))
     assert isinstance(mean, Tensor)

@@ -29,8 +29,8 @@ from termwise.blocks import Place
 from termwise.errors import ModelError, RuleError
 from termwise.graph import Graph, Node, Role
 from termwise.memory import Memory
-from termwise.rules import RULES, Call, Entry, linearise, plain
-from termwise.rules.registry import Kind, with_value
+from termwise.rules import Call, Entry, linearise, plain
+from termwise.rules.registry import Kind, entry_of, with_value
 from termwise.series import INPUT, Series, carries, constant_series, frozen_series, integer_input
 from termwise.steps import Unit
 
@@ -250,7 +250,7 @@ class Program(TorchDispatchMode):
         self._weights[tensor] = True
 
     def _apply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        entry = RULES.get(func.overloadpacket) or self._decomposed(func) or _FALLBACK
+        entry = entry_of(func.overloadpacket) or self._decomposed(func) or _FALLBACK
         if entry.family == "taken apart":
             return entry.rule(self._call(func, args, kwargs))
         self.calls += 1

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
-from termwise.errors import RuleError
+from termwise.errors import ModelError, RuleError
 
 
 class Origin(enum.IntEnum):
@@ -115,6 +115,29 @@ class Series(Tensor):
             "a hook or an attribute of the model must have kept one. Clear what kept it and run again."
         )
 
+    # Out of PyTorch no operator can be followed. Whole numbers may go: they steer the program, as a read number does.
+
+    def tolist(self) -> Any:
+        """The clean value of integers and booleans as a list."""
+        return self._outside(".tolist()").tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """The clean value of integers and booleans as an array."""
+        return self._outside(".numpy()").numpy(force=force)
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse values, as `numpy` does."""
+        return self._outside("DLPack").__dlpack__(*args, **kwargs)
+
+    def _outside(self, how: str) -> Tensor:
+        if carries(self):
+            raise ModelError(
+                f"the model takes values computed from the input, of shape {tuple(self.shape)}, out of PyTorch "
+                f"({how}); what is computed there cannot be followed. The traceback shows the line: write it with "
+                "PyTorch operators."
+            )
+        return self.value
+
     @property
     def is_input(self) -> bool:
         """Whether these are integers of the input itself, perhaps rearranged: no parts yet, but a path of no steps."""
@@ -149,7 +172,7 @@ class Series(Tensor):
         """Add what is born here; `constant` broadcasts to the value's shape."""
         rows, parts = self.rows, self.parts
         if part in parts:
-            rows = broadcast_rows(rows, value).clone(memory_format=torch.contiguous_format)
+            rows = broadcast_rows(rows, value).to(value.dtype, copy=True, memory_format=torch.contiguous_format)
             rows[parts.index(part)] += constant
             return Series(value, rows, parts, self.paths, gate=self.gate)
         born = constant.to(value.dtype).expand(value.shape)

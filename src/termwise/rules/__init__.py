@@ -3,11 +3,11 @@
 `register` enters a rule for your own operator; the families are the functions named here.
 """
 
-from termwise.rules import attention, norms, products, recurrent, selections
+from termwise.rules import attention, norms, products, recurrent, selections, vision
 from termwise.rules.elementwise import frozen, gated, gating
 from termwise.rules.fallback import linearise
 from termwise.rules.linear import reducing, structural
-from termwise.rules.registry import RULES, Call, Entry, Rule, plain, register
+from termwise.rules.registry import RULES, Call, Entry, Rule, plain, register, with_value
 
 __all__ = [
     "RULES",
@@ -27,4 +27,6 @@ __all__ = [
     "register",
     "selections",
     "structural",
+    "vision",
+    "with_value",
 ]

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from termwise.rules.elementwise import frozen
-from termwise.rules.registry import Call, as_series, existing, register
-from termwise.series import FROZEN, INPUT, Series
+from termwise.rules.fallback import linearise
+from termwise.rules.linear import jointly
+from termwise.rules.registry import Call, as_series, existing, plain, register
+from termwise.series import FROZEN, INPUT, Series, frozen_series
 
 
 def log_softmax(call: Call) -> Any:
@@ -18,30 +22,39 @@ def log_softmax(call: Call) -> Any:
     call.kind = "frozen"
     series = as_series(call.args[0])
     value = call.clean()
-    return Series(value, series.rows.to(value.dtype), series.parts, series.paths).plus(
-        value - series.value, value, part=FROZEN
-    )
+    normaliser = torch.logsumexp(series.value.to(value.dtype), call.args[1], keepdim=True)
+    return Series(value, series.rows.to(value.dtype), series.parts, series.paths).plus(-normaliser, value, part=FROZEN)
 
 
 def embedding(call: Call) -> Any:
-    """The look-up of integer inputs: this is where their series starts, at depth 0; by computed ones it is frozen."""
+    """The look-up of integer inputs: this is where their series starts, at depth 0; by computed ones it is frozen.
+
+    A table that is computed from the input is read at frozen places.
+    """
     table, indices = call.args[0], call.args[1]
     value = call.clean()
     if isinstance(indices, Series) and not isinstance(table, Series) and indices.is_input:
         return Series(value, value[None], (INPUT,), {0: 1})
-    return frozen(call) if isinstance(indices, Series) else _looked_up(call, table, indices, value)
+    if not isinstance(table, Series):
+        return frozen(call)
+    places = plain(indices)
+    return table.mapped(lambda rows: rows[:, places], value, gate=table.gate)
 
 
-def _looked_up(call: Call, table: Series, indices: Any, value: Any) -> Any:
-    # A table computed from the input, read at constant places: structural.
-    return table.mapped(lambda rows: rows[:, indices], value, gate=table.gate)
+_MAXIMUM = 2  # the mode's number (sum, mean, max)
 
 
 def embedding_bag(call: Call) -> Any:
     """A sum, mean or maximum of look-ups: where the series of integer inputs starts, too."""
-    if not call.args[1].is_input:
-        return frozen(call)
+    indices = call.args[1]
+    computed = [name for name in ("weight", "per_sample_weights") if isinstance(call.argument(name), Series)]
+    if len(computed) == 2 or (computed and call.argument("mode") == _MAXIMUM):
+        return linearise(call)
     value, *rest = call.clean()
+    if computed:  # linear in the table and in the weights of the look-ups
+        return (jointly(call, value, [(computed[0], None)]), *map(frozen_series, rest))
+    if not indices.is_input:
+        return frozen(call)
     return (Series(value, value[None], (INPUT,), {0: 1}), *rest)
 
 

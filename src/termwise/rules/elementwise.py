@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from termwise.rules.registry import Call, differentiating, existing, plain, register
-from termwise.series import Series, frozen_series
+from termwise.errors import RuleError
+from termwise.rules.registry import Call, differentiating, existing, plain, register, with_value
+from termwise.series import Series, broadcast_rows, carries, frozen_series
 
 
 def gated(call: Call) -> Any:
@@ -33,41 +34,82 @@ def _gated(call: Call, *, provenance: bool) -> Any:
     series = call.args[0]
     if not isinstance(series, Series) or any(isinstance(a, Series) for a in call.args[1:]):
         return frozen(call)
+    if series.is_complex() and not call.clean().is_complex():
+        return frozen(call)  # |z|: a norm of two numbers
     rest, kwargs = plain(call.args[1:]), plain(call.kwargs)
-    value, gate, at_zero = value_gate(lambda u: call.func(u, *rest, **kwargs), series.value)
     call.event = "nonlinearity"
-    out = series.mapped(lambda rows: rows * gate, value, gate=provenance)
+    return by_value_gate(series, lambda u: call.func(u, *rest, **kwargs), provenance=provenance)
+
+
+def by_value_gate(series: Series, function: Callable[[Tensor], Tensor], *, provenance: bool = False) -> Series:
+    """The Series of an element-wise function of one."""
+    value, gate, at_zero = value_gate(function, series.value)
+
+    def gated_rows(rows: Tensor) -> Tensor:
+        return held(broadcast_rows(rows, value), gate, series.value, value - at_zero)
+
+    out = series.mapped(gated_rows, value, gate=provenance)
     return out.plus(at_zero, value) if bool((at_zero != 0).any()) else out
 
 
-def value_gate(function: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The value, its gate and s(0).
+# Two points of Gauss and Legendre on [0, 1]: the mean of a smooth slope up to O(u^4).
+_NODES = (0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5)
 
-    Near 0 the quotient loses its digits, and the slope at u/2 stands in for it wherever the two agree to rounding (for
-    a smooth s they differ by O(u^2 s''' / 24); a kink between 0 and u sets them apart).  At u = 0 the gate is s'(0) as
-    autograd has it.
+
+def value_gate(function: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The value, its gate and s(0); other operands of s may broadcast u.
+
+    Near 0 the quotient loses its digits, and the mean of the slope over [0, u] stands in for it wherever the two agree
+    to rounding (a kink between 0 and u sets them apart).  At u = 0 the gate is s'(0) as autograd has it.
 
     Returns:
-        s(u) and g, of u's shape, and s(0), which broadcasts to it.
+        s(u), g and s(0), all of the shape of s(u).
     """
     value = function(u)
+    u = u.expand(value.shape)
     at_zero = function(torch.zeros_like(u))
     eps = torch.finfo(u.dtype).eps
     gate = (value - at_zero) / u
     near = u.abs() < eps ** (1 / 3)
     if bool(near.any()):
-        derivative = slope(function, u / 2)
-        agree = (at_zero + derivative * u - value).abs() <= 4 * eps
-        gate = torch.where((near & agree) | (u == 0), derivative, gate)
+        mean = (slope(function, u * _NODES[0]) + slope(function, u * _NODES[1])) / 2
+        agree = (at_zero + mean * u - value).abs() <= 4 * eps * at_zero.abs().clamp(min=1)
+        gate = torch.where((near & agree) | (u == 0), mean, gate)
     return value, gate, at_zero
 
 
+def held(rows: Tensor, gate: Tensor, u: Tensor, whole: Tensor) -> Tensor:
+    """Rows times a gate.
+
+    Where u is infinite (a score that was masked) the gate is the limit of that of large numbers: it gives `whole`,
+    s(u) - s(0), to the row that holds the infinity, and nothing to the others.
+    """
+    out = rows * gate
+    if bool(torch.isfinite(u.sum())):
+        return out
+    holds = torch.isinf(rows)
+    first = holds & (holds.cumsum(dim=0) == 1)
+    return torch.where(torch.isinf(u), torch.where(first, whole, torch.zeros_like(whole)), out)
+
+
 def slope(function: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
-    """The derivative of an element-wise function, by autograd's convention at kinks."""
-    with differentiating():
-        leaf = u.detach().requires_grad_()
-        (derivative,) = torch.autograd.grad(function(leaf).sum(), leaf)
-    return derivative
+    """The derivative of an element-wise function, by autograd's convention at kinks.
+
+    Raises:
+        RuleError: when there is none.
+    """
+    try:
+        with differentiating():
+            leaf = u.detach().requires_grad_()
+            total = function(leaf).sum()
+            # For complex numbers autograd has the conjugate of the derivative.
+            (derivative,) = torch.autograd.grad(total.real if total.is_complex() else total, leaf)
+    except RuntimeError as error:
+        raise RuleError(
+            f"a gate is the derivative of its operator near 0, and this one has none ({str(error).splitlines()[0]}). "
+            "Give it one (torch.library.register_autograd), or write a rule with its gate."
+        ) from error
+    return derivative.conj().resolve_conj() if derivative.is_complex() else derivative
 
 
 def relu(call: Call) -> Any:
@@ -76,35 +118,65 @@ def relu(call: Call) -> Any:
     value = call.clean()
     call.event = "nonlinearity"
     gate = (series.value > 0).to(value.dtype)
-    return series.mapped(lambda rows: rows * gate, value)
+    return series.mapped(lambda rows: held(rows, gate, series.value, value), value)
 
 
 def power(call: Call) -> Any:
     """u ** n with a whole n >= 1 has a value gate; any other power is frozen; a constant to the power u has one."""
     base, exponent = call.args
+    if isinstance(exponent, Series) and not carries(exponent):
+        exponent = exponent.value  # whole numbers steer the program
     if isinstance(base, Series) and not isinstance(exponent, Series):
         whole = torch.as_tensor(exponent)
-        if bool((whole == whole.round()).all()) and bool((whole >= 1).all()):
-            return gated(call)
-        return frozen(call)
+        if not bool((whole == whole.round()).all() & (whole >= 1).all()):
+            return frozen(call)
+        call.event = "nonlinearity"
+        return by_value_gate(base, lambda u: call.func(u, exponent))
     if isinstance(exponent, Series) and not isinstance(base, Series):
-        return _exponential(call, base, exponent)
+        call.event = "nonlinearity"
+        return by_value_gate(exponent, lambda u: call.func(base, u))
     return frozen(call)
 
 
-def _exponential(call: Call, base: Any, exponent: Series) -> Any:
-    value, gate, at_zero = value_gate(lambda u: call.func(base, u), exponent.value)
-    call.event = "nonlinearity"
-    return exponent.mapped(lambda rows: rows * gate, value).plus(at_zero, value)
+def clamp(call: Call) -> Any:
+    """Between constants: gated.  Between values it selects, like maximum and minimum."""
+    names = [a.name for a in call.func._schema.arguments[1:]]
+    bounds = {name: call.argument(name) for name in names}
+    if not any(isinstance(bound, Series) for bound in bounds.values()):
+        return gated(call)
+    out = call.args[0]
+    with call.replay:
+        if bounds.get("min") is not None:
+            out = torch.maximum(out, bounds["min"])
+        if bounds.get("max") is not None:
+            out = torch.minimum(out, bounds["max"])
+    return with_value(out, call.clean())
+
+
+def prelu(call: Call) -> Any:
+    """By constant slopes: gated.  By slopes computed from the input it is u, or their product."""
+    u, slopes = call.args
+    if not isinstance(slopes, Series):
+        return gated(call)
+    shaped = slopes.shape if slopes.dim() == u.dim() or slopes.numel() == 1 else (-1, *(1,) * (u.dim() - 2))
+    with call.replay:
+        out = torch.where(plain(u) > 0, u, u * slopes.reshape(shaped))
+    return with_value(out, call.clean())
+
+
+def copysign(call: Call) -> Any:
+    """The magnitude is gated, the sign frozen."""
+    magnitude, sign = call.args
+    if not isinstance(magnitude, Series):
+        return frozen(call)
+    call.event, call.kind = "nonlinearity", "frozen" if isinstance(sign, Series) else "exact"
+    return by_value_gate(magnitude, lambda u: call.func(u, plain(sign)))
 
 
 def log_sigmoid(call: Call) -> Any:
     """log_sigmoid_forward returns the value and a buffer."""
-    series = call.args[0]
-    value, buffer = call.clean()
-    gate, at_zero = value_gate(lambda u: call.func(u)[0], series.value)[1:]
     call.event = "nonlinearity"
-    return series.mapped(lambda rows: rows * gate, value).plus(at_zero, value), buffer
+    return by_value_gate(call.args[0], lambda u: call.func(u)[0]), call.clean()[1]
 
 
 def frozen(call: Call) -> Any:
@@ -125,10 +197,14 @@ register(
     gated,
     existing(
         """gelu silu elu celu selu softplus mish exp exp2 expm1 log1p sin cos tan sinh cosh asinh asin acos atan
-        atanh erf hardswish hardtanh relu6 leaky_relu rrelu_with_noise _prelu_kernel prelu threshold clamp
-        clamp_min clamp_max abs softshrink hardshrink sinc special_erf"""
+        atanh erf erfc erfinv hardswish hardtanh relu6 leaky_relu rrelu_with_noise threshold abs softshrink
+        hardshrink sinc i0 special_erf special_erfc special_erfcx special_i0e special_i1 special_i1e
+        special_log_ndtr"""
     ),
 )
+register("gate", clamp, existing("clamp clamp_min clamp_max"))
+register("gate", prelu, existing("_prelu_kernel prelu"))
+register("gate", copysign, existing("copysign"))
 register("gate", log_sigmoid, existing("log_sigmoid_forward"))
 register("gate", gating, existing("sigmoid hardsigmoid tanh"))
 register("gate", power, existing("pow"))
@@ -136,11 +212,12 @@ register(
     "frozen",
     frozen,
     existing(
-        """rsqrt sqrt reciprocal log log2 log10 sign sgn round floor ceil trunc frac remainder fmod floor_divide erfinv
+        """rsqrt sqrt reciprocal log log2 log10 sign sgn round floor ceil trunc frac remainder fmod floor_divide
         eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not
         bitwise_xor isnan isinf isfinite any all argmax argmin argsort nonzero var std
-        linalg_vector_norm norm unique_consecutive _unique2 bucketize searchsorted one_hot atan2 bincount histc digamma
-        lgamma prod cumprod count_nonzero isin angle"""
+        linalg_vector_norm norm unique_consecutive _unique2 bucketize searchsorted one_hot atan2 histc digamma
+        lgamma count_nonzero isin angle hypot dist _cdist_forward _euclidean_dist _pdist_forward
+        linalg_inv_ex linalg_pinv special_ndtri polygamma signbit frexp bernoulli multinomial poisson normal"""
     ),
 )
 register("reading", reading, existing("_local_scalar_dense item is_nonzero equal allclose is_same_size"))

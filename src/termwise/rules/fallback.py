@@ -34,6 +34,7 @@ def linearise(call: Call) -> Any:
     outputs, _ = pytree.tree_flatten(clean)
     real = [i for i, out in enumerate(outputs) if isinstance(out, Tensor) and carries(out)]
     if not real:
+        call.kind = "frozen"  # integers and booleans have no parts, whatever the operator
         return pytree.tree_map_only(Tensor, frozen_series, clean)
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
@@ -44,12 +45,12 @@ def linearise(call: Call) -> Any:
         flat, _ = pytree.tree_flatten(call.func(*args, **kwargs))
         return tuple(flat[i] for i in real)
 
-    tangents = _push(call, function, operands, parts)
+    tangents = push(call, function, operands, parts)
     paths = add_paths(s.paths for s in operands)
     return _assembled(clean, real, tangents, parts, paths)
 
 
-def _push(call: Call, function: Any, operands: list[Series], parts: Parts) -> list[Tensor | None]:
+def push(call: Call, function: Any, operands: list[Series], parts: Parts) -> list[Tensor | None]:
     """J applied to each part, (P, *out) for each output that has a derivative.
 
     J u is had by reverse mode alone, as the derivative of v -> J^T v in the direction u: nearly every operator has a

@@ -1,8 +1,8 @@
 """Operators that are linear in their value: applied to every part, the constant-born ones included.
 
-`structural` ones only move numbers about, so a gate stays a gate; `reducing` ones mix numbers; `joint` ones are linear
-in several operands together (sum, concatenation), where plain operands join the constant part.  What an operator adds
-of its own (a pad value, a fill) joins the constant part too.
+`structural` ones only move numbers about (or turn their sign), so a gate stays a gate; `reducing` ones mix numbers;
+`joint` ones are linear in several operands together (sum, concatenation), where plain operands join the constant part.
+What an operator adds of its own (a pad value, a fill) joins the constant part too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from termwise.errors import RuleError
+from termwise.rules.fallback import linearise
 from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, plain, register
 from termwise.series import (
     CONSTANT,
@@ -49,8 +50,9 @@ def mixing(call: Call) -> Any:
 
 def _linear(call: Call, *, keep_gate: bool) -> Any:
     series, *rest = call.args
-    if any(isinstance(leaf, Series) and carries(leaf) for leaf in pytree.tree_leaves((rest, call.kwargs))):
-        call.kind = "frozen"  # places that are computed
+    for leaf in pytree.tree_leaves((rest, call.kwargs)):
+        if isinstance(leaf, Series) and carries(leaf):
+            call.freeze(leaf)  # places that are computed
     if not isinstance(series, Series):
         # A constant read at computed places is a function of them, and no polynomial.
         return pytree.tree_map_only(Tensor, frozen_series, call.clean())
@@ -94,8 +96,39 @@ def duplicate(call: Call) -> Any:
     return series.mapped(copied, value, gate=series.gate)
 
 
+def conjugate(call: Call) -> Any:
+    """conj, which PyTorch leaves to a mark on the tensor: here the numbers are written, since a Series has no mark."""
+    series = call.args[0]
+    value = call.clean().resolve_conj()
+    return series.mapped(lambda rows: rows.conj().resolve_conj(), value, gate=series.gate, view=call.is_view)
+
+
+def packed(call: Call) -> Any:
+    """_pack_padded_sequence: reorders; how many are in each step steers the program, as a plain tensor."""
+    if not isinstance(call.args[0], Series):
+        call.kind = "frozen"
+        return call.clean()
+    data, _ = reducing(call)
+    return data, call.clean()[1]
+
+
+def segmented(call: Call) -> Any:
+    """segment_reduce: sums and means are linear; what it chooses or multiplies has no rule."""
+    return reducing(call) if call.argument("reduce") in ("sum", "mean") else linearise(call)
+
+
+def counted(call: Call) -> Any:
+    """Bincount: linear in the weights that it adds up; without them it is a count, and frozen like its places."""
+    if isinstance(call.args[0], Series):
+        call.kind = "frozen"
+    value = call.clean()
+    if not carries(value) or not isinstance(call.argument("weights"), Series):
+        return frozen_series(value)
+    return jointly(call, value, [("weights", None)])
+
+
 def shape_only(call: Call) -> Any:
-    """Operators that read the shape alone (zeros_like, new_empty): the result is a constant."""
+    """Operators that read the shape alone (zeros_like, new_empty, random fills): the result is a constant."""
     return call.clean()
 
 
@@ -130,18 +163,21 @@ def _sum(call: Call, left: Any, right: Any, a: float, b: float) -> Series:
             constant = torch.as_tensor(constant, dtype=value.dtype, device=value.device)
         return scaled.plus(constant * scale, value)
     call.event = "join"
-    carried = [(_carrying(s, value), factor) for s, factor in series]
+    carried = [(carrying(s, value), factor) for s, factor in series]
     summands = [(s.rows if factor == 1 else s.rows * factor, s.parts) for s, factor in carried]
     return Series(value, *add_rows(value, summands), add_paths(s.paths for s, _ in series))
 
 
-def _carrying(series: Series, value: Tensor) -> Series:
-    """An integer or boolean that joins a sum of floats is frozen, and joins it as such."""
+def carrying(series: Series, value: Tensor) -> Series:
+    """An integer or boolean that joins floats is frozen, and joins them as such."""
     return series if carries(series) else frozen_series(series.value.to(value.dtype))
 
 
 def joint(call: Call) -> Any:
     """Linear in all its tensor operands together (cat, stack, where, scatters); indices and conditions are plain."""
+    if call.argument("reduce") == "multiply":  # scatter; by numbers it is linear, by values a product without a rule
+        brought = call.argument("src", call.argument("value"))
+        return linearise(call) if isinstance(brought, Series) else reducing(call)
     if any(a.name == "value" for a in call.func._schema.arguments):
         return filling(call)  # the overloads that scatter one number
     value = call.clean()
@@ -151,12 +187,13 @@ def joint(call: Call) -> Any:
 
 
 def jointly(call: Call, value: Tensor, operands: list[tuple[str, int | None]]) -> Series:
-    """Apply the operator to all parts of the named operands at once."""
+    """Apply the operator to all parts of the named operands at once; `value` is its (first) result."""
     bound = {a.name: call.argument(a.name) for a in call.func._schema.arguments}
     given = [bound[name] if i is None else bound[name][i] for name, i in operands]
-    lifted = [_carrying(x, value) if isinstance(x, Series) else as_series(x.to(value.dtype)) for x in given]
+    dtype = value.real.dtype if operands[0][0] == "real" else value.dtype  # torch.complex takes two real tensors
+    lifted = [carrying(x, value) if isinstance(x, Series) else as_series(x.to(dtype)) for x in given]
     parts = merge_parts(s.parts for s in lifted)
-    stacks = [align_rows(s.rows, s.parts, parts).to(value.dtype) for s in lifted]
+    stacks = [align_rows(s.rows, s.parts, parts).to(dtype) for s in lifted]
 
     def apply(*rows: Tensor) -> Tensor:
         filled = {name: list(x) if isinstance(x, (list, tuple)) else x for name, x in plain(bound).items()}
@@ -167,9 +204,12 @@ def jointly(call: Call, value: Tensor, operands: list[tuple[str, int | None]]) -
                 filled[name][i] = row
         positional = [filled[a.name] for a in call.func._schema.arguments if not a.kwarg_only]
         keyword = {a.name: filled[a.name] for a in call.func._schema.arguments if a.kwarg_only}
-        return call.func(*positional, **keyword)
+        out = call.func(*positional, **keyword)
+        return out if isinstance(out, Tensor) else out[0]
 
-    gate = all(s.gate for s, x in zip(lifted, given, strict=True) if isinstance(x, Series))
+    # Sums of gates are none, as with +.
+    mixes = call.argument("accumulate") or call.func._schema.name.split("::")[1] in _MIXING
+    gate = not mixes and all(s.gate for s, x in zip(lifted, given, strict=True) if isinstance(x, Series))
     rows = apply_to_rows(call.func, apply, *stacks)
     return Series(value, rows, parts, add_paths(s.paths for s in lifted), gate=gate)
 
@@ -179,7 +219,7 @@ def cat(call: Call) -> Any:
     operands, value = call.args[0], call.clean()
     if not carries(value) or any(operand.dim() != value.dim() for operand in operands):
         return joint(call)  # an empty one-dimensional operand, which cat ignores
-    series = [_carrying(s, value) if isinstance(s, Series) else as_series(s.to(value.dtype)) for s in operands]
+    series = [carrying(s, value) if isinstance(s, Series) else as_series(s.to(value.dtype)) for s in operands]
     parts = merge_parts(s.parts for s in series)
     axis = call.argument("dim") % value.dim() + 1
     call.event = "join"
@@ -189,9 +229,11 @@ def cat(call: Call) -> Any:
         place = out.narrow(axis, start, s.shape[axis - 1])
         start += s.shape[axis - 1]
         place_rows(s.rows, s.parts, place, parts)
-    gate = all(s.gate for s in series)
+    gate = all(s.gate for s, operand in zip(series, operands, strict=True) if isinstance(operand, Series))
     return Series(value, out, parts, add_paths(s.paths for s in series), gate=gate)
 
+
+_MIXING = {"bincount", "scatter_add", "index_add", "scatter_reduce", "index_reduce"}
 
 # The operands in which a joint operator is linear, by name in its schema.
 _JOINT = {
@@ -207,6 +249,8 @@ _JOINT = {
     "index_add": ("self", "source"),
     "index_copy": ("self", "source"),
     "masked_scatter": ("self", "source"),
+    "put": ("self", "source"),
+    "complex": ("real", "imag"),
 }
 
 
@@ -223,20 +267,26 @@ def _operands(call: Call) -> list[tuple[str, int | None]]:
 
 
 def filling(call: Call) -> Any:
-    """constant_pad_nd, masked_fill, fill: linear with a fill of zero, and the fill itself joins the constant part."""
+    """constant_pad_nd, masked_fill, fill: linear with a fill of zero, and the fill itself joins the constant part.
+
+    A fill that is computed from the input brings its own parts to the places that it fills.
+    """
     series = call.args[0]
     value = call.clean()
     if not carries(value):
         return frozen_series(value)
+    if isinstance(call.argument("value"), Series):
+        return jointly(call, value, [("self", None), ("value", None)])
     series = as_series(series)
     rest, kwargs = plain(call.args[1:]), plain(call.kwargs)
     empty = series.value.new_zeros(series.value.shape)
     zero_rest, zero_kwargs = _zero_fill(call, rest, kwargs)
-    out = series.mapped(lambda rows: each_row(lambda row: call.func(row, *zero_rest, **zero_kwargs), rows), value)
+
+    def emptied(rows: Tensor) -> Tensor:
+        return each_row(lambda row: call.func(row, *zero_rest, **zero_kwargs), rows)
+
+    out = series.mapped(emptied, value, gate=series.gate)
     fill = call.argument("value")
-    if isinstance(fill, Series):
-        # A fill computed from the input is one number frozen into many places.
-        return out.plus(call.func(empty, *rest, **kwargs), value, part=frozen_series(fill.value).parts[0])
     if isinstance(fill, Tensor) or fill:
         return out.plus(call.func(empty, *rest, **kwargs), value, part=CONSTANT)
     return out
@@ -303,6 +353,7 @@ register(
         reflection_pad3d replication_pad1d replication_pad2d replication_pad3d movedim flatten swapaxes rot90
         take_along_dim upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
         _upsample_nearest_exact2d _upsample_nearest_exact3d tril triu _unsafe_index
+        masked_select view_as_real view_as_complex
         view_copy permute_copy expand_copy transpose_copy slice_copy select_copy squeeze_copy unsqueeze_copy"""
     ),
 )
@@ -310,9 +361,9 @@ register(
     "linear",
     reducing,
     existing(
-        """mean sum neg _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d
+        """mean sum _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d
         col2im upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
-        _upsample_bilinear2d_aa _upsample_bicubic2d_aa trace diff real imag nansum
+        _upsample_bilinear2d_aa _upsample_bicubic2d_aa _upsample_lanczos2d_aa trace diff real imag nansum
         grid_sampler_2d grid_sampler_3d"""
     ),
 )
@@ -322,11 +373,17 @@ register(
     shape_only,
     existing(
         """zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full
-        new_empty_strided sym_size sym_numel sym_stride zero"""
+        new_empty_strided sym_size sym_numel sym_stride zero uniform normal_functional exponential
+        cauchy geometric log_normal random randint_like"""
     ),
 )
+register("linear", structural, existing("neg"))
 register("structural", duplicate, existing("clone contiguous lift_fresh _to_copy to"))
 register("structural", as_strided, existing("as_strided"))
+register("structural", conjugate, existing("_conj _conj_physical"))
+register("structural", packed, existing("_pack_padded_sequence"))
+register("linear", counted, existing("bincount"))
+register("linear", segmented, existing("segment_reduce"))
 register("sum", add, [torch.ops.aten.add])
 register("sum", sub, [torch.ops.aten.sub])
 register("sum", rsub, [torch.ops.aten.rsub])

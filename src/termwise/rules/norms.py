@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from termwise.rules.registry import Call, as_series, existing, register
-from termwise.series import CONSTANT, Series, add_rows, frozen_series
+from termwise.rules.registry import Call, as_series, existing, plain, register, with_value
+from termwise.series import CONSTANT, Series, frozen_series
 
 
 def batch_norm(call: Call) -> Any:
     """Evaluation mode: y = x * w / sqrt(var + eps) + (b - mean * w / sqrt(var + eps)); else the batch's statistics."""
+    if _is_adaptive(call):
+        return _adapted(call, channel_affine=True)
     series = call.args[0]
     value, *saved = call.clean()
     if _uses_batch_statistics(call):
@@ -60,6 +62,8 @@ def _channels(per_channel: Tensor, series: Series) -> Tensor:
 
 def layer_norm(call: Call) -> Any:
     """Over the last dimensions; returns the mean and the reciprocal deviation too."""
+    if _is_adaptive(call):
+        return _adapted(call, channel_affine=False)
     series = as_series(call.args[0])
     value, *saved = call.clean()
     dims = list(range(series.dim() - len(call.argument("normalized_shape")), series.dim()))
@@ -69,6 +73,8 @@ def layer_norm(call: Call) -> Any:
 
 def rms_norm(call: Call) -> Any:
     """Over the last dimensions, without a mean; returns the reciprocal root mean square too."""
+    if _is_adaptive(call):
+        return _adapted(call, channel_affine=False)
     call.kind = "frozen"
     series = as_series(call.args[0])
     value, rstd = call.clean()
@@ -80,13 +86,15 @@ def rms_norm(call: Call) -> Any:
 
 def group_norm(call: Call) -> Any:
     """Over the channels of each group and all positions."""
+    if _is_adaptive(call):
+        return _adapted(call, channel_affine=True)
     call.kind = "frozen"
     series = as_series(call.args[0])
     value, mean, rstd = call.clean()
     groups, batch = call.argument("group"), series.shape[0]
 
     def normalised(rows: Tensor) -> Tensor:
-        grouped = rows.reshape(rows.shape[0], batch, groups, -1)
+        grouped = rows.unflatten(2, (groups, -1)).flatten(3)
         centred = grouped - grouped.mean(dim=-1, keepdim=True)
         return (centred * rstd.reshape(1, batch, groups, 1)).reshape(rows.shape)
 
@@ -98,7 +106,9 @@ def _by_own_statistics(
     call: Call, series: Series, value: Tensor, dims: list[int], eps: float, *, channel_affine: bool
 ) -> Series:
     call.kind = "frozen"
-    centred = series.value - series.value.mean(dim=dims, keepdim=True)
+    # As in PyTorch, statistics of half-precision numbers are taken in single precision.
+    whole = series.value.to(torch.promote_types(series.dtype, torch.float32))
+    centred = whole - whole.mean(dim=dims, keepdim=True)
     rstd = torch.rsqrt(centred.square().mean(dim=dims, keepdim=True) + eps)
     of_rows = [d + 1 for d in dims]
 
@@ -109,23 +119,33 @@ def _by_own_statistics(
 
 
 def _affine_parameters(call: Call, out: Series, value: Tensor, *, channel_affine: bool) -> Series:
-    for name, scales in (("weight", True), ("bias", False)):
-        parameter = call.argument(name)
-        if parameter is None:
-            continue
-        gate = parameter
-        if isinstance(parameter, Series):
-            gate = call.freeze(parameter) if scales else parameter.value
-        shaped = gate.reshape(-1, *(1,) * (value.dim() - 2)) if channel_affine else gate
-        if scales:
-            out = out.mapped(lambda rows, shaped=shaped: rows * shaped, value)
-        elif isinstance(parameter, Series):
-            # A bias computed from the input (adaptive norms) brings its own parts.
-            rows = parameter.rows.reshape(len(parameter.parts), *shaped.shape)
-            out = Series(value, *add_rows(value, [(out.rows, out.parts), (rows, parameter.parts)]), out.paths)
-        else:
-            out = out.plus(shaped, value)
-    return out
+    weight, bias = (_shaped(call.argument(name), value, channel_affine) for name in ("weight", "bias"))
+    rows = out.rows if weight is None else out.rows * weight
+    out = Series(value, rows.to(value.dtype), out.parts, out.paths)
+    return out if bias is None else out.plus(bias, value)
+
+
+def _shaped(parameter: Any, value: Tensor, channel_affine: bool) -> Any:
+    if parameter is None or not channel_affine:
+        return parameter
+    return parameter.reshape(-1, *(1,) * (value.dim() - 2))
+
+
+def _is_adaptive(call: Call) -> bool:
+    return any(isinstance(call.argument(name), Series) for name in ("weight", "bias"))
+
+
+def _adapted(call: Call, *, channel_affine: bool) -> Any:
+    """Scale or shift computed from the input: the bare norm first, then the product and the sum that they are."""
+    clean, names = call.clean(), [a.name for a in call.func._schema.arguments]
+    bare = {name: None if name in ("weight", "bias") else call.argument(name) for name in names}
+    with call.replay:
+        out, *saved = call.func(*bare.values())
+        for name in ("weight", "bias"):
+            if bare.get(name, 0) is None and call.argument(name) is not None:
+                shaped = _shaped(call.argument(name), clean[0], channel_affine)
+                out = out * shaped if name == "weight" else out + shaped
+    return with_value((out, *(frozen_series(plain(s)) for s in saved)), clean)
 
 
 def variance_and_mean(call: Call) -> Any:
@@ -137,6 +157,8 @@ def variance_and_mean(call: Call) -> Any:
     dims = (call.argument("dim") if "dim" in declared else None) or range(series.dim())
     of_rows = [d % series.dim() + 1 for d in dims]
     keep = bool(call.argument("keepdim", False)) if "keepdim" in declared else False
+    if not series.dim():
+        return frozen_series(spread), series.mapped(lambda rows: rows, mean)
     return frozen_series(spread), series.mapped(lambda rows: rows.mean(dim=of_rows, keepdim=keep), mean)
 
 

@@ -6,18 +6,23 @@
     of two values, Cauchy (on request):         y_k = sum_{i+j=k} a_i b_j      depths add
 
 One function serves every bilinear operator: element-wise, matrix products, convolutions.  For more than two factors
-the halves depend on the bracketing: x * (y * z) gives x one half and y, z a quarter each.
+the halves depend on the bracketing: x * (y * z) gives x one half and y, z a quarter each.  An operator that multiplies
+many at once (prod, cumprod) has no bracketing, and gives each an equal share.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from termwise.rules.registry import Call, each_row, existing, register, with_value
+from termwise.rules.elementwise import frozen
+from termwise.rules.fallback import linearise, push
+from termwise.rules.linear import jointly
+from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, loop_rows, register, with_value
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
@@ -28,30 +33,30 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
     if not carries(value):
         return frozen_series(value)
     left, right = _without_constants(left, right)
+
+    def by(rows: Tensor, other: Any, product: Bilinear) -> Tensor:
+        return _rows(call, rows, other, product, value)
+
+    def swapped(b: Any, a: Any) -> Tensor:
+        return times(a, b)
+
+    swap = torch.mul if times is torch.mul else swapped
     if not isinstance(right, Series):
-        return left.mapped(lambda rows: _rows(rows, right, times, value), value, gate=left.gate and _is_scaling(times))
+        return left.mapped(lambda rows: by(rows, right, times), value, gate=left.gate and _is_scaling(times))
     if not isinstance(left, Series):
-        swapped: Bilinear = torch.mul if times is torch.mul else (lambda b, a: times(a, b))
-        return right.mapped(
-            lambda rows: _rows(rows, left, swapped, value), value, gate=right.gate and _is_scaling(times)
-        )
+        return right.mapped(lambda rows: by(rows, left, swap), value, gate=right.gate and _is_scaling(times))
     left_gate, right_gate = _is_gate(left), _is_gate(right)
     if not carries(left):
         left_gate, right_gate = True, False  # an integer or a mask has nothing to give but its value
     elif not carries(right):
         left_gate, right_gate = False, True
     if left_gate != right_gate:
-        free, gate = (right, call.freeze(left)) if left_gate else (left, call.freeze(right))
-        ordered: Bilinear = (lambda b, a: times(a, b)) if left_gate else times
-        return Series(value, _rows(free.rows, gate, ordered, value), free.parts, free.paths)
+        free, gate, product = (right, left, swap) if left_gate else (left, right, times)
+        return Series(value, by(free.rows, call.freeze(gate), product), free.parts, free.paths)
     if call.product == "cauchy" and not left_gate:
-        return _cauchy(left, right, times, value)
-    halves = [
-        (_rows(left.rows, right.value / 2, times, value), left.parts),
-        (_rows(right.rows, left.value / 2, lambda b, a: times(a, b), value), right.parts),
-    ]
-    gate = left_gate and right_gate
-    return Series(value, *add_rows(value, halves), add_paths([left.paths, right.paths]), gate=gate)
+        return _cauchy(call, left, right, times, value)
+    halves = [(by(left.rows, right.value / 2, times), left.parts), (by(right.rows, left.value / 2, swap), right.parts)]
+    return Series(value, *add_rows(value, halves), add_paths([left.paths, right.paths]), gate=left_gate and right_gate)
 
 
 def _without_constants(left: Any, right: Any) -> tuple[Any, Any]:
@@ -77,17 +82,19 @@ def _is_scaling(times: Bilinear) -> bool:
     return times in (torch.mul, torch.div)
 
 
-def _rows(rows: Tensor, other: Any, times: Bilinear, value: Tensor) -> Tensor:
+def _rows(call: Call, rows: Tensor, other: Any, times: Bilinear, value: Tensor) -> Tensor:
     if not isinstance(other, Tensor):
         return times(rows, other)
     if times is torch.mul and rows.dtype == value.dtype:
         missing = value.dim() - (rows.dim() - 1)
         rows = rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]) if missing > 0 else rows
         return rows * other
-    return each_row(lambda row: times(row, other), rows).to(value.dtype)
+    if other.layout is not torch.strided:
+        return loop_rows(lambda row: times(row, other), rows)  # vmap knows nothing of sparse matrices
+    return apply_to_rows(call.func, lambda row: times(row, other), rows).to(value.dtype)
 
 
-def _cauchy(left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
+def _cauchy(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
     """Depths add; a product with something frozen keeps the other's origin, and the input's prevails."""
     summands: list[tuple[Tensor, Parts]] = []
     for i, a in enumerate(left.parts):
@@ -95,7 +102,7 @@ def _cauchy(left: Series, right: Series, times: Bilinear, value: Tensor) -> Seri
             origin = Origin.INPUT if Origin.INPUT in (a.origin, b.origin) else max(a.origin, b.origin)
             # Depths add within an origin: a constant that a term is multiplied by lengthens none of its paths.
             depth = 0 if origin is Origin.FROZEN else sum(p.depth for p in (a, b) if p.origin is origin)
-            rows = _rows(left.rows[i : i + 1], right.rows[j], times, value)
+            rows = _rows(call, left.rows[i : i + 1], right.rows[j], times, value)
             summands.append((rows, (Part(origin, depth),)))
     paths: dict[int, int] = {}
     for i, n in (left.paths or {0: 1}).items():
@@ -120,7 +127,7 @@ def div(call: Call) -> Any:
     """Division: the divisor is frozen; with rounding the quotient is frozen too."""
     left, right = call.args[0], call.args[1]
     value = call.clean()
-    if call.argument("rounding_mode") is not None or not isinstance(left, Series):
+    if call.argument("rounding_mode") is not None or not isinstance(left, Series) or not carries(left):
         call.kind = "frozen"
         return frozen_series(value)
     if isinstance(right, Series):
@@ -148,11 +155,55 @@ def _mark(call: Call, left: Any, right: Any) -> None:
         call.event = "mixer"
 
 
+def _batches_summed(a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a, b).sum(dim=0)
+
+
+def prod(call: Call) -> Any:
+    """A product of n values in one operator: to each factor an equal share, y_k = J x_k / n, with J the Jacobian."""
+    series, value = call.args[0], call.clean()
+    if not series.numel():
+        return as_series(value)  # of nothing the product is 1
+    gate = _is_gate(series)
+    if not series.dim():
+        return series.mapped(lambda rows: rows, value, gate=gate)
+    if call.product == "cauchy" and not gate:
+        return _folded(call, series, value)
+    rest, kwargs = call.args[1:], call.kwargs
+    (rows,) = push(call, lambda u: (call.func(u, *rest, **kwargs),), [series], series.parts)
+    assert rows is not None
+    return Series(value, rows / _factors(call, series), series.parts, series.paths, gate=gate)
+
+
+def _factors(call: Call, series: Series) -> Any:
+    """How many factors each entry has."""
+    dim = call.argument("dim")
+    if dim is None:
+        return series.numel()
+    if call.func._schema.name == "aten::prod":
+        return series.shape[dim]
+    many = torch.arange(1, series.shape[dim] + 1, dtype=series.dtype, device=series.device)
+    return many.reshape(*(-1 if d == dim % series.dim() else 1 for d in range(series.dim())))
+
+
+def _folded(call: Call, series: Series, value: Tensor) -> Any:
+    """Depths add: factor after factor."""
+    dim: Any = call.argument("dim")
+    with call.replay:
+        factors = series.reshape(-1).unbind(0) if dim is None else series.unbind(dim)
+        products = list(itertools.accumulate(factors, torch.mul))
+        whole = call.func._schema.name == "aten::prod"
+        out = products[-1].reshape(value.shape) if whole else torch.stack(products, dim or 0)
+    return with_value(out, value)
+
+
 # addmm and its kin: beta * input + alpha * (a @ b).
-_BARE = {
-    "addmm": torch.ops.aten.mm.default,
-    "baddbmm": torch.ops.aten.bmm.default,
-    "addmv": torch.ops.aten.mv.default,
+_BARE: dict[str, Bilinear] = {
+    "addmm": torch.mm,
+    "baddbmm": torch.bmm,
+    "addmv": torch.mv,
+    "addbmm": _batches_summed,
+    "_sparse_addmm": torch.mm,
 }
 
 
@@ -182,6 +233,42 @@ def linear(call: Call) -> Any:
     out = multiply(call, x, weight, lambda a, w: torch.ops.aten.linear.default(a, w), value)
     _mark(call, x, weight)
     return out if bias is None else out.plus(bias, value)
+
+
+# How nn.Bilinear calls _trilinear: which dimensions each factor is spread along, and which are summed.
+_BILINEAR = ([1, 3], [0], [1, 2], [2, 3])
+
+
+def trilinear(call: Call) -> Any:
+    """x1 W x2, of which nn.Bilinear is made: half to each of x1 and x2, and by a weight a step for both.
+
+    A weight that is computed from the input makes it a product of three values, which is linearised.
+    """
+    x1, weight, x2 = call.args[:3]
+    if isinstance(weight, Series) or tuple(call.args[3:7]) != _BILINEAR:
+        return linearise(call)
+
+    def times(a: Tensor, b: Tensor) -> Tensor:
+        return torch.einsum("bi,oij,bj->bo", a, weight, b)
+
+    out = multiply(call, x1, x2, times, call.clean())
+    call.event = "weight" if call.is_weight(weight) else None
+    return out
+
+
+def conv_tbc(call: Call) -> Any:
+    """The convolution whose time comes first and whose channels come last."""
+    x, weight, bias, pad = call.args
+    if isinstance(bias, Series):
+        return _computed_bias(call, lambda: call.func(x, weight, torch.zeros_like(bias), pad), bias)
+    value = call.clean()
+
+    def times(a: Tensor, w: Tensor) -> Tensor:
+        return torch.conv1d(a.permute(1, 2, 0), w.permute(2, 1, 0), padding=pad).permute(2, 0, 1)
+
+    out = multiply(call, x, weight, times, value)
+    _mark(call, x, weight)
+    return out.plus(bias, value)
 
 
 def convolution(call: Call) -> Any:
@@ -241,12 +328,59 @@ def addcdiv(call: Call) -> Any:
     return with_value(out, call.clean())
 
 
+def ldexp(call: Call) -> Any:
+    """x * 2 ** n, as the product that it is."""
+    with call.replay:
+        out = call.args[0] * torch.pow(2.0, call.args[1])
+    return with_value(out, call.clean())
+
+
+def polar(call: Call) -> Any:
+    """r (cos phi + i sin phi), as the products that it is."""
+    radius, angle = call.args
+    with call.replay:
+        out = torch.complex(radius * torch.cos(angle), radius * torch.sin(angle))
+    return with_value(out, call.clean())
+
+
+# The right-hand side of each solver of linear systems, by name in its schema.
+_RIGHT_HAND_SIDE = {
+    "_linalg_solve_ex": "B",
+    "linalg_solve_triangular": "B",
+    "linalg_lu_solve": "B",
+    "linalg_lstsq": "b",
+    "cholesky_solve": "self",
+}
+
+
+def solve(call: Call) -> Any:
+    """A^-1 b: the matrix is a divisor and frozen, the solution is linear in b; by a weight it is a step."""
+    name = _RIGHT_HAND_SIDE[call.func._schema.name.split("::")[1]]
+    others = [call.argument(a.name) for a in call.func._schema.arguments if a.name != name]
+    if not isinstance(call.argument(name), Series):
+        return frozen(call)
+    clean = call.clean()
+    solution, *rest = (clean,) if isinstance(clean, Tensor) else clean
+    out = jointly(call, solution, [(name, None)])
+    if any(isinstance(other, Series) for other in others):
+        call.kind, out.gate = "frozen", False
+    elif any(isinstance(other, Tensor) and call.is_weight(other) for other in others):
+        call.event = "weight"
+    return out if isinstance(clean, Tensor) else type(clean)([out, *(frozen_series(r) for r in rest)])
+
+
 register("product", mul, existing("mul"))
+register("product", prod, existing("prod cumprod"))
 register("quotient", div, existing("div true_divide"))
 register("matrix product", matmul, existing("mm bmm mv dot vdot matmul"))
-register("matrix product", add_matmul, existing("addmm baddbmm addmv"))
+register("matrix product", add_matmul, existing("addmm baddbmm addmv addbmm _sparse_addmm"))
 register("matrix product", linear, existing("linear"))
+register("matrix product", trilinear, existing("_trilinear"))
+register("matrix product", solve, existing(" ".join(_RIGHT_HAND_SIDE)))
 register("convolution", convolution, existing("convolution _convolution"))
+register("convolution", conv_tbc, existing("conv_tbc"))
 register("product", lerp, existing("lerp"))
 register("product", addcmul, existing("addcmul"))
 register("product", addcdiv, existing("addcdiv"))
+register("product", ldexp, existing("ldexp"))
+register("product", polar, existing("polar"))

@@ -1,8 +1,9 @@
 """The table of rules: which operator does what to the parts of a Series.
 
-A rule is looked up by operator packet (`torch.ops.aten.add` for all overloads of add); in-place operators follow the
-rule of their functional twin.  Each packet is registered once, by the family that owns it; a second registration is
-refused, so that the table has one author per line.
+A rule is looked up by operator packet (`torch.ops.aten.add` for all overloads of add), or by the packet's name where
+its library need not be installed ("torchvision.roi_align"); in-place operators follow the rule of their functional
+twin.  Each packet is registered once, by the family that owns it; a second registration is refused, so that the table
+has one author per line.
 
 To add a rule for your own operator, name its family:
 
@@ -103,22 +104,30 @@ RULES: dict[Any, Entry] = {}
 
 
 def register(family: str, rule: Rule, packets: Iterable[Any]) -> None:
-    """Enter `rule` for operator packets such as `torch.ops.aten.relu`.
+    """Enter `rule` for operator packets such as `torch.ops.aten.relu`, or names such as "torchvision.nms".
 
     Raises:
         RuleError: when one of them is no operator packet, or has a rule already.
     """
     for packet in packets:
-        if not isinstance(packet, torch._ops.OpOverloadPacket):
+        is_name = isinstance(packet, str) and packet.count(".") == 1
+        if not is_name and not isinstance(packet, torch._ops.OpOverloadPacket):
             raise RuleError(
-                f"register: {packet!r} is no operator packet; pass torch.ops.<library>.<name> (no overload)."
+                f"register: {packet!r} is no operator packet; pass torch.ops.<library>.<name> (no overload), "
+                'or "<library>.<name>" for a library that is not loaded yet.'
             )
-        if packet in RULES:
+        taken = next((entry for known, entry in RULES.items() if str(known) == str(packet)), None)
+        if taken is not None:
             raise RuleError(
-                f"register: {packet} has a rule already, of the family '{RULES[packet].family}'. "
+                f"register: {packet} has a rule already, of the family '{taken.family}'. "
                 "Each operator has one; to replace it, take it out first: termwise.rules.RULES.pop(packet)."
             )
         RULES[packet] = Entry(family, rule)
+
+
+def entry_of(packet: torch._ops.OpOverloadPacket) -> Entry | None:
+    """The line of the table for a packet, entered as itself or by its name."""
+    return RULES.get(packet) or RULES.get(str(packet))
 
 
 def existing(names: str, library: Any = torch.ops.aten) -> list[Any]:
@@ -158,30 +167,39 @@ def differentiating() -> Iterator[None]:
         yield
 
 
-# vmap has no batching rule for these: it refuses them, or warns the user and loops.
+# vmap has no batching rule for these, nor for other libraries: it refuses them, or warns the user and loops.
 _LOOPED = frozenset(
     existing(
         """take select_copy slice_copy _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
-        masked_scatter unsafe_split_with_sizes"""
+        masked_scatter unsafe_split_with_sizes masked_select _pack_padded_sequence segment_reduce put bincount
+        _embedding_bag _embedding_bag_forward_only"""
     )
 )
 
 
 def apply_to_rows(func: Any, linear: Callable[..., Any], *stacks: Tensor) -> Tensor:
     """`each_row` for a `linear` that calls `func`, row by row where vmap cannot take that."""
-    if func.overloadpacket in _LOOPED:
-        return torch.stack([linear(*rows) for rows in zip(*stacks, strict=True)])
+    if func.namespace != "aten" or func.overloadpacket in _LOOPED:
+        return loop_rows(linear, *stacks)
     return each_row(linear, *stacks)
+
+
+def loop_rows(linear: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
+    """`each_row`, one row after another."""
+    if not stacks[0].shape[0]:
+        return loop_rows(linear, *(stack.new_zeros((1, *stack.shape[1:])) for stack in stacks))[:0]
+    return torch.stack([linear(*rows) for rows in zip(*stacks, strict=True)])
 
 
 def with_value(out: Any, clean: Any) -> Any:
     """The parts that rules gave to the pieces of an operator, with the clean value of the operator itself."""
     if isinstance(out, Series):
-        whole = Series(clean, out.rows, out.parts, out.paths, gate=out.gate)
+        whole = Series(clean, out.rows.to(clean.dtype), out.parts, out.paths, gate=out.gate)
         whole.born = out.born
         return whole
     if isinstance(out, (tuple, list)):
-        return type(out)([with_value(o, c) for o, c in zip(out, clean, strict=True)])
+        # A decomposition may return a named tuple of its own: the operator's own structure holds.
+        return type(clean)([with_value(o, c) for o, c in zip(out, clean, strict=True)])
     return out
 
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from termwise.rules.elementwise import frozen
-from termwise.rules.registry import Call, as_series, existing, register
-from termwise.series import Series, add_paths, add_rows, carries, frozen_series
+from termwise.rules.fallback import linearise
+from termwise.rules.linear import carrying, jointly
+from termwise.rules.registry import Call, as_series, existing, plain, register
+from termwise.series import Series, add_paths, add_rows, broadcast_rows, carries, frozen_series
 
 
 def max_pool(call: Call) -> Any:
-    """max_pool2d/3d and the adaptive ones: they return the places that they chose, flat over the pooled dimensions."""
+    """Pooling that returns the places it chose, flat over the pooled dimensions: plain, adaptive, fractional."""
     series = as_series(call.args[0])
     value, index = call.clean()
     spatial = 3 if "3d" in call.func._schema.name else 2
@@ -37,7 +39,9 @@ def along_dim(call: Call) -> Any:
     value, index = out
     if not carries(value):
         return type(out)((frozen_series(value), frozen_series(index)))
-    dim = call.argument("dim", -1) % max(series.dim(), 1)
+    if not series.dim():  # one number: it is the one chosen
+        return type(out)((series.mapped(lambda rows: rows, value), frozen_series(index)))
+    dim = call.argument("dim", -1) % series.dim()
     dropped = index.dim() < series.dim()
 
     def chosen(rows: Tensor) -> Tensor:
@@ -57,15 +61,22 @@ def extreme(call: Call) -> Any:
     value = call.clean()
     if not carries(value):
         return frozen_series(value)
+    if not series.dim():
+        return series.mapped(lambda rows: rows, value)
     declared = {a.name for a in call.func._schema.arguments}
     dims = call.argument("dim") if "dim" in declared else []
     dims = [dims] if isinstance(dims, int) else list(dims or range(series.dim()))
     dims = [d % max(series.dim(), 1) for d in dims]
     keep = bool(call.argument("keepdim", False)) if "keepdim" in declared else False
     full = value if keep else _unsqueezed(value, dims)
-    ties = (series.value == full).to(value.dtype)
-    weight = ties / ties.sum(dim=dims, keepdim=True)
-    return series.mapped(lambda rows: (rows * weight).sum(dim=[d + 1 for d in dims], keepdim=keep), value)
+    ties = series.value == full
+    weight = ties / ties.sum(dim=dims, keepdim=True).to(value.dtype)
+
+    def chosen(rows: Tensor) -> Tensor:
+        # What is not chosen may be infinite (a score that was masked): it is left out, not multiplied by 0.
+        return torch.where(ties, rows * weight, 0).sum(dim=[d + 1 for d in dims], keepdim=keep)
+
+    return series.mapped(chosen, value)
 
 
 def _unsqueezed(value: Tensor, dims: list[int]) -> Tensor:
@@ -76,30 +87,65 @@ def _unsqueezed(value: Tensor, dims: list[int]) -> Tensor:
 
 def greater(call: Call) -> Any:
     """The greater or lesser of two values: each part is read from the one that was chosen."""
-    left, right = as_series(call.args[0]), as_series(call.args[1])
     value = call.clean()
     if not carries(value):
         return frozen(call)
-    from_left = ((left.value == value).to(value.dtype)).expand(value.shape)
-    tie = ((left.value == value) & (right.value == value)).expand(value.shape)
-    from_left = torch.where(tie, from_left / 2, from_left)
-    missing_left, missing_right = (value.dim() - s.dim() for s in (left, right))
+    left, right = (carrying(as_series(operand), value) for operand in call.args)
+    is_left, is_right = (torch.broadcast_to(s.value == value, value.shape) for s in (left, right))
+    tie = 1 - (is_left & is_right).to(value.dtype) / 2
     summands = [
-        (_lifted(left.rows, missing_left) * from_left, left.parts),
-        (_lifted(right.rows, missing_right) * (1 - from_left), right.parts),
+        (torch.where(chosen, broadcast_rows(s.rows, value) * tie, 0), s.parts)
+        for s, chosen in ((left, is_left), (right, is_right))
     ]
     return Series(value, *add_rows(value, summands), add_paths([left.paths, right.paths]))
 
 
-def _lifted(rows: Tensor, missing: int) -> Tensor:
-    return rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:])
+def scattered(call: Call) -> Any:
+    """scatter_reduce and index_reduce: sums and means are linear; of extremes the choice is frozen, ties share it.
+
+    A product of many is no row of the table: it is linearised.
+    """
+    reduce = call.argument("reduce")
+    if reduce == "prod":
+        return linearise(call)
+    value = call.clean()
+    if not carries(value):
+        return frozen_series(value)
+    source = "src" if call.func._schema.name == "aten::scatter_reduce" else "source"
+    if reduce in ("sum", "mean"):
+        return jointly(call, value, [("self", None), (source, None)])
+    return _scattered_extreme(call, as_series(call.argument("self")), as_series(call.argument(source)), value)
+
+
+def _scattered_extreme(call: Call, start: Series, source: Series, value: Tensor) -> Series:
+    dim, index = call.argument("dim") % max(value.dim(), 1), plain(call.argument("index"))
+    if index.dim() < source.dim():  # index_reduce: one number for each slice
+        index = index.reshape(*(-1 if d == dim else 1 for d in range(source.dim()))).expand(source.shape)
+    used = tuple(slice(n) for n in index.shape)
+    hit = torch.zeros_like(value, dtype=torch.bool).scatter(dim, index, True)
+    kept = start.value == value
+    kept = kept if call.argument("include_self", True) else kept & ~hit
+    won = source.value[used] == value.gather(dim, index)
+    shares = 1 / kept.to(value.dtype).scatter_add(dim, index, won.to(value.dtype))
+
+    def from_source(rows: Tensor) -> Tensor:
+        brought = torch.where(won, rows[(slice(None), *used)] * shares.gather(dim, index), 0)
+        places = index.expand(rows.shape[0], *index.shape)
+        return rows.new_zeros((rows.shape[0], *value.shape)).scatter_add(dim + 1, places, brought)
+
+    summands = [(torch.where(kept, start.rows * shares, 0), start.parts), (from_source(source.rows), source.parts)]
+    return Series(value, *add_rows(value, summands), add_paths([start.paths, source.paths]))
 
 
 register(
     "selection",
     max_pool,
-    existing("max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d"),
+    existing(
+        """max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d
+        fractional_max_pool2d fractional_max_pool3d"""
+    ),
 )
 register("selection", along_dim, existing("max min sort topk median nanmedian kthvalue mode cummax cummin"))
 register("selection", extreme, existing("amax amin"))
 register("selection", greater, existing("maximum minimum fmax fmin"))
+register("selection", scattered, existing("scatter_reduce index_reduce"))

@@ -1,0 +1,60 @@
+"""The pages of the documentation, followed literally: every block is run, and prints what the page says."""
+
+import contextlib
+import inspect
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import termwise
+from termwise import rules
+
+PAGE = Path(__file__).parents[1] / "docs" / "add-a-rule.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+STRICT = "strict" in inspect.signature(termwise.expand).parameters
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """The table of rules and the random state, which the page changes."""
+    table = dict(rules.RULES)
+    with torch.random.fork_rng():
+        yield
+    rules.RULES.clear()
+    rules.RULES.update(table)
+
+
+def blocks() -> list[tuple[str, str]]:
+    return BLOCK.findall(PAGE.read_text())
+
+
+def test_every_block_prints_what_the_page_says() -> None:
+    found = blocks()
+    assert len(found) == PAGE.read_text().count("```python\n") and len(found) > 5
+    names: dict[str, object] = {}
+    for code, expected in found:
+        strict = "strict=True" in code
+        if strict and not STRICT:
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, str(PAGE), "exec"), names)
+        if strict:
+            # The page does not repeat the message; it promises what is in it.
+            for part in ("mylib.my_activation", "'1'", 'termwise.rules.register("gate", termwise.rules.gated'):
+                assert part in printed.getvalue()
+        else:
+            assert printed.getvalue() == expected, code
+
+
+def test_families_named_on_the_page_exist() -> None:
+    families = {entry.family for entry in rules.RULES.values()}
+    table = re.findall(r'^\|.*\| `"([a-z ]+)"` \| `rules\.([a-z_.]+)` \|$', PAGE.read_text(), re.MULTILINE)
+    assert len(table) > 4
+    for family, rule in table:
+        assert family in families
+        assert callable(eval(f"rules.{rule}", {"rules": rules}))
