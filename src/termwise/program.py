@@ -208,9 +208,12 @@ class Program(TorchDispatchMode):
         ]
         names = dict.fromkeys(operator for operator, _ in grouped)
         packets = ", ".join(f"torch.ops.{name}" for name in names)
+        what, advice = f"{len(names)} operators", "without them, or name the family of each"
+        if len(names) == 1:
+            what, advice = "1 operator", "without it, or name its family"
         raise RuleError(
-            f"{len(names)} operator{'s' if len(names) > 1 else ''} cannot be followed:\n" + "\n".join(lines) + "\n"
-            "Write the model without them, or name the family of each (docs/add-a-rule.md); for a nonlinearity:\n"
+            f"{what} cannot be followed:\n" + "\n".join(lines) + "\n"
+            f"Write the model {advice} (docs/add-a-rule.md); for a nonlinearity:\n"
             f'  termwise.rules.register("gate", termwise.rules.gated, [{packets}])'
         )
 

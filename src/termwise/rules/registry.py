@@ -62,8 +62,10 @@ class Call:
         """What the original operator gives on the clean values."""
         return self.func(*plain(self.args), **plain(self.kwargs))
 
-    def freeze(self, operand: Series) -> Tensor:
-        """An operand that is a gate here: its clean value."""
+    def freeze(self, operand: Any) -> Any:
+        """An operand that is a gate here, whatever it is elsewhere: its clean value."""
+        if not isinstance(operand, Series):
+            return operand
         self.kind = "frozen"
         self.gates.append(operand)
         return operand.value

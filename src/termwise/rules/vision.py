@@ -14,7 +14,7 @@ from torch import Tensor
 from termwise.rules.elementwise import frozen
 from termwise.rules.fallback import linearise
 from termwise.rules.linear import reducing
-from termwise.rules.registry import Call, loop_rows, plain, register
+from termwise.rules.registry import Call, loop_rows, register
 from termwise.series import Series, frozen_series
 
 
@@ -23,12 +23,9 @@ def deformable(call: Call) -> Any:
     x, weight, offset, mask, bias, *rest = call.args
     if isinstance(weight, Series) or isinstance(bias, Series):
         return linearise(call)
-    for operand in (offset, mask):
-        if isinstance(operand, Series):
-            call.freeze(operand)
     if not isinstance(x, Series):
         return frozen(call)
-    where, nothing = plain((offset, mask)), torch.zeros_like(bias)
+    where, nothing = (call.freeze(offset), call.freeze(mask)), torch.zeros_like(bias)
     value = call.clean()
     out = x.mapped(lambda rows: loop_rows(lambda row: call.func(row, weight, *where, nothing, *rest), rows), value)
     if call.is_weight(weight):
@@ -40,10 +37,9 @@ def roi_pool(call: Call) -> Any:
     """The maximum over each cell of each box: the places are chosen by the value, flat over the image (-1: none)."""
     series, boxes = call.args[:2]
     value, places = call.clean()
-    if isinstance(boxes, Series):
-        boxes = call.freeze(boxes)
     if not isinstance(series, Series):
         return frozen(call)
+    boxes = call.freeze(boxes)
     image, flat = boxes[:, 0].long(), places.long().flatten(2)
 
     def chosen(rows: Tensor) -> Tensor:
