@@ -361,4 +361,9 @@ def test_rules_are_registered_once() -> None:
         rules.register("gate", rules.gated, [aten.relu.default])
     with pytest.raises(RuleError, match="no operator packet"):
         rules.register("gate", rules.gated, [torch.relu])
+    with pytest.raises(RuleError, match="no operator packet"):
+        rules.register("gate", rules.gated, ["relu"])
+    for known in ("aten.relu", "torchvision.nms", torch.ops.torchvision.nms):
+        with pytest.raises(RuleError, match="has a rule already"):
+            rules.register("gate", rules.gated, [known])
     assert RULES[aten.relu].family == "gate"

@@ -188,12 +188,14 @@ def _factors(call: Call, series: Series) -> Any:
 
 def _folded(call: Call, series: Series, value: Tensor) -> Any:
     """Depths add: factor after factor."""
-    dim: Any = call.argument("dim")
+    dim = call.argument("dim")
     with call.replay:
         factors = series.reshape(-1).unbind(0) if dim is None else series.unbind(dim)
         products = list(itertools.accumulate(factors, torch.mul))
-        whole = call.func._schema.name == "aten::prod"
-        out = products[-1].reshape(value.shape) if whole else torch.stack(products, dim or 0)
+        if dim is None or call.func._schema.name == "aten::prod":
+            out = products[-1].reshape(value.shape)
+        else:
+            out = torch.stack(products, dim)
     return with_value(out, value)
 
 

@@ -118,13 +118,19 @@ def register(family: str, rule: Rule, packets: Iterable[Any]) -> None:
                 f"register: {packet!r} is no operator packet; pass torch.ops.<library>.<name> (no overload), "
                 'or "<library>.<name>" for a library that is not loaded yet.'
             )
-        taken = next((entry for known, entry in RULES.items() if str(known) == str(packet)), None)
+        taken = RULES.get(_packet_of(packet)) or RULES.get(str(packet))
         if taken is not None:
             raise RuleError(
                 f"register: {packet} has a rule already, of the family '{taken.family}'. "
                 "Each operator has one; to replace it, take it out first: termwise.rules.RULES.pop(packet)."
             )
         RULES[packet] = Entry(family, rule)
+
+
+def _packet_of(packet: Any) -> Any:
+    """The packet that a name stands for, if its library is loaded."""
+    library, _, name = str(packet).partition(".")
+    return getattr(getattr(torch.ops, library), name, packet) if isinstance(packet, str) else packet
 
 
 def entry_of(packet: torch._ops.OpOverloadPacket) -> Entry | None:
