@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from termwise.errors import ClosureWarning, DataError, ModelError, UsageError
-from termwise.program import Constants, OperatorUse, Product, Program, pinned
+from termwise.pinning import bare, pinned
+from termwise.program import Constants, OperatorUse, Product, Program
 from termwise.series import Origin, Series, input_series
 from termwise.steps import Unit, unit_of
 
@@ -93,7 +94,8 @@ def expand(
         model: an nn.Module or any callable; it is run in evaluation mode and left exactly as found.
         x: a tensor, or a tuple of positional or a dictionary of keyword arguments; all floating-point tensors in it are
             inputs, integer ones start at their embedding.
-        unit: "layers", "activations", or names of modules (see `termwise.steps`).
+        unit: "layers", "activations", or names of modules (see `termwise.steps`), as they are inside of torch.compile,
+            DataParallel and DistributedDataParallel.
         constants: "pooled" keeps the constant-born part in one; "by_depth" splits it by steps since its birth.
         product: how a product of two values that are both no gates is split: "half" to each, or "cauchy", in which
             depths add.
@@ -105,18 +107,19 @@ def expand(
 
     Raises:
         DataError: when the input is empty or not finite.
-        ModelError: when weights or output are not finite, when the output is frozen (a softmax), does not depend on the
+        ModelError: when the model is in a state that hides its operators or weights (see `termwise.pinning.bare`), when
+            weights or output are not finite, when the output is frozen (a softmax), does not depend on the
             input, or is not one tensor.
         UsageError: for an unknown unit or option.
         RuleError: when an operator can neither be followed nor linearised.
     """
     _check_options(constants, product)
-    resolved = unit_of(unit, model)
-    _check_finite(model, x)
-    program = Program(model, resolved, constants, product)
-    lifted = pytree.tree_map_only(Tensor, input_series, _unwrapped(x))
+    network = bare(model)
+    resolved = unit_of(unit, network)
+    _check_finite(network, x)
+    program = Program(network, resolved, constants, product)
     with pinned(model), program.running():
-        args, kwargs = _arguments(lifted)
+        args, kwargs = _arguments(pytree.tree_map_only(Tensor, input_series, _unwrapped(x)))
         result = pick_output(_run(model, args, kwargs), output)
         series = program.series_of(result)
     program.check_modules()
@@ -153,7 +156,7 @@ def _check_finite(model: object, x: Any) -> None:
             raise DataError(f"expand: the input holds {_describe(tensor)}. Clean the data before profiling it.")
     if isinstance(model, nn.Module):
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
                 raise ModelError(
                     f"expand: '{name}' of the model holds {_describe(tensor)}. The training may have diverged; "
                     "load an earlier checkpoint."

@@ -30,6 +30,7 @@ from torch.utils import _pytree as pytree
 from termwise.batches import batches
 from termwise.errors import DataError, ModelError, RecordError, UsageError
 from termwise.expand import Expansion, Output, expand
+from termwise.pinning import bare
 from termwise.program import Constants, OperatorUse, Product
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import Unit, unit_of
@@ -192,7 +193,7 @@ def profile(
         ModelError: see `expand`; and when a later batch has other depths than the first.
     """
     measures = Measures(replicates=replicates, seed=seed)
-    resolved = unit_of(unit, model)
+    resolved = unit_of(unit, bare(model))
     device = next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
     for inputs, targets in batches(data, batch_size):
         moved = _to(inputs, device)

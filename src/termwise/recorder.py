@@ -23,8 +23,9 @@ from termwise.credit import cross_entropy
 from termwise.errors import DataError, ModelError, RunError, UsageError
 from termwise.expand import Expansion, Output, expand, pick_output
 from termwise.moments import STEPS, Moment, fingerprint, read_directory, require_alike, require_settings
+from termwise.pinning import bare, pinned
 from termwise.profile import IGNORED, Measures, classes_last, stack_parts
-from termwise.program import Constants, Product, pinned
+from termwise.program import Constants, Product
 from termwise.records import write_record
 from termwise.steps import Unit, unit_of
 
@@ -160,7 +161,7 @@ class Recorder:
         replicates: int = 200,
         seed: int = 0,
     ) -> None:
-        self._model, self._unit, self._output = model, unit_of(unit, model), output
+        self._model, self._unit, self._output = model, unit_of(unit, bare(model)), output
         self._constants: Constants = constants
         self._product: Product = product
         self._inputs, self._targets = _checked(probe)

@@ -1,0 +1,229 @@
+"""The model and the numerics, fixed for a run and restored after it; models whose state cannot be followed, refused.
+
+A run must see every operator that the model calls, on every weight that it uses, in the arithmetic that it names.
+So what hides operators is stepped out of (compiled code, fused kernels, replicas on other devices), what changes the
+numbers is switched off (dropout, TF32, autotuning), and what can be neither is refused with the way out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
+
+from termwise.errors import ModelError
+
+# Modules that compute in integers, by the package that defines them.
+_QUANTISED = (
+    "torch.ao.nn.quantized",
+    "torch.ao.nn.intrinsic.quantized",
+    "torch.ao.nn.sparse.quantized",
+    "bitsandbytes.",
+    "auto_gptq.",
+    "gptqmodel.",
+    "awq.",
+)
+_arithmetic = operator.attrgetter("__torch_dispatch__")
+_WHOLE_MODEL = "Profile the model in floating point, as it was before"
+
+
+def bare(model: Any) -> Any:
+    """The module that a user wrote, inside of torch.compile, DataParallel and DistributedDataParallel.
+
+    Names of modules, in `unit=` and in results, are those of this one, whatever it is wrapped in.
+
+    Raises:
+        ModelError: when its operators or weights cannot be followed: scripted or traced, quantised, sharded, or without
+            weights (on the meta device, or lazy).
+    """
+    _refuse(model)
+    while isinstance(model, nn.Module):
+        inner = _inside(model)
+        if inner is None:
+            break
+        model = inner
+    return model
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    """What a wrapper runs, or None where the module is no wrapper."""
+    if isinstance(module, (DataParallel, DistributedDataParallel)):
+        return module.module
+    if "torch._dynamo" in sys.modules and isinstance(module, torch._dynamo.OptimizedModule):
+        return module._orig_mod
+    return None
+
+
+# What is refused.
+
+
+def _refuse(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        return
+    for name, module in model.named_modules():
+        reason = _unfollowed(module)
+        if reason is not None:
+            kind = type(module).__name__
+            raise ModelError(f"the model holds {reason[0]} ({kind}, module '{name}'). {reason[1]}")
+        # accelerate keeps the weights of such a module elsewhere, and brings them when it is run.
+        offloaded = hasattr(module, "_hf_hook")
+        for label, tensor in (*module._parameters.items(), *module._buffers.items()):
+            reason = None if tensor is None else _unreadable(tensor, offloaded=offloaded)
+            if reason is not None:
+                where = f"{name}.{label}" if name else label
+                raise ModelError(f"'{where}' of the model {reason}")
+
+
+def _unfollowed(module: nn.Module) -> tuple[str, str] | None:
+    """What a module is that hides its operators, and the way out."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "scripted or traced modules, whose operators cannot be followed", "Give the original module."
+    home = f"{type(module).__module__}."
+    if home.startswith(_QUANTISED):
+        return "quantised modules, whose integer arithmetic has no parts", f"{_WHOLE_MODEL} it was quantised."
+    if _is_sharded(module):
+        return (
+            "a module sharded by FSDP, of which each process has only a piece",
+            "Gather the weights (torch.distributed.checkpoint.state_dict.get_model_state_dict with "
+            "full_state_dict=True), load them into the plain model, and profile that in one process.",
+        )
+    return None
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    # Who has not imported it has no such module.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, (fsdp.FullyShardedDataParallel, fsdp.FSDPModule))
+
+
+def _unreadable(tensor: Tensor, *, offloaded: bool) -> str | None:
+    """Why a weight cannot be read, and the way out."""
+    if is_lazy(tensor):
+        return "has no shape yet (a lazy module). Run the model once on a batch, then profile it."
+    if tensor.is_meta and not offloaded:
+        return (
+            "is on the meta device: it has a shape and no numbers. Load the weights first: "
+            "model.to_empty(device='cpu'), then model.load_state_dict(...), or load_state_dict(..., assign=True)."
+        )
+    if _arithmetic(type(tensor)) is not _arithmetic(Tensor):
+        return (
+            f"is a {type(tensor).__name__}, a tensor with arithmetic of its own (quantised or distributed weights are "
+            f"such). {_WHOLE_MODEL} its weights were converted."
+        )
+    if tensor.is_quantized or (isinstance(tensor, nn.Parameter) and tensor.dtype in (torch.uint8, torch.int8)):
+        return f"is quantised ({tensor.dtype}): products by it have no parts. {_WHOLE_MODEL} it was quantised."
+    return None
+
+
+# What is fixed.
+
+
+@contextlib.contextmanager
+def pinned(model: object) -> Iterator[None]:
+    """The vocabulary of operators and the state of the model, fixed for the run and restored after it, come what may.
+
+    No gradients and no inference mode (which changes the operators), evaluation mode, compiled code run as it was
+    written, attention in its mathematical form, the fused multi-head path off, float32 products in float32 (no TF32, no
+    bfloat16), cuDNN without autotuning and deterministic, no casts kept by autocast, random states put back.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_random_states())
+        stack.enter_context(_numerics())
+        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        stack.enter_context(_uncompiled(model))
+        stack.enter_context(_as_found(model))
+        # A cast kept from before would hide that it was computed from a parameter; one kept from here has no gradient.
+        torch.clear_autocast_cache()
+        stack.callback(torch.clear_autocast_cache)
+        yield
+
+
+@contextlib.contextmanager
+def _random_states() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def _numerics() -> Iterator[None]:
+    """Exact float32, and the same kernels every time."""
+    backends: Any = torch.backends
+    products = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    products += (backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)
+    # Where nothing is set the products are in float32 already, and follow what the user sets later.
+    lowered = [(one, one.fp32_precision) for one in products if one.fp32_precision not in ("none", "ieee")]
+    cudnn = backends.cudnn.benchmark, backends.cudnn.deterministic
+    fast = backends.mha.get_fastpath_enabled()
+    try:
+        for one, _ in lowered:
+            one.fp32_precision = "ieee"
+        backends.cudnn.benchmark, backends.cudnn.deterministic = False, True
+        backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        backends.mha.set_fastpath_enabled(fast)
+        backends.cudnn.benchmark, backends.cudnn.deterministic = cudnn
+        for one, precision in lowered:
+            one.fp32_precision = precision
+
+
+@contextlib.contextmanager
+def _uncompiled(model: object) -> Iterator[None]:
+    """Whatever torch.compile made is run as it was written."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        # It warns of hooks that fire once more for the wrapper; ours know the module inside alone.
+        warnings.filterwarnings("ignore", message=r"Using `torch\.compile\(module\)` when there are global hooks")
+        yield
+
+
+@contextlib.contextmanager
+def _as_found(model: object) -> Iterator[None]:
+    """Evaluation mode; afterwards the mode, attributes and buffers that the modules had before."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    held: list[tuple[nn.Module, dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]]
+    held = [(m, dict(m.__dict__), [(r, dict(r)) for r in (m._buffers, m._parameters, m._modules)]) for m in modules]
+    buffers = [b for m in modules for b in m._buffers.values() if b is not None and b.layout is torch.strided]
+    contents = [(b, b.clone()) for b in buffers if not b.is_meta]
+    try:
+        for module in modules:
+            module.training = False
+            if isinstance(module, (DataParallel, DistributedDataParallel)):
+                # Its own forward spreads the batch over devices, or waits for other processes.
+                vars(module).update(forward=module.module.__call__)
+        yield
+    finally:
+        for module, attributes, registries in held:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for registry, before in registries:
+                registry.clear()
+                registry.update(before)
+        for buffer, content in contents:
+            _put_back(buffer, content)
+
+
+def _put_back(buffer: Tensor, content: Tensor) -> None:
+    if not torch.equal(buffer, content):
+        with torch.inference_mode(buffer.is_inference()):
+            buffer.copy_(content)
