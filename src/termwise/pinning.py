@@ -7,21 +7,26 @@ numbers is switched off (dropout, TF32, autotuning), and what can be neither is 
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import copy
 import operator
 import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from termwise.errors import ModelError
+from termwise.series import Series
 
 # Modules that compute in integers, by the package that defines them.
 _QUANTISED = (
@@ -33,7 +38,9 @@ _QUANTISED = (
     "gptqmodel.",
     "awq.",
 )
-_arithmetic = operator.attrgetter("__torch_dispatch__")
+_REPLICATED = (DataParallel, DistributedDataParallel)
+_CONTAINERS = {dict, list, set, collections.OrderedDict, collections.defaultdict, collections.deque}
+_arithmetic = operator.attrgetter("__torch_dispatch__", "__torch_function__")
 _WHOLE_MODEL = "Profile the model in floating point, as it was before"
 
 
@@ -57,7 +64,7 @@ def bare(model: Any) -> Any:
 
 def _inside(module: nn.Module) -> nn.Module | None:
     """What a wrapper runs, or None where the module is no wrapper."""
-    if isinstance(module, (DataParallel, DistributedDataParallel)):
+    if isinstance(module, _REPLICATED):
         return module.module
     if "torch._dynamo" in sys.modules and isinstance(module, torch._dynamo.OptimizedModule):
         return module._orig_mod
@@ -115,7 +122,7 @@ def _unreadable(tensor: Tensor, *, offloaded: bool) -> str | None:
             "is on the meta device: it has a shape and no numbers. Load the weights first: "
             "model.to_empty(device='cpu'), then model.load_state_dict(...), or load_state_dict(..., assign=True)."
         )
-    if _arithmetic(type(tensor)) is not _arithmetic(Tensor):
+    if type(tensor) is not Tensor and _arithmetic(type(tensor)) != _arithmetic(nn.Parameter):
         return (
             f"is a {type(tensor).__name__}, a tensor with arithmetic of its own (quantised or distributed weights are "
             f"such). {_WHOLE_MODEL} its weights were converted."
@@ -134,7 +141,8 @@ def pinned(model: object) -> Iterator[None]:
 
     No gradients and no inference mode (which changes the operators), evaluation mode, compiled code run as it was
     written, attention in its mathematical form, the fused multi-head path off, float32 products in float32 (no TF32, no
-    bfloat16), cuDNN without autotuning and deterministic, no casts kept by autocast, random states put back.
+    bfloat16), cuDNN without autotuning and deterministic, no weights kept by autocast or parametrizations, random
+    states put back.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -142,11 +150,9 @@ def pinned(model: object) -> Iterator[None]:
         stack.enter_context(_random_states())
         stack.enter_context(_numerics())
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
-        stack.enter_context(_uncompiled(model))
+        stack.enter_context(_uncompiled())
+        stack.enter_context(_weights_anew())
         stack.enter_context(_as_found(model))
-        # A cast kept from before would hide that it was computed from a parameter; one kept from here has no gradient.
-        torch.clear_autocast_cache()
-        stack.callback(torch.clear_autocast_cache)
         yield
 
 
@@ -186,7 +192,7 @@ def _numerics() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _uncompiled(model: object) -> Iterator[None]:
+def _uncompiled() -> Iterator[None]:
     """Whatever torch.compile made is run as it was written."""
     if "torch._dynamo" not in sys.modules:
         yield
@@ -198,32 +204,93 @@ def _uncompiled(model: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_found(model: object) -> Iterator[None]:
-    """Evaluation mode; afterwards the mode, attributes and buffers that the modules had before."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    held: list[tuple[nn.Module, dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]]
-    held = [(m, dict(m.__dict__), [(r, dict(r)) for r in (m._buffers, m._parameters, m._modules)]) for m in modules]
-    buffers = [b for m in modules for b in m._buffers.values() if b is not None and b.layout is torch.strided]
-    contents = [(b, b.clone()) for b in buffers if not b.is_meta]
+def _weights_anew() -> Iterator[None]:
+    """Whatever was computed from parameters before the run, and kept, is computed again in it.
+
+    Else nothing would tell that it is a weight; and what is kept from the run itself has no gradient.
+    """
+    kept = parametrize._cache
+    parametrize._cache = {}
+    torch.clear_autocast_cache()
     try:
-        for module in modules:
-            module.training = False
-            if isinstance(module, (DataParallel, DistributedDataParallel)):
-                # Its own forward spreads the batch over devices, or waits for other processes.
-                vars(module).update(forward=module.module.__call__)
         yield
     finally:
-        for module, attributes, registries in held:
+        parametrize._cache = kept
+        torch.clear_autocast_cache()
+
+
+@contextlib.contextmanager
+def _as_found(model: object) -> Iterator[None]:
+    """Evaluation mode; afterwards the modules with the modes, attributes and buffers that they had before."""
+    found = _Found()
+    # A function may call modules of which nothing is known until they are run.
+    hook = register_module_forward_pre_hook(lambda module, args: found.meet(module))
+    owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    try:
+        if isinstance(owner, nn.Module):
+            found.hold(owner)
+        yield
+    finally:
+        hook.remove()
+        found.put_back()
+
+
+class _Found:
+    """Modules as they were found, in evaluation mode meanwhile."""
+
+    def __init__(self) -> None:
+        self._modules: dict[int, tuple[nn.Module, dict[str, Any]]] = {}
+        self._containers: dict[int, tuple[Any, Any]] = {}
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._borrowed: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def meet(self, module: nn.Module) -> None:
+        """Hold a module that is about to run, unless it is held already."""
+        if id(module) in self._modules:
+            return
+        _refuse(module)
+        if isinstance(module, _REPLICATED):
+            raise ModelError(
+                f"the function that is profiled calls a {type(module).__name__}, whose forward spreads the batch over "
+                "devices or waits for other processes. Call its .module in the function, or pass it itself."
+            )
+        self.hold(module, running=True)
+
+    def hold(self, root: nn.Module, *, running: bool = False) -> None:
+        """Note the state of a module and of all inside it, and bring them into evaluation mode."""
+        for module in root.modules():
+            if id(module) in self._modules:
+                continue
+            self._modules[id(module)] = module, dict(module.__dict__)
+            registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            if running:
+                # A caller that exchanged weights for this call (functional_call) puts them back by itself.
+                self._borrowed += [(registry, dict(registry)) for registry in registries]
+            self._note(v for v in module.__dict__.values() if not (running and any(v is r for r in registries)))
+            buffers = [b for b in module._buffers.values() if b is not None and b.layout is torch.strided]
+            self._buffers += [(b, b.clone()) for b in buffers if not b.is_meta]
+            module.training = False
+            if isinstance(module, _REPLICATED):
+                vars(module).update(forward=module.module.__call__)
+
+    def _note(self, values: Iterable[Any]) -> None:
+        # What a model keeps in lists and dictionaries: registries, caches, results of earlier runs.
+        for value in values:
+            if type(value) in _CONTAINERS and id(value) not in self._containers:
+                self._containers[id(value)] = value, copy.copy(value)
+                self._note(list(value.values()) if isinstance(value, dict) else list(value))
+
+    def put_back(self) -> None:
+        """Everything as it was, the memory of buffers included."""
+        for module, attributes in self._modules.values():
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            for registry, before in registries:
-                registry.clear()
-                registry.update(before)
-        for buffer, content in contents:
-            _put_back(buffer, content)
-
-
-def _put_back(buffer: Tensor, content: Tensor) -> None:
-    if not torch.equal(buffer, content):
-        with torch.inference_mode(buffer.is_inference()):
-            buffer.copy_(content)
+        for container, content in self._containers.values():
+            container.clear()
+            (container.extend if isinstance(container, (list, collections.deque)) else container.update)(content)
+        for registry, content in self._borrowed:
+            registry.update({name: content.get(name) for name, v in registry.items() if isinstance(v, Series)})
+        for buffer, content in self._buffers:
+            if not torch.equal(buffer, content):
+                with torch.inference_mode(buffer.is_inference()):
+                    buffer.copy_(content)
