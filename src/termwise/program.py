@@ -102,6 +102,9 @@ class Program(TorchDispatchMode):
             yield self
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
+        for tensor in module._parameters.values():
+            if tensor is not None and not isinstance(tensor, (nn.Parameter, Series)):
+                self._mark(tensor)  # functional_call puts plain tensors in the place of parameters
         if id(module) in self._names:
             self._inside.append(self._names[id(module)])
 
@@ -152,8 +155,9 @@ class Program(TorchDispatchMode):
         return self._apply(func, args, keywords)
 
     def is_weight(self, tensor: Tensor) -> bool:
-        """Whether a plain tensor is a parameter, or computed from parameters and constants alone."""
-        return isinstance(tensor, nn.Parameter) or id(tensor) in self._parameters or tensor in self._weights
+        """Whether a plain tensor is a parameter (or learned as one is), or computed from such and constants alone."""
+        known = isinstance(tensor, nn.Parameter) or id(tensor) in self._parameters or tensor in self._weights
+        return known or tensor.requires_grad
 
     def _mark(self, tensor: Tensor) -> None:
         self._weights[tensor] = True

@@ -172,7 +172,8 @@ def with_value(out: Any, clean: Any) -> Any:
     if isinstance(out, Series):
         return Series(clean, out.rows, out.parts, out.paths, gate=out.gate)
     if isinstance(out, (tuple, list)):
-        return type(out)([with_value(o, c) for o, c in zip(out, clean, strict=True)])
+        build = getattr(type(out), "_make", type(out))  # a named tuple is not built from a list
+        return build([with_value(o, c) for o, c in zip(out, clean, strict=True)])
     return out
 
 
