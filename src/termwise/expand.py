@@ -24,7 +24,7 @@ from termwise.series import Origin, Series, input_series
 from termwise.steps import Unit, unit_of
 
 Output = str | int | Callable[[Any], Tensor] | None
-# The closure promised for the dtype of the output: rounding, and nothing else.
+# The closure promised for the coarsest dtype of any value in the run: rounding, and nothing else.
 CLOSURE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 0.1, torch.float16: 2e-2}
 
 
@@ -119,7 +119,7 @@ def expand(
     _check_finite(network, x)
     program = Program(network, resolved, constants, product)
     with pinned(model), program.running():
-        args, kwargs = _arguments(pytree.tree_map_only(Tensor, input_series, _unwrapped(x)))
+        args, kwargs = _arguments(program.own(pytree.tree_map_only(Tensor, input_series, _unwrapped(x))))
         result = pick_output(_run(model, args, kwargs), output)
         series = program.series_of(result)
     program.check_modules()
@@ -253,7 +253,8 @@ def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
     born = [*constants.values(), *([frozen] if frozen is not None else [])]
     constant = torch.stack(born).sum(dim=0) if born else torch.zeros_like(series.value)
     closure = closure_of(series)
-    limit = CLOSURE.get(series.dtype, 1e-2)
+    # What was once rounded to sixteen bits adds up no better in thirty-two.
+    limit = CLOSURE.get(program.coarsest or series.dtype, 1e-2)
     if not closure <= limit:
         warnings.warn(
             f"the parts add up to the whole only within {closure:.1e}, not {limit:.0e}: terms that nearly cancel lose "

@@ -75,6 +75,8 @@ class Program(TorchDispatchMode):
         self._memory = Memory()
         self._stepped: set[str] = set()
         self._flops = self._ideal_flops = 0
+        self._run = object()
+        self.coarsest: torch.dtype | None = None
 
     @property
     def operators(self) -> tuple[OperatorUse, ...]:
@@ -150,9 +152,27 @@ class Program(TorchDispatchMode):
             if any(isinstance(leaf, Tensor) and self.is_weight(leaf) for leaf in leaves):
                 pytree.tree_map_only(Tensor, self._mark, out)
             return out
+        self._refuse_strangers(leaves)
         if _writes(func):
-            return self._in_place(func, args, keywords)
-        return self._apply(func, args, keywords)
+            return self.own(self._in_place(func, args, keywords))
+        return self.own(self._apply(func, args, keywords))
+
+    def own(self, tree: Any) -> Any:
+        """Make the Series in `tree` those of this run, and note the coarsest precision that any of its values had."""
+        for leaf in pytree.tree_leaves(tree):
+            if isinstance(leaf, Series):
+                leaf.run = self._run
+                if carries(leaf) and (self.coarsest is None or _eps(leaf.dtype) > _eps(self.coarsest)):
+                    self.coarsest = leaf.dtype
+        return tree
+
+    def _refuse_strangers(self, leaves: list[Any]) -> None:
+        if any(isinstance(leaf, Series) and leaf.run not in (None, self._run) for leaf in leaves):
+            raise ModelError(
+                f"module '{self._inside[-1] if self._inside else ''}' uses a value that an earlier run left behind: the "
+                "model, or a hook on it, keeps results outside of its modules' attributes (a list, a cache object). "
+                "Clear what keeps them before each run."
+            )
 
     def is_weight(self, tensor: Tensor) -> bool:
         """Whether a plain tensor is a parameter (or learned as one is), or computed from such and constants alone."""
@@ -252,6 +272,10 @@ class Program(TorchDispatchMode):
         target.overwrite(new)
         self._memory.note(target.value, new)
         return target
+
+
+def _eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
 
 
 def _writes(func: Any) -> bool:

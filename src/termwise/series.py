@@ -63,6 +63,7 @@ class Series(Tensor):
         parts: the label of each row, sorted.
         paths: for each depth among the input-born parts, the number of paths, as exact Python integers.
         gate: whether a product with this value freezes it: its provenance, not its value.
+        run: which run it belongs to; what one run leaves behind means nothing in another.
     """
 
     value: Tensor
@@ -70,6 +71,7 @@ class Series(Tensor):
     parts: Parts
     paths: Paths
     gate: bool
+    run: object
 
     _alias_root: Series | None
     _alias_view: Callable[[Tensor], Tensor] | None
@@ -93,6 +95,7 @@ class Series(Tensor):
         """Wrap `value`; `rows` must have shape (len(parts), *value.shape)."""
         self.value, self.rows, self.parts, self.paths, self.gate = value, rows, parts, dict(paths or {}), gate
         self._alias_root, self._alias_view, self._aliases = None, None, []
+        self.run = None
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         """Show the shape and the parts, not the numbers."""
