@@ -93,7 +93,7 @@ def expand(
     Args:
         model: an nn.Module or any callable; it is run in evaluation mode and left exactly as found.
         x: a tensor, or a tuple of positional or a dictionary of keyword arguments; all floating-point tensors in it are
-            inputs, integer ones start at their embedding.
+            inputs, integer ones start at their embedding. Beside others, one that holds -inf is an attention mask.
         unit: "layers", "activations", or names of modules (see `termwise.steps`), as they are inside of torch.compile,
             DataParallel and DistributedDataParallel.
         constants: "pooled" keeps the constant-born part in one; "by_depth" splits it by steps since its birth.
@@ -119,23 +119,35 @@ def expand(
     _check_finite(network, x)
     program = Program(network, resolved, constants, product)
     with pinned(model), program.running():
-        args, kwargs = _arguments(program.own(pytree.tree_map_only(Tensor, input_series, _unwrapped(x))))
+        args, kwargs = _arguments(program.own(pytree.tree_map_only(Tensor, _input, _unwrapped(x))))
         result = pick_output(_run(model, args, kwargs), output)
         series = program.series_of(result)
     program.check_modules()
     return _read(series, program, resolved)
 
 
+_LEAVES = (
+    "takes the numbers out of PyTorch (.numpy(), a compiled extension), where they cannot be followed. "
+    "Write that line with PyTorch's operators, or, where a hook does it, remove the hook for the time being."
+)
+# What PyTorch says where a Series is handed to code that wants its memory, and what that means.
+_HIDDEN = {
+    "inference tensor": "enters torch.inference_mode() in its forward, which hides its operators. "
+    "Use torch.no_grad() there.",
+    "not supported for tensor subclasses": _LEAVES,
+    "data is not allocated yet": _LEAVES,
+    "on an invalid python storage": _LEAVES,
+}
+
+
 def _run(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         return model(*args, **kwargs)
     except RuntimeError as error:
-        if "inference tensor" not in str(error):
+        reason = next((reason for words, reason in _HIDDEN.items() if words in str(error)), None)
+        if reason is None:
             raise
-        raise ModelError(
-            "expand: the model enters torch.inference_mode() in its forward, which hides its operators. "
-            "Use torch.no_grad() there."
-        ) from error
+        raise ModelError(f"expand: the model {reason}") from error
 
 
 def _check_options(constants: str, product: str) -> None:
@@ -145,13 +157,19 @@ def _check_options(constants: str, product: str) -> None:
         raise UsageError(f"product={product!r}: expected 'half' or 'cauchy'.")
 
 
+@torch.no_grad()
 def _check_finite(model: object, x: Any) -> None:
     tensors = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
+    if any(tensor.layout is not torch.strided or tensor.is_nested for tensor in tensors):
+        raise DataError("expand: the input is a sparse or nested tensor. Pass it dense (.to_dense()), or padded.")
     if not tensors:
         raise DataError("expand: x holds no tensor. Pass the model's input: a tensor, a tuple, or a dictionary.")
-    for tensor in tensors:
+    masks = [_is_mask(tensor) for tensor in tensors]
+    for tensor, mask in zip(tensors, masks, strict=True):
         if not tensor.numel():
             raise DataError(f"expand: the input is empty, of shape {tuple(tensor.shape)}. Pass at least one sample.")
+        if mask and not all(masks):
+            continue
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError(f"expand: the input holds {_describe(tensor)}. Clean the data before profiling it.")
     if isinstance(model, nn.Module):
@@ -161,6 +179,18 @@ def _check_finite(model: object, x: Any) -> None:
                     f"expand: '{name}' of the model holds {_describe(tensor)}. The training may have diverged; "
                     "load an earlier checkpoint."
                 )
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether this can only be a mask that is added to the scores of an attention: it holds -inf, and no NaN or inf."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return False
+    return float(tensor.amin()) == -torch.inf and float(tensor.amax()) < torch.inf
+
+
+def _input(tensor: Tensor) -> Tensor:
+    """A mask is a constant of the model; all else is what it is computed from."""
+    return tensor.clone() if _is_mask(tensor) else input_series(tensor)
 
 
 def _describe(tensor: Tensor) -> str:

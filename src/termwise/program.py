@@ -169,8 +169,8 @@ class Program(TorchDispatchMode):
     def _refuse_strangers(self, leaves: list[Any]) -> None:
         if any(isinstance(leaf, Series) and leaf.run not in (None, self._run) for leaf in leaves):
             raise ModelError(
-                f"module '{self._inside[-1] if self._inside else ''}' uses a value that an earlier run left behind: the "
-                "model, or a hook on it, keeps results outside of its modules' attributes (a list, a cache object). "
+                f"module '{self._inside[-1] if self._inside else ''}' uses a value that an earlier run left behind: "
+                "the model, or a hook on it, keeps results outside of its modules (in a list, in a cache object). "
                 "Clear what keeps them before each run."
             )
 
