@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from termwise.errors import RuleError
-from termwise.rules.registry import Call, existing, register, with_value
+from termwise.rules.registry import Call, as_series, existing, plain, register, with_value
 
 _LSTM = 2  # the mode's number in ATen's enumeration (relu, tanh, lstm, gru)
 
@@ -47,4 +47,18 @@ def lstm_layer(call: Call) -> Any:
     return with_value((stacked, h, c, workspace), (output, last_h, last_c, workspace))
 
 
+def packed(call: Call) -> Any:
+    """pack_padded_sequence: the frames of all sequences, time after time; how many there are is plain numbers."""
+    series, rest = as_series(call.args[0]), plain(call.args[1:])
+    value, sizes = call.clean()
+
+    def frames(rows: torch.Tensor) -> torch.Tensor:
+        return (
+            torch.stack([call.func(row, *rest)[0] for row in rows]) if len(rows) else rows.new_empty((0, *value.shape))
+        )
+
+    return series.mapped(frames, value, gate=series.gate), sizes
+
+
+register("taken apart", packed, existing("_pack_padded_sequence"))
 register("taken apart", lstm_layer, existing("mkldnn_rnn_layer"))
