@@ -71,6 +71,12 @@ def _inside(module: nn.Module) -> nn.Module | None:
     return None
 
 
+def home(model: object) -> torch.device | None:
+    """Where a model takes its input: the device of its first weight; None where there is none, or none is there yet."""
+    weights = model.parameters() if isinstance(model, nn.Module) else ()
+    return next((weight.device for weight in weights if not weight.is_meta), None)
+
+
 # What is refused.
 
 
@@ -258,9 +264,8 @@ class _Found:
 
     def hold(self, root: nn.Module, *, running: bool = False) -> None:
         """Note the state of a module and of all inside it, and bring them into evaluation mode."""
-        for module in root.modules():
-            if id(module) in self._modules:
-                continue
+        fresh = [module for module in root.modules() if id(module) not in self._modules]
+        for module in fresh:
             self._modules[id(module)] = module, dict(module.__dict__)
             registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
             if running:
@@ -269,6 +274,7 @@ class _Found:
             self._note(v for v in module.__dict__.values() if not (running and any(v is r for r in registries)))
             buffers = [b for b in module._buffers.values() if b is not None and b.layout is torch.strided]
             self._buffers += [(b, b.clone()) for b in buffers if not b.is_meta]
+        for module in fresh:  # a wrapper's mode is that of the module inside: all are noted first
             module.training = False
             if isinstance(module, _REPLICATED):
                 vars(module).update(forward=module.module.__call__)

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from termwise.batches import batches
 from termwise.errors import DataError, ModelError, RecordError, UsageError
 from termwise.expand import Expansion, Output, expand
-from termwise.pinning import bare
+from termwise.pinning import bare, home
 from termwise.program import Constants, OperatorUse, Product
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import Unit, unit_of
@@ -194,7 +194,7 @@ def profile(
     """
     measures = Measures(replicates=replicates, seed=seed)
     resolved = unit_of(unit, bare(model))
-    device = next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
+    device = home(model)
     for inputs, targets in batches(data, batch_size):
         moved = _to(inputs, device)
         expansion = expand(model, moved, unit=resolved, constants=constants, product=product, output=output)

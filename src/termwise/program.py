@@ -106,7 +106,7 @@ class Program(TorchDispatchMode):
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         for tensor in module._parameters.values():
             if tensor is not None and not isinstance(tensor, (nn.Parameter, Series)):
-                self._mark(tensor)  # functional_call puts plain tensors in the place of parameters
+                self._mark(_physical(tensor))  # functional_call puts plain tensors in the place of parameters
         if id(module) in self._names:
             self._inside.append(self._names[id(module)])
 
@@ -272,6 +272,14 @@ class Program(TorchDispatchMode):
         target.overwrite(new)
         self._memory.note(target.value, new)
         return target
+
+
+def _physical(tensor: Tensor) -> Tensor:
+    """The tensor of all members that vmap shows one of."""
+    functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def _eps(dtype: torch.dtype) -> float:

@@ -23,7 +23,7 @@ from termwise.credit import cross_entropy
 from termwise.errors import DataError, ModelError, RunError, UsageError
 from termwise.expand import Expansion, Output, expand, pick_output
 from termwise.moments import STEPS, Moment, fingerprint, read_directory, require_alike, require_settings
-from termwise.pinning import bare, pinned
+from termwise.pinning import bare, home, pinned
 from termwise.profile import IGNORED, Measures, classes_last, stack_parts
 from termwise.program import Constants, Product
 from termwise.records import write_record
@@ -87,7 +87,7 @@ def reestimated(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.M
             norm.reset_running_stats()
             norm.momentum, norm.training = None, True  # None: the cumulative average
         for batch in inputs.tensor_split(count):
-            twin(batch.to(_device(twin)))
+            twin(batch.to(home(twin)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return twin.eval()
@@ -106,10 +106,6 @@ def _copied(model: nn.Module) -> Any:
             f"the model cannot be copied ({error}), so its batch-norm statistics cannot be estimated anew without "
             "touching it. Record with calibration=False, or keep no computed tensors on its modules."
         ) from error
-
-
-def _device(model: object) -> torch.device | None:
-    return next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
 
 
 class Recorder:
@@ -304,7 +300,7 @@ class Recorder:
         return reestimated(model, calibration) if live else model
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        device = _device(self._model)
+        device = home(self._model)
         for inputs, targets in batches((self._inputs, self._targets), self._batch_size):
             assert targets is not None
             yield (inputs, targets) if device is None else (inputs.to(device), targets.to(device))
