@@ -38,6 +38,7 @@ def test_modules_import_only_from_above() -> None:
         "rules",
         "steps",
         "memory",
+        "pinning",
         "program",
         "expand",
         "records",
