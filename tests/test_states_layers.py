@@ -21,6 +21,7 @@ from termwise import nets
 from termwise.errors import DataError, RuleError
 from termwise.expand import CLOSURE, Expansion, expand
 from termwise.rules import RULES
+from termwise.series import Origin, Part, add_rows
 
 
 @pytest.fixture(autouse=True)
@@ -410,6 +411,14 @@ def test_autocast_of_a_layer_that_is_called_twice() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = expand(lambda x: layer(torch.relu(layer(x))), x)
     assert found.paths == {2: 1}
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_sum_of_many_parts_is_rounded_once(dtype: torch.dtype) -> None:
+    stacks = [torch.rand(2, 50, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(40)]
+    parts = (Part(Origin.INPUT, 0), Part(Origin.INPUT, 1))
+    rows, found = add_rows(stacks[0][0], [(stack, parts) for stack in stacks])
+    assert found == parts and torch.equal(rows, torch.stack(stacks).double().sum(dim=0).to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE, torch.bfloat16], ids=str)

@@ -312,6 +312,11 @@ def add_rows(value: Tensor, summands: Sequence[tuple[Tensor, Parts]]) -> tuple[T
         ]
         if len(pieces) == 1:
             out[start:stop] = pieces[0]
+        elif len(pieces) > 2 and out.dtype in (torch.bfloat16, torch.float16):
+            total = pieces[0].to(torch.float32, copy=True)  # rounded once, not once for each summand
+            for piece in pieces[1:]:
+                total += piece
+            out[start:stop] = total
         else:
             torch.add(pieces[0], pieces[1], out=out[start:stop])
             for piece in pieces[2:]:
