@@ -26,6 +26,7 @@ from snapshots import snapshot, unchanged
 from termwise.errors import ModelError, UsageError
 from termwise.expand import Expansion, expand
 from termwise.profile import profile
+from termwise.recorder import Recorder
 from termwise.reference import Node, Residual, Sequence, by_paths, describe, discrepancy
 
 
@@ -203,6 +204,22 @@ def test_modules_are_named_as_inside_of_the_wrapper(wrap: Any, net: Net, x: Tens
 def test_a_profile_of_a_wrapped_model(net: Net, x: Tensor) -> None:
     plainly, wrapped = (profile(model, [x], unit=["stem", "head"]) for model in (net, torch.compile(net)))
     assert wrapped.depths == plainly.depths == (2,)
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("wrap", [compiled, nn.DataParallel, nn.parallel.DistributedDataParallel])
+def test_a_recorder_of_a_wrapped_model(wrap: Any, net: Net) -> None:
+    probe = torch.randn(8, 6, dtype=DOUBLE), torch.arange(8) % 3
+    plainly, wrapped = [Recorder(model, probe, unit=["stem", "head"]) for model in (net, wrap(net))]
+    before = snapshot(net)
+    for recorder in (plainly, wrapped):
+        recorder.step(0)
+    assert wrapped.timeline.profiles[0].loss == plainly.timeline.profiles[0].loss
+    unchanged(before, snapshot(net))
+    wrapper = wrap(net)
+    wrapper.register_forward_hook(doubled)
+    with pytest.raises(ModelError, match=r"hooks of its own.*Register them on the model inside"):
+        Recorder(wrapper, probe).step(0)
 
 
 def test_hooks_on_a_wrapper_are_part_of_the_model(net: Net, x: Tensor) -> None:

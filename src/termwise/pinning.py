@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import copy
 import operator
 import random
 import sys
@@ -281,10 +280,12 @@ class _Found:
 
     def _note(self, values: Iterable[Any]) -> None:
         # What a model keeps in lists and dictionaries: registries, caches, results of earlier runs.
-        for value in values:
+        pending = list(values)
+        while pending:
+            value = pending.pop()
             if type(value) in _CONTAINERS and id(value) not in self._containers:
-                self._containers[id(value)] = value, copy.copy(value)
-                self._note(list(value.values()) if isinstance(value, dict) else list(value))
+                self._containers[id(value)] = value, value.copy()
+                pending += value.values() if isinstance(value, dict) else value
 
     def put_back(self) -> None:
         """Everything as it was, the memory of buffers included."""

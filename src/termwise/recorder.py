@@ -99,8 +99,14 @@ def _is_live(module: nn.Module, training: bool) -> bool:
 
 
 def _copied(model: nn.Module) -> Any:
+    inner = bare(model)  # a copy that is compiled anew, or waits for other processes, is of no use
+    if inner is not model and (model._forward_hooks or model._forward_pre_hooks):
+        raise ModelError(
+            f"the {type(model).__name__} around the model has hooks of its own, which a copy of the model lacks. "
+            "Register them on the model inside, or record with calibration=False."
+        )
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(inner)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied ({error}), so its batch-norm statistics cannot be estimated anew without "
