@@ -1,17 +1,14 @@
 """The model is left as found: its modes, hooks and numbers, also after an error; and the same bits come twice."""
 
-import copy
-import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from programs import DOUBLE, Written, alike, dense
+from snapshots import snapshot, unchanged
 from termwise.errors import ModelError, RuleError
 from termwise.expand import expand
 
@@ -46,68 +43,6 @@ class Fragile(nn.Module):
             raise ArithmeticError("told to")
         x = self.attention(x.flatten(2).transpose(1, 2)) + torch.rand(4) * self.table
         return self.head(x.mean(dim=1))
-
-
-HOOKS = [
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_state_dict_hooks",
-]
-
-
-def snapshot(model: nn.Module) -> dict[str, Any]:
-    """All that a run could leave behind, by value where it is cheap and by identity where it matters."""
-    shared = [name for name in vars(torch_module) if name.startswith("_global_")]
-    return {
-        "training": {name: m.training for name, m in model.named_modules()},
-        "hooks": {name: [dict(getattr(m, kind)) for kind in HOOKS] for name, m in model.named_modules()},
-        "attributes": {name: sorted(vars(m)) for name, m in model.named_modules()},
-        "global hooks": {
-            name: copy.copy(v)
-            for name in shared
-            if isinstance(v := getattr(torch_module, name), (dict, bool, type(None)))
-        },
-        "state": {name: v.clone() for name, v in model.state_dict().items()},
-        "identity": {name: id(v) for name, v in (*model.named_parameters(), *model.named_buffers())},
-        "types": {name: type(v) for name, v in (*model.named_parameters(), *model.named_buffers())},
-        "requires": {name: v.requires_grad for name, v in model.named_parameters()},
-        "grads": {
-            name: (id(v.grad), None if v.grad is None else v.grad.clone()) for name, v in model.named_parameters()
-        },
-        "versions": {name: v._version for name, v in model.named_parameters()},
-        "torch rng": torch.get_rng_state(),
-        "python rng": random.getstate(),
-        "fast path": torch.backends.mha.get_fastpath_enabled(),
-        "attention": (
-            torch.backends.cuda.flash_sdp_enabled(),
-            torch.backends.cuda.mem_efficient_sdp_enabled(),
-            torch.backends.cuda.math_sdp_enabled(),
-        ),
-        "grad mode": torch.is_grad_enabled(),
-        "mode": _get_current_dispatch_mode(),
-        "threads": torch.get_num_threads(),
-        "dtype": torch.get_default_dtype(),
-    }
-
-
-def same(left: Any, right: Any) -> bool:
-    if isinstance(left, Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
-    return left == right
-
-
-def unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
-    changed = [name for name in before if not same(before[name], after[name])]
-    assert not changed
 
 
 @pytest.fixture

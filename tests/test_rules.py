@@ -137,6 +137,10 @@ def test_constants_by_depth_sum_to_the_pooled_one(case: Case) -> None:
 # Rules that no case of the table reaches, and why.
 _ELSEWHERE = {
     "cudnn_batch_norm": "runs on a graphics card alone",
+    "_cudnn_rnn": "refused, on a graphics card alone: test_states_layers",
+    "_thnn_fused_gru_cell": "the same",
+    "_thnn_fused_lstm_cell": "the same",
+    "miopen_rnn": "the same",
     "mkldnn_rnn_layer": "float32 alone: test_fused_lstm",
 }
 

@@ -40,6 +40,7 @@ def test_modules_import_only_from_above() -> None:
         "blocks",
         "steps",
         "memory",
+        "pinning",
         "program",
         "expand",
         "support",

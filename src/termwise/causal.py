@@ -14,6 +14,7 @@ from torch import Tensor
 from termwise.blocks import Block
 from termwise.errors import ModelError, UsageError
 from termwise.expand import Forward, Output, follow, locate
+from termwise.pinning import bare
 from termwise.program import Program
 from termwise.series import Series
 from termwise.steps import Unit
@@ -44,7 +45,7 @@ def without(
     known = found.blocks or ()
     chosen = [_chosen(block, known) for block in blocks]
     removed = [place for block in chosen for place in block.places]
-    program = Program(model, Unit("nothing"), removed=removed)
+    program = Program(bare(model), Unit("nothing"), removed=removed)
     result = follow(program, model, x, output, forward)
     if program.calls != found.calls:
         raise ModelError(

@@ -20,13 +20,14 @@ from torch.utils import _pytree as pytree
 from termwise.blocks import find_blocks
 from termwise.errors import ClosureWarning, DataError, ModelError, UsageError
 from termwise.graph import Graph
-from termwise.program import Constants, OperatorUse, Product, Program, pinned
+from termwise.pinning import bare, pinned
+from termwise.program import Constants, OperatorUse, Product, Program
 from termwise.series import Origin, Series, input_series
 from termwise.steps import BLOCKS, Unit, unit_of
 
 Output = str | int | Callable[[Any], Tensor] | None
 Forward = Callable[[Any, Any], Any] | None
-# The closure promised for the dtype of the output: rounding, and nothing else.
+# The closure promised for the coarsest dtype of any value in the run: rounding, and nothing else.
 CLOSURE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 0.1, torch.float16: 2e-2}
 
 
@@ -97,8 +98,9 @@ def expand(
     Args:
         model: an nn.Module or any callable; it is run in evaluation mode and left exactly as found.
         x: a tensor, or a tuple of positional or a dictionary of keyword arguments; all floating-point tensors in it are
-            inputs, integer ones start at their embedding.
-        unit: "layers", "blocks", "activations", or names of modules (see `termwise.steps`).
+            inputs, integer ones start at their embedding. Beside others, one that holds -inf is an attention mask.
+        unit: "layers", "blocks", "activations", or names of modules (see `termwise.steps`), as they are inside of
+            torch.compile, DataParallel and DistributedDataParallel.
         constants: "pooled" keeps the constant-born part in one; "by_depth" splits it by steps since its birth.
         product: how a product of two values that are both no gates is split: "half" to each, or "cauchy", in which
             depths add.
@@ -113,20 +115,22 @@ def expand(
 
     Raises:
         DataError: when the input is empty or not finite.
-        ModelError: when weights or output are not finite, when the output is frozen (a softmax), does not depend on the
+        ModelError: when the model is in a state that hides its operators or weights (see `termwise.pinning.bare`), when
+            weights or output are not finite, when the output is frozen (a softmax), does not depend on the
             input, or is not one tensor.
         UsageError: for an unknown unit or option.
         RuleError: when operators can neither be followed nor linearised (with strict, when they have no rule); it
             names all of them.
     """
     _check_options(constants, product)
+    _check_options(constants, product)
     located = locate(unit, model, x, output=output, forward=forward)
-    program = Program(model, located, constants, product, strict=strict)
+    program = Program(bare(model), located, constants, product, strict=strict)
     series = follow(program, model, x, output, forward)
     if located.blocks is not None and program.calls != located.calls:
         # The blocks were found in a program that took another way: look for them in this one.
         located = locate(located.name, model, x, output=output, forward=forward)
-        program = Program(model, located, constants, product, strict=strict)
+        program = Program(bare(model), located, constants, product, strict=strict)
         series = follow(program, model, x, output, forward)
     return _read(series, program, located)
 
@@ -138,11 +142,12 @@ def locate(
 
     It costs a run with a single term; give what it returns to `expand` to look for the branches once.
     """
-    resolved = unit_of(unit, model)
+    network = bare(model)
+    resolved = unit_of(unit, network)
     if resolved.name != BLOCKS or resolved.blocks is not None:
         return resolved
     graph = Graph()
-    program = Program(model, Unit("nothing"), graph=graph)
+    program = Program(network, Unit("nothing"), graph=graph)
     series = follow(program, model, x, output, forward)
     blocks = find_blocks(graph, series.born) if isinstance(series, Series) else ()
     return dataclasses.replace(resolved, blocks=blocks, calls=program.calls)
@@ -154,8 +159,8 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
     Raises:
         DataError, ModelError, RuleError: see `expand`.
     """
-    _check_finite(model, x)
-    lifted = pytree.tree_map_only(Tensor, input_series, _unwrapped(x))
+    _check_finite(bare(model), x)
+    lifted = program.own(pytree.tree_map_only(Tensor, _input, _unwrapped(x)))
     with pinned(model), program.running():
         try:
             result = _called(model, lifted) if forward is None else forward(model, lifted)
@@ -175,12 +180,25 @@ def _called(model: Callable[..., Any], x: Any) -> Any:
     return model(*x) if isinstance(x, (tuple, list)) else model(x)
 
 
+_LEAVES = (
+    "takes the numbers out of PyTorch (.numpy(), a compiled extension), where they cannot be followed. "
+    "Write that line with PyTorch's operators, or, where a hook does it, remove the hook for the time being."
+)
+# What PyTorch says where a Series is handed to code that wants its memory, and what that means.
+_HIDDEN = {
+    "inference tensor": "enters torch.inference_mode() in its forward, which hides its operators. "
+    "Use torch.no_grad() there.",
+    "not supported for tensor subclasses": _LEAVES,
+    "data is not allocated yet": _LEAVES,
+    "on an invalid python storage": _LEAVES,
+}
+
+
 def _explain(error: Exception) -> None:
-    if isinstance(error, RuntimeError) and "inference tensor" in str(error):
-        raise ModelError(
-            "expand: the model enters torch.inference_mode() in its forward, which hides its operators. "
-            "Use torch.no_grad() there."
-        ) from error
+    if isinstance(error, RuntimeError):
+        reason = next((reason for words, reason in _HIDDEN.items() if words in str(error)), None)
+        if reason is not None:
+            raise ModelError(f"expand: the model {reason}") from error
 
 
 def _check_options(constants: str, product: str) -> None:
@@ -190,13 +208,19 @@ def _check_options(constants: str, product: str) -> None:
         raise UsageError(f"product={product!r}: expected 'half' or 'cauchy'.")
 
 
+@torch.no_grad()
 def _check_finite(model: object, x: Any) -> None:
     tensors = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
+    if any(tensor.layout is not torch.strided or tensor.is_nested for tensor in tensors):
+        raise DataError("expand: the input is a sparse or nested tensor. Pass it dense (.to_dense()), or padded.")
     if not tensors:
         raise DataError("expand: x holds no tensor. Pass the model's input: a tensor, a tuple, or a dictionary.")
-    for tensor in tensors:
+    masks = [_is_mask(tensor) for tensor in tensors]
+    for tensor, mask in zip(tensors, masks, strict=True):
         if not tensor.numel():
             raise DataError(f"expand: the input is empty, of shape {tuple(tensor.shape)}. Pass at least one sample.")
+        if mask and not all(masks):
+            continue
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError(f"expand: the input holds {_describe(tensor)}. Clean the data before profiling it.")
     if isinstance(model, nn.Module):
@@ -204,11 +228,23 @@ def _check_finite(model: object, x: Any) -> None:
         good = [(name, tensor, torch.isfinite) for name, tensor in model.named_parameters()]
         good += [(name, tensor, lambda t: ~torch.isnan(t)) for name, tensor in model.named_buffers()]
         for name, tensor, is_good in good:
-            if tensor.is_floating_point() and not bool(is_good(tensor).all()):
+            if tensor.is_floating_point() and not tensor.is_meta and not bool(is_good(tensor).all()):
                 raise ModelError(
                     f"expand: '{name}' of the model holds {_describe(tensor)}. The training may have diverged; "
                     "load an earlier checkpoint."
                 )
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether this can only be a mask that is added to the scores of an attention: it holds -inf, and no NaN or inf."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return False
+    return float(tensor.amin()) == -torch.inf and float(tensor.amax()) < torch.inf
+
+
+def _input(tensor: Tensor) -> Tensor:
+    """A mask is a constant of the model; all else is what it is computed from."""
+    return tensor.clone() if _is_mask(tensor) else input_series(tensor)
 
 
 def _describe(tensor: Tensor) -> str:
@@ -305,7 +341,8 @@ def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
     born = [*constants.values(), *([frozen] if frozen is not None else [])]
     constant = torch.stack(born).sum(dim=0) if born else torch.zeros_like(series.value)
     closure = closure_of(series)
-    limit = CLOSURE.get(series.dtype, 1e-2)
+    # What was once rounded to sixteen bits adds up no better in thirty-two.
+    limit = CLOSURE.get(program.coarsest or series.dtype, 1e-2)
     if not closure <= limit:
         warnings.warn(
             f"the parts add up to the whole only within {closure:.1e}, not {limit:.0e}: terms that nearly cancel lose "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from termwise.errors import DataError, ModelError, TermwiseError, UsageError
-from termwise.program import pinned
+from termwise.pinning import home, pinned
 
 _AXES = {nn.Conv1d: ("length",), nn.Conv2d: ("height", "width"), nn.Conv3d: ("frames", "height", "width")}
 Axes = tuple[int | str, ...]
@@ -111,7 +111,7 @@ def check_input(model: Any, sample: Tensor, spec: str, data: str) -> None:
         DataError: the sample has another shape than the model wants.
         ModelError: the model fails on it, and the shape is not known to be why.
     """
-    device = next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
+    device = home(model)
     given = tuple(sample.shape[1:])
     # Tokens and other numbers without axes may meet a convolution on the way, but not as they are.
     wanted = _wanted(model, spec) if sample.is_floating_point() else None

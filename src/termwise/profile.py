@@ -24,12 +24,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from termwise.batches import batches
 from termwise.errors import DataError, ModelError, RecordError, UsageError
 from termwise.expand import Expansion, Forward, Output, expand, locate
+from termwise.pinning import bare, home
 from termwise.program import Constants, OperatorUse, Product
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import UNITS, Unit, unit_of
@@ -196,8 +197,8 @@ def profile(
         ModelError: see `expand`; and when a later batch has other depths than the first.
     """
     measures = Measures(replicates=replicates, seed=seed)
-    located = unit_of(unit, model)
-    device = next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
+    located = unit_of(unit, bare(model))
+    device = home(model)
     for inputs, targets in batches(data, batch_size):
         moved = _to(inputs, device)
         located = locate(located, model, moved, output=output, forward=forward)

@@ -123,6 +123,8 @@ class Program(TorchDispatchMode):
         self._memory = Memory()
         self._stepped: set[str] = set()
         self.flops = self._ideal_flops = 0
+        self._run = object()
+        self.coarsest: torch.dtype | None = None
 
     @property
     def operators(self) -> tuple[OperatorUse, ...]:
@@ -150,6 +152,9 @@ class Program(TorchDispatchMode):
             yield self
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
+        for tensor in module._parameters.values():
+            if tensor is not None and not isinstance(tensor, (nn.Parameter, Series)):
+                self._mark(_physical(tensor))  # functional_call puts plain tensors in the place of parameters
         if id(module) in self._names:
             self._inside.append(self._names[id(module)])
 
@@ -241,13 +246,32 @@ class Program(TorchDispatchMode):
                 "cannot be followed. Use Python's own control flow, or another implementation of attention (with "
                 "transformers: attn_implementation='sdpa')."
             )
+        self._refuse_strangers(leaves)
         if _writes(func):
-            return self._in_place(func, args, keywords)
-        return self._apply(func, args, keywords)
+            return self.own(self._in_place(func, args, keywords))
+        return self.own(self._apply(func, args, keywords))
+
+    def own(self, tree: Any) -> Any:
+        """Make the Series in `tree` those of this run, and note the coarsest precision that any of its values had."""
+        for leaf in pytree.tree_leaves(tree):
+            if isinstance(leaf, Series):
+                leaf.run = self._run
+                if carries(leaf) and (self.coarsest is None or _eps(leaf.dtype) > _eps(self.coarsest)):
+                    self.coarsest = leaf.dtype
+        return tree
+
+    def _refuse_strangers(self, leaves: list[Any]) -> None:
+        if any(isinstance(leaf, Series) and leaf.run not in (None, self._run) for leaf in leaves):
+            raise ModelError(
+                f"module '{self._inside[-1] if self._inside else ''}' uses a value that an earlier run left behind: "
+                "the model, or a hook on it, keeps results outside of its modules (in a list, in a cache object). "
+                "Clear what keeps them before each run."
+            )
 
     def is_weight(self, tensor: Tensor) -> bool:
-        """Whether a plain tensor is a parameter, or computed from parameters and constants alone."""
-        return isinstance(tensor, nn.Parameter) or id(tensor) in self._parameters or tensor in self._weights
+        """Whether a plain tensor is a parameter (or learned as one is), or computed from such and constants alone."""
+        known = isinstance(tensor, nn.Parameter) or id(tensor) in self._parameters or tensor in self._weights
+        return known or tensor.requires_grad
 
     def _mark(self, tensor: Tensor) -> None:
         self._weights[tensor] = True
@@ -414,6 +438,18 @@ def _some(modules: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def _physical(tensor: Tensor) -> Tensor:
+    """The tensor of all members that vmap shows one of."""
+    functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def _eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
+
+
 def _writes(func: Any) -> bool:
     """Whether an operator writes into its first argument or an out= argument (others write into scratch space)."""
     written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
@@ -438,49 +474,3 @@ def _decompositions() -> dict[Any, Any]:
     if not _TABLE:
         _TABLE.update(torch.export.default_decompositions().items())
     return _TABLE
-
-
-@contextlib.contextmanager
-def pinned(model: object) -> Iterator[None]:
-    """The vocabulary of operators and the state of the model, fixed for the run and restored after it.
-
-    No gradients (but never inference mode, which changes the operators), attention in its mathematical form, the fused
-    multi-head path off, evaluation mode, and the random state put back.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    with torch.random.fork_rng(devices), torch.no_grad(), attention, _as_found(model):
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextlib.contextmanager
-def _as_found(model: object) -> Iterator[None]:
-    """Evaluation mode; afterwards the mode, attributes and buffers that the modules had before."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
-        raise ModelError(
-            "the model holds scripted or traced modules, whose operators cannot be followed. Give the original module."
-        )
-    held = [(m, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in modules]
-    buffers = [(b, b._version, b.clone()) for _, _, named, _ in held for b in named.values() if b is not None]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, attributes, named, parameters in held:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            registered: list[tuple[dict[str, Any], dict[str, Any]]]
-            registered = [(module._buffers, named), (module._parameters, parameters)]
-            for now, before in registered:
-                now.clear()
-                now.update(before)
-        for buffer, version, content in buffers:
-            if buffer._version != version:
-                buffer.copy_(content)

@@ -23,8 +23,9 @@ from termwise.credit import cross_entropy
 from termwise.errors import DataError, ModelError, RunError, UsageError
 from termwise.expand import Expansion, Output, expand, locate, pick_output
 from termwise.moments import STEPS, Moment, fingerprint, read_directory, require_alike, require_settings
+from termwise.pinning import bare, home, pinned
 from termwise.profile import IGNORED, Measures, classes_last, stack_parts
-from termwise.program import Constants, Product, pinned
+from termwise.program import Constants, Product
 from termwise.records import write_record
 from termwise.steps import Unit, unit_of
 
@@ -86,7 +87,7 @@ def reestimated(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.M
             norm.reset_running_stats()
             norm.momentum, norm.training = None, True  # None: the cumulative average
         for batch in inputs.tensor_split(count):
-            twin(batch.to(_device(twin)))
+            twin(batch.to(home(twin)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return twin.eval()
@@ -98,17 +99,19 @@ def _is_live(module: nn.Module, training: bool) -> bool:
 
 
 def _copied(model: nn.Module) -> Any:
+    inner = bare(model)  # a copy that is compiled anew, or waits for other processes, is of no use
+    if inner is not model and (model._forward_hooks or model._forward_pre_hooks):
+        raise ModelError(
+            f"the {type(model).__name__} around the model has hooks of its own, which a copy of the model lacks. "
+            "Register them on the model inside, or record with calibration=False."
+        )
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(inner)
     except Exception as error:
         raise ModelError(
             f"the model cannot be copied ({error}), so its batch-norm statistics cannot be estimated anew without "
             "touching it. Record with calibration=False, or keep no computed tensors on its modules."
         ) from error
-
-
-def _device(model: object) -> torch.device | None:
-    return next((p.device for p in model.parameters()), None) if isinstance(model, nn.Module) else None
 
 
 class Recorder:
@@ -160,7 +163,7 @@ class Recorder:
         replicates: int = 200,
         seed: int = 0,
     ) -> None:
-        self._model, self._unit, self._output = model, unit_of(unit, model), output
+        self._model, self._unit, self._output = model, unit_of(unit, bare(model)), output
         self._constants: Constants = constants
         self._product: Product = product
         self._inputs, self._targets = _checked(probe)
@@ -303,7 +306,7 @@ class Recorder:
         return reestimated(model, calibration) if live else model
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        device = _device(self._model)
+        device = home(self._model)
         for inputs, targets in batches((self._inputs, self._targets), self._batch_size):
             assert targets is not None
             yield (inputs, targets) if device is None else (inputs.to(device), targets.to(device))

@@ -67,6 +67,7 @@ class Series(Tensor):
         gate: whether a product with this value freezes it: its provenance, not its value.
         born: the operator calls that this value is the result of, by their number in the program; more than one for a
             buffer that several wrote into, none where no graph is kept.
+        run: which run it belongs to; what one run leaves behind means nothing in another.
     """
 
     value: Tensor
@@ -75,6 +76,7 @@ class Series(Tensor):
     paths: Paths
     gate: bool
     born: Born
+    run: object
 
     _alias_root: Series | None
     _alias_view: Callable[[Tensor], Tensor] | None
@@ -99,6 +101,7 @@ class Series(Tensor):
         self.value, self.rows, self.parts, self.paths, self.gate = value, rows, parts, dict(paths or {}), gate
         self.born = ()
         self._alias_root, self._alias_view, self._aliases = None, None, []
+        self.run = None
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         """Show the shape and the parts, not the numbers."""
@@ -343,6 +346,11 @@ def add_rows(value: Tensor, summands: Sequence[tuple[Tensor, Parts]]) -> tuple[T
         ]
         if len(pieces) == 1:
             out[start:stop] = pieces[0]
+        elif len(pieces) > 2 and out.dtype in (torch.bfloat16, torch.float16):
+            total = pieces[0].to(torch.float32, copy=True)  # rounded once, not once for each summand
+            for piece in pieces[1:]:
+                total += piece
+            out[start:stop] = total
         else:
             torch.add(pieces[0], pieces[1], out=out[start:stop])
             for piece in pieces[2:]:

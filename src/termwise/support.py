@@ -16,6 +16,7 @@ from termwise.blocks import Block, find_blocks
 from termwise.errors import ModelError, RuleError
 from termwise.expand import Forward, Output, follow, polynomial
 from termwise.graph import Graph, Node
+from termwise.pinning import bare
 from termwise.program import OperatorUse, Program, Unsupported
 from termwise.series import INPUT_CALL, Born, add_paths
 from termwise.steps import Unit, unit_of
@@ -90,11 +91,14 @@ def support(
         The Support, also of a model that is not supported.
 
     Raises:
-        DataError, UsageError: see `termwise.expand`; what is wrong with the model is part of the result.
+        DataError, UsageError: see `termwise.expand`.
+        ModelError: when the model is in a state that hides its operators or weights (see `termwise.pinning.bare`);
+            what else is wrong with it is part of the result.
     """
-    resolved = unit_of(unit, model)
+    network = bare(model)
+    resolved = unit_of(unit, network)
     graph = Graph()
-    program = Program(model, Unit("nothing", resolved.modules), graph=graph)
+    program = Program(network, Unit("nothing", resolved.modules), graph=graph)
     born, failure = (), None
     try:
         born = polynomial(follow(program, model, x, output, forward)).born

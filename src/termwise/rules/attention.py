@@ -1,7 +1,7 @@
 """Attention: the pattern is frozen, the value path carries the series.
 
 A softmax is a gate; the product of the pattern and the values is then linear in the values alone.  PyTorch's fused
-attention is taken in its mathematical form (see `termwise.program.pinned`), so nothing else is needed here.
+attention is taken in its mathematical form (see `termwise.pinning.pinned`), so nothing else is needed here.
 """
 
 from __future__ import annotations

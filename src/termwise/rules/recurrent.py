@@ -3,7 +3,7 @@
     i, f, g, o = x W_ih^T + b_ih + h W_hh^T + b_hh          (input, forget, cell, output; PyTorch's order)
     c' = sigmoid(f) c + sigmoid(i) tanh(g),    h' = sigmoid(o) tanh(c')
 
-Gated recurrent units and plain ones arrive from PyTorch already taken apart.
+Gated recurrent units and plain ones arrive from PyTorch already taken apart; on the CPU, that is.
 """
 
 from __future__ import annotations
@@ -47,4 +47,17 @@ def lstm_layer(call: Call) -> Any:
     return with_value((stacked, h, c, workspace), (output, last_h, last_c, workspace))
 
 
+def whole(call: Call) -> Any:
+    """Kernels that run all layers, or all of a cell, at once, as on a GPU: nothing is known of their steps.
+
+    Raises:
+        RuleError: always.
+    """
+    raise RuleError(
+        f"{call.func}: recurrent layers on a GPU are one kernel, whose steps cannot be told apart. "
+        "Profile the model on the CPU: model.cpu(), with inputs on the CPU."
+    )
+
+
+register("recurrent", whole, existing("_cudnn_rnn miopen_rnn _thnn_fused_lstm_cell _thnn_fused_gru_cell"))
 register("taken apart", lstm_layer, existing("mkldnn_rnn_layer"))

@@ -207,7 +207,8 @@ def with_value(out: Any, clean: Any) -> Any:
         return whole
     if isinstance(out, (tuple, list)):
         # A decomposition may return a named tuple of its own: the operator's own structure holds.
-        return type(clean)([with_value(o, c) for o, c in zip(out, clean, strict=True)])
+        build = getattr(type(clean), "_make", type(clean))  # a named tuple is not built from a list
+        return build([with_value(o, c) for o, c in zip(out, clean, strict=True)])
     return out
 
 
