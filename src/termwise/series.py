@@ -99,6 +99,34 @@ class Series(Tensor):
         depths = [part.depth for part in self.parts if part.origin is Origin.INPUT]
         return f"Series(shape={tuple(self.shape)}, dtype={self.dtype}, depths={depths}, gate={self.gate})"
 
+    def __format__(self, spec: str) -> str:
+        """As any tensor: a number is written as one (models look modules up by names made of an index)."""
+        return format(self.value, spec) if self.dim() == 0 else super().__format__(spec)
+
+    def tolist(self) -> Any:
+        """The clean numbers of integers and booleans, which steer the program (sizes of groups, chosen places).
+
+        Raises:
+            RuleError: for values that have parts, which would be lost.
+        """
+        if carries(self):
+            raise RuleError(
+                f"tolist() of values computed from the input, of shape {tuple(self.shape)}: their parts would be lost. "
+                "Keep them as a tensor in the model's forward."
+            )
+        return self.value.tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """Refuse: NumPy knows nothing of parts.
+
+        Raises:
+            RuleError: always.
+        """
+        raise RuleError(
+            f"numpy() of a tensor computed from the input, of shape {tuple(self.shape)}: what NumPy makes of it cannot "
+            "be followed. Write this step of the model's forward with torch."
+        )
+
     @classmethod
     def __torch_dispatch__(
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
