@@ -36,8 +36,18 @@ def _gated(call: Call, *, provenance: bool) -> Any:
     rest, kwargs = plain(call.args[1:]), plain(call.kwargs)
     value, gate, at_zero = value_gate(lambda u: call.func(u, *rest, **kwargs), series.value)
     call.event = "nonlinearity"
-    out = series.mapped(lambda rows: rows * gate, value, gate=provenance)
+    out = series.mapped(lambda rows: _through(rows, gate, series.value, value - at_zero), value, gate=provenance)
     return out.plus(at_zero, value) if bool((at_zero != 0).any()) else out
+
+
+def _through(rows: Tensor, gate: Tensor, u: Tensor, change: Tensor) -> Tensor:
+    """G times the rows; where u is infinite (a mask of -inf) g is 0, and the infinite parts make all of s(u) - s(0)."""
+    out = rows * gate
+    infinite = u.isinf()
+    if not bool(infinite.any()):
+        return out
+    cause = rows.isinf().to(out.dtype)
+    return torch.where(infinite, change * cause / cause.sum(dim=0), out)
 
 
 def value_gate(function: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +105,8 @@ def power(call: Call) -> Any:
 def _exponential(call: Call, base: Any, exponent: Series) -> Any:
     value, gate, at_zero = value_gate(lambda u: call.func(base, u), exponent.value)
     call.event = "nonlinearity"
-    return exponent.mapped(lambda rows: rows * gate, value).plus(at_zero, value)
+    out = exponent.mapped(lambda rows: _through(rows, gate, exponent.value, value - at_zero), value)
+    return out.plus(at_zero, value)
 
 
 def log_sigmoid(call: Call) -> Any:
