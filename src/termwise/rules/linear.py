@@ -86,6 +86,17 @@ def duplicate(call: Call) -> Any:
     return series.mapped(copied, value, gate=series.gate)
 
 
+# PyTorch sets a bit on the tensor alone and leaves the rest to whoever reads it; below a dispatch mode nobody looks at
+# that bit, so here the numbers are written at once.
+_LAZY = {torch.ops.aten._conj.default: torch.ops.aten._conj_physical, torch.ops.aten._neg_view.default: torch.neg}
+
+
+def lazy_view(call: Call) -> Any:
+    """The complex conjugate, and the negative of its imaginary part; a write into one of them is refused."""
+    written_out = _LAZY[call.func]
+    return call.args[0].mapped(written_out, written_out(call.args[0].value), view=True)
+
+
 def shape_only(call: Call) -> Any:
     """Operators that read the shape alone (zeros_like, new_empty): the result is a constant."""
     return call.clean()
@@ -300,7 +311,7 @@ register(
     reducing,
     existing(
         """mean sum neg avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d
-        cumsum col2im upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
+        cumsum _conj_physical col2im upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
         _upsample_bilinear2d_aa _upsample_bicubic2d_aa trace diff fft_fft _fft_r2c _fft_c2c _fft_c2r real imag nansum
         grid_sampler_2d grid_sampler_3d"""
     ),
@@ -314,6 +325,7 @@ register(
     ),
 )
 register("structural", duplicate, existing("clone contiguous lift_fresh _to_copy to"))
+register("linear", lazy_view, existing("_conj _neg_view"))
 register("structural", as_strided, existing("as_strided"))
 register("sum", add, [torch.ops.aten.add])
 register("sum", sub, [torch.ops.aten.sub])

@@ -155,7 +155,7 @@ def differentiating() -> Iterator[None]:
 _LOOPED = frozenset(
     existing(
         """take select_copy slice_copy _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
-        masked_scatter unsafe_split_with_sizes"""
+        masked_scatter unsafe_split_with_sizes _conj_physical"""
     )
 )
 
