@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import oracles
@@ -130,6 +131,7 @@ def test_constants_by_depth_sum_to_the_pooled_one(case: Case) -> None:
 _ELSEWHERE = {
     "cudnn_batch_norm": "runs on a graphics card alone",
     "mkldnn_rnn_layer": "float32 alone: test_fused_lstm",
+    "_grouped_mm": "no float64: test_grouped_matrix_product",
     "_embedding_bag": "integer inputs: test_embedding_is_where_integer_inputs_start",
     "_embedding_bag_forward_only": "integer inputs: test_embedding_is_where_integer_inputs_start",
 }
@@ -173,6 +175,28 @@ def test_fused_lstm() -> None:
     assert torch.equal(found.total, clean)
     assert found.closure < 5e-6
     compare(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[2, 0, 4], [6, 0, 0]])
+def test_grouped_matrix_product(sizes: list[int]) -> None:
+    """Each group of rows through its own expert, one step of depth; the sizes may be counted from the input."""
+    g = torch.Generator().manual_seed(0)
+    x = oracles.quarters((6, 4), g).float()
+    source = Source(x, normal(x.shape, g).float(), g)
+    experts = nn.Parameter(oracles.quarters((3, 4, 4), g).float())
+    chosen = torch.tensor(sizes)
+
+    def op(u: Tensor) -> Tensor:
+        ends = (chosen + (u.sum() > 1e9)).cumsum(0).to(torch.int32)
+        return F.grouped_mm(u, experts, offs=ends)
+
+    by_row = experts.detach()[torch.repeat_interleave(torch.arange(3), chosen)]
+    expected = oracles.stepped(alone(lambda p: torch.stack([p[i] @ by_row[i] for i in range(6)]), source.known(x)))
+    found = expand(Probe([source], op), (x,))
+    assert torch.equal(found.total, op(source(x)))
+    compare(found, expected, 1e-5)
+    compare_paths(found, expected)
+    assert {use.kind for use in found.operators if use.operator == "aten._grouped_mm"} == {"exact"}
 
 
 @pytest.mark.parametrize("module", [nn.Embedding(7, 4, padding_idx=0), nn.EmbeddingBag(7, 4)], ids=["embedding", "bag"])

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from termwise.rules.registry import Call, as_series, each_row, existing, register, with_value
+from termwise.rules.fallback import linearise
+from termwise.rules.registry import Call, as_series, each_row, existing, plain, register, with_value
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
@@ -135,6 +136,20 @@ def div(call: Call) -> Any:
     return out
 
 
+def solve(call: Call) -> Any:
+    """Solve A X = B (or X A = B): division by a matrix, which is frozen; linear in B."""
+    matrix, right = call.args[:2]
+    value = call.clean()
+    if not isinstance(right, Series):
+        call.kind = "frozen"
+        return frozen_series(value)
+    if isinstance(matrix, Series):
+        call.kind = "frozen"
+    matrix, kwargs = plain(matrix), plain(call.kwargs)
+    rest = call.args[2:]
+    return right.mapped(lambda rows: each_row(lambda row: call.func(matrix, row, *rest, **kwargs), rows), value)
+
+
 def matmul(call: Call) -> Any:
     """Matrix products (mm, bmm, mv, dot): by a weight they are a step."""
     left, right = call.args[0], call.args[1]
@@ -185,6 +200,23 @@ def add_matmul(call: Call) -> Any:
         total = add_rows(value, [(parts[0].rows, parts[0].parts), (rows, bias.parts)])
         return Series(value, *total, add_paths([parts[0].paths, bias.paths]))
     return parts[0].plus(bias if beta == 1 else bias * beta, value)
+
+
+def grouped_matmul(call: Call) -> Any:
+    """One product for each group of rows (a mixture of experts): which rows are in which group is frozen."""
+    x, weight = call.args[:2]
+    if x.dim() != 2 or weight.dim() != 3 or call.argument("bias") is not None:
+        return linearise(call)
+    ends = plain(call.argument("offs")).tolist()
+
+    def times(a: Tensor, b: Tensor) -> Tensor:
+        groups = a[: ends[-1]].tensor_split(ends[:-1])
+        products = [group @ matrix for group, matrix in zip(groups, b, strict=True)]
+        return torch.cat([*products, a.new_zeros(a.shape[0] - ends[-1], b.shape[-1])])
+
+    out = multiply(call, x, weight, times, call.clean())
+    _mark(call, x, weight)
+    return out
 
 
 def linear(call: Call) -> Any:
@@ -262,8 +294,10 @@ def addcdiv(call: Call) -> Any:
 
 register("product", mul, existing("mul"))
 register("quotient", div, existing("div true_divide"))
+register("quotient", solve, existing("linalg_solve_triangular"))
 register("matrix product", matmul, existing("mm bmm mv dot vdot matmul"))
 register("matrix product", add_matmul, existing("addmm baddbmm addmv"))
+register("matrix product", grouped_matmul, existing("_grouped_mm"))
 register("matrix product", linear, existing("linear"))
 register("convolution", convolution, existing("convolution _convolution"))
 register("product", lerp, existing("lerp"))
