@@ -4,6 +4,7 @@ What is compared, for one network with random weights and one input:
 
 closure     the error of the sum of all parts against the output, |c + sum_k y_k - y| / |y|, in float32
 bit_equal   whether the expansion's total is, bit for bit, the output of a plain pass
+input_share what is born of the input in the output, |sum_k y_k| / |y|: a dead network would close for nothing
 linearised  the calls of operators that no exact rule served, by operator
 steps       the convolutions and matrix products by weights that the rules saw, against those that a plain pass ran
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -30,7 +33,7 @@ from termwise import expand
 from termwise.errors import TermwiseError
 from termwise.program import Program
 
-CLOSURE = 5e-6
+CLOSURE, ALIVE = 5e-6, 1e-3
 Status = Literal["closed", "open", "refused", "failed", "skipped"]
 
 
@@ -57,6 +60,7 @@ class Row:
     status: Status
     reason: str = ""
     closure: float = float("nan")
+    input_share: float = float("nan")
     bit_equal: bool = False
     linearised: Mapping[str, int] = dataclasses.field(default_factory=dict)
     calls: int = 0
@@ -68,8 +72,9 @@ class Row:
 
     @property
     def clean(self) -> bool:
-        """Closed, bit-equal, nothing linearised and every step seen."""
-        return self.status == "closed" and self.bit_equal and not self.linearised and self.steps_seen == self.steps_run
+        """Closed and alive, bit-equal, nothing linearised and every step seen."""
+        alive = self.status == "closed" and self.input_share > ALIVE
+        return alive and self.bit_equal and not self.linearised and self.steps_seen == self.steps_run
 
 
 def examine(subject: Subject, seed: int = 0) -> Row:
@@ -77,7 +82,7 @@ def examine(subject: Subject, seed: int = 0) -> Row:
     torch.manual_seed(seed)
     try:
         model, x = subject.build()
-        enliven(model, torch.Generator().manual_seed(seed))
+        enliven(model, x, torch.Generator().manual_seed(seed))
         start = time.perf_counter()
         plain, steps_run = plain_pass(model, x, subject.output, seed)
         plain_seconds = time.perf_counter() - start
@@ -97,6 +102,7 @@ def examine(subject: Subject, seed: int = 0) -> Row:
         subject.name,
         "closed" if found.closure <= CLOSURE else "open",
         closure=found.closure,
+        input_share=float((found.total - found.constant).norm() / found.total.norm().clamp(min=1e-30)),
         bit_equal=torch.equal(found.total, plain),
         linearised={use.operator: use.count for use in found.operators if use.kind == "linearised"},
         calls=sum(use.count for use in found.operators),
@@ -132,16 +138,17 @@ def steps_seen() -> Iterator[list[str]]:
 
 
 @torch.no_grad()
-def enliven(model: nn.Module, generator: torch.Generator) -> None:
+def enliven(model: nn.Module, x: Any, generator: torch.Generator) -> None:
     """Move every parameter and batch-norm statistic off its initial value, so that no path of the network is dead.
 
-    Libraries start norms at one, biases, gates and positions at zero, and layer scales as low as 1e-6: terms would
-    vanish, and shifts would be born of nothing.
+    Libraries start norms at one, biases, gates and positions at zero, layer scales as low as 1e-6, and weights so small
+    that without a norm to lift them again the signal dies: terms would vanish, and shifts would be born of nothing.
     """
 
     def noise(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator).to(like)
 
+    model.eval()
     for parameter in model.parameters():
         if not parameter.is_floating_point() or not parameter.numel() or not bool(torch.isfinite(parameter).all()):
             continue
@@ -157,10 +164,26 @@ def enliven(model: nn.Module, generator: torch.Generator) -> None:
         else:
             parameter *= 1 + 0.1 * noise(parameter)
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            module.running_mean += 0.1 * noise(module.running_mean)
-            assert module.running_var is not None
-            module.running_var *= 1 + 0.5 * torch.rand(module.running_var.shape, generator=generator)
+        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+            # A layer must not make its input smaller.
+            weight = module.weight
+            weight *= max(1.0, weight[0].numel() ** -0.5 / max(float(weight.std(correction=0)), 1e-12))
+        if "norm" in type(module).__name__.lower() and isinstance(getattr(module, "weight", None), nn.Parameter):
+            module.weight += float(abs(module.weight.mean()) < 0.1)
+    statistics = [m for m in model.modules() if isinstance(getattr(m, "running_var", None), Tensor)]
+    hooks = [m.register_forward_pre_hook(functools.partial(_measure, generator)) for m in statistics]
+    try:
+        run(model, x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _measure(generator: torch.Generator, norm: Any, inputs: tuple[Any, ...]) -> None:
+    """Running statistics near those of what goes through, as a trained network has them, each channel its own."""
+    spread = float(inputs[0].std().clamp(min=1e-3)) if inputs[0].numel() > 1 else 1.0
+    norm.running_mean.copy_(0.1 * spread * torch.randn(norm.running_mean.shape, generator=generator))
+    norm.running_var.copy_(spread**2 * (0.5 + torch.rand(norm.running_var.shape, generator=generator)))
 
 
 # The plain pass.
@@ -170,14 +193,12 @@ def plain_pass(model: nn.Module, x: Any, output: Any, seed: int) -> tuple[Tensor
     """The output of the model in evaluation mode, and the number of weight calls on the way from the input to it."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    model.eval()
     calls = WeightCalls(x)
     torch.manual_seed(seed)
     try:
         attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
         with torch.no_grad(), attention, undiverted(), calls:
-            args, kwargs = ((), x) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
-            result = model(*args, **kwargs)
+            result = run(model, x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     if callable(output):
@@ -187,6 +208,13 @@ def plain_pass(model: nn.Module, x: Any, output: Any, seed: int) -> tuple[Tensor
     if output is not None:
         return result[output] if isinstance(result, Mapping) else getattr(result, output), calls.count
     return result if isinstance(result, Tensor) else result["logits"], calls.count
+
+
+def run(model: nn.Module, x: Any) -> Any:
+    """Call the model on a tensor, a tuple of arguments or a dictionary of keywords."""
+    if isinstance(x, Mapping):
+        return model(**x)
+    return model(*x) if isinstance(x, tuple) else model(x)
 
 
 @contextlib.contextmanager
@@ -201,7 +229,10 @@ def undiverted() -> Iterator[None]:
 
 
 _CONVOLUTIONS = {f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in (1, 2, 3)} | {"convolution"}
-_PRODUCTS = {"linear", "matmul", "mm", "bmm", "mv", "dot", "einsum", "bilinear", "__matmul__", "__rmatmul__"}
+_PRODUCTS = {
+    *("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "einsum"),
+    *("bilinear", "grouped_mm", "_grouped_mm"),
+}
 _SUM_PRODUCTS = {"addmm", "baddbmm", "addmv", "addbmm", "addr"}  # their first operand is only added
 _SHAPES_ALONE = {f"{kind}_like" for kind in ("zeros", "ones", "empty", "full", "rand", "randn")} | {
     f"new_{kind}" for kind in ("zeros", "ones", "empty", "full", "tensor", "empty_strided")
@@ -230,7 +261,9 @@ class WeightCalls(TorchFunctionMode):
         operands = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if name in _SHAPES_ALONE or not operands:
             return out
-        if any(operand in self._from_input for operand in operands):
+        if name == "__getitem__" and self._is_weight(args[0]) and _is_number(args[1]):
+            self._mark(self._from_weights, name, args, kwargs, out)  # one expert of many, wherever its number is from
+        elif any(operand in self._from_input for operand in operands):
             self.count += self._products(name, args, operands)
             self._mark(self._from_input, name, args, kwargs, out)
         elif any(self._is_weight(operand) for operand in operands):
@@ -243,6 +276,12 @@ class WeightCalls(TorchFunctionMode):
     def _products(self, name: str, args: tuple[Any, ...], operands: list[Tensor]) -> int:
         if name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             return _recurrent(name, args)
+        if name == "scaled_dot_product_attention":
+            # Learned queries multiply the keys of an input, its pattern multiplies learned values.
+            sides = [operand in self._from_input for operand in operands[:3]]
+            learned = [self._is_weight(operand) for operand in operands[:3]]
+            scores = sides[0] != sides[1] and any(learned[:2])
+            return int(scores) + int(any(sides[:2]) and learned[2])
         if name in _CONVOLUTIONS or name == "linear":
             operands = operands[:2]
         elif name in _SUM_PRODUCTS:
@@ -254,7 +293,7 @@ class WeightCalls(TorchFunctionMode):
 
     def _mark(self, marks: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         written = [out, kwargs.get("out")]
-        if name == "__setitem__" or name.endswith("_") and (not name.endswith("__") or name.startswith("__i")):
+        if name == "__setitem__" or (name.endswith("_") and (not name.endswith("__") or name.startswith("__i"))):
             written.append(args[0])
             if isinstance(args[0], Tensor) and args[0]._base is not None:
                 written.append(args[0]._base)
@@ -263,13 +302,17 @@ class WeightCalls(TorchFunctionMode):
                 marks[leaf] = True
 
 
+def _is_number(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dim() == 0
+
+
 def _contracts(equation: Any) -> bool:
     """Whether an einsum sums over an index that two operands share; if none, it is an element-wise product."""
     if not isinstance(equation, str):
         return True
     inputs, _, result = equation.replace(" ", "").partition("->")
     letters = [set(part) - {"."} for part in inputs.split(",")]
-    return any(index not in result for a, b in zip(letters, letters[1:], strict=False) for index in a & b)
+    return any(index not in result for a, b in itertools.pairwise(letters) for index in a & b)
 
 
 def _recurrent(name: str, args: tuple[Any, ...]) -> int:
