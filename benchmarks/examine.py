@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -77,18 +78,20 @@ class Row:
         return alive and self.bit_equal and not self.linearised and self.steps_seen == self.steps_run
 
 
-def examine(subject: Subject, seed: int = 0) -> Row:
-    """Build, enliven, run plainly, expand, and compare."""
+def examine(subject: Subject, *, seed: int = 0, parameters: float = math.inf) -> Row:
+    """Build, enliven, run plainly, expand, and compare; networks of more `parameters` are skipped."""
     torch.manual_seed(seed)
     try:
         model, x = subject.build()
+        size = sum(p.numel() for p in model.parameters())
+        if size > parameters:
+            return Row(subject.name, "skipped", f"{size / 1e6:.0f} million parameters", parameters=size)
         enliven(model, x, torch.Generator().manual_seed(seed))
         start = time.perf_counter()
         plain, steps_run = plain_pass(model, x, subject.output, seed)
         plain_seconds = time.perf_counter() - start
     except Exception as error:  # whatever a library raises is its own affair, and a row
         return Row(subject.name, "failed", f"the plain pass: {in_one_line(error)}")
-    size = sum(p.numel() for p in model.parameters())
     torch.manual_seed(seed)
     start = time.perf_counter()
     try:
