@@ -132,7 +132,9 @@ class Worker:
 
 def sweep(library: str, names: Iterable[str], file: Path, jobs: int, new_worker: Callable[[], Worker]) -> None:
     """Examine all names that have no row in `file` yet."""
-    done = {row["name"] for row in rows_of(file)}
+    rows = rows_of(file)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))  # without a line that was cut
+    done = {row["name"] for row in rows}
     waiting = iter([name for name in names if name not in done])
     lock = threading.Lock()
 
