@@ -22,7 +22,7 @@ from cases import (
     whole,
     zeros,
 )
-from oracles import Known, frozen, gated, plus, scaled
+from oracles import Known, constant, frozen, gated, plus, scaled
 
 _SMOOTH = (normal, zeros, small)
 _INSIDE = (inside, inside_zeros, inside_small)
@@ -102,7 +102,24 @@ def gates() -> list[Case]:
         # The oracle differentiates, which needs the autograd that `whole` leaves out.
         return Case(f"{name}-{domain.__name__}", op, lambda u: gated(inspect.unwrap(op), u), packet, domain=domain)
 
-    return [case(name, op, packet, domain) for name, op, packet, domains in _GATES for domain in domains]
+    return [
+        *(case(name, op, packet, domain) for name, op, packet, domains in _GATES for domain in domains),
+        *(masked(name, op) for name, op in {"exp": torch.exp, "sigmoid": torch.sigmoid, "elu": F.elu}.items()),
+        masked("pow", lambda u: 2.0**u),
+    ]
+
+
+_OPEN = torch.tensor([[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1]]).bool()
+
+
+def masked(name: str, op: Callable[..., Tensor]) -> Case:
+    """-inf where a mask is closed: there the constant brings all of s(-inf), and the other parts nothing."""
+
+    def oracle(u: Known) -> Known:
+        closed = torch.where(_OPEN, 0.0, op(torch.tensor(-torch.inf).double()))
+        return plus(scaled(gated(op, u), _OPEN.double()), constant(closed))
+
+    return Case(f"{name}-masked", lambda u: op(u.masked_fill(~_OPEN, -torch.inf)), oracle, f"{name} masked_fill")
 
 
 _FROZEN: list[tuple[str, Callable[..., Any], str, Callable[..., Tensor]]] = [

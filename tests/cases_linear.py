@@ -189,6 +189,13 @@ LINEAR: list[tuple[str, Callable[..., Tensor], str, tuple[int, ...]]] = [
     ("fourier", lambda u: torch.fft.fft(u).real, "_fft_r2c", (3, 4)),
     ("fourier-2d-imaginary", lambda u: torch.fft.fft2(u).imag, "_fft_c2c", (3, 4)),
     ("fourier-back", lambda u: torch.fft.irfft(torch.fft.rfft(u)[:, :2], n=4), "_fft_c2r", (3, 4)),
+    (
+        "conjugate-spectrum",
+        lambda u: torch.fft.irfft(torch.fft.rfft(u).conj() * torch.fft.rfft(torch.ones(4).double() * INDEX), n=4),
+        "_fft_c2r _conj",
+        (3, 4),
+    ),
+    ("negative-view", lambda u: torch.ops.aten._neg_view(u) * 2, "_neg_view", (3, 4)),
     ("fourier-whole", whole(lambda u: torch.fft.fft(u).real), "fft_fft real", (3, 4)),
     ("rotary", lambda u: torch.view_as_real(torch.view_as_complex(u.view(3, 2, 2)) * _TURNS), "mul", (3, 4)),
     ("real-as-complex", lambda u: torch.view_as_complex(u.view(3, 2, 2)).imag, "view_as_complex", (3, 4)),

@@ -55,6 +55,8 @@ def _bilinear(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([((a @ w) * b).sum(-1) for w in _CUBE.detach()], -1)
 
 
+_ONES = torch.eye(4).double()
+_TRIANGLE = _W44.detach().tril(-1) + _ONES  # no parameter: division by it is no step
 _SPECTRAL = nn.Parameter(torch.complex(_W43.detach()[:3], _W43.detach()[1:]))
 
 
@@ -529,6 +531,29 @@ def products() -> list[Case]:
             lambda u, v: plus(scaled(u, 2 / v.value), constant(_B4.expand(3, 4))),
             "addcdiv",
             pair,
+        ),
+        case(
+            "solve-triangular-values",
+            lambda u, v: torch.linalg.solve_triangular(u.tril(-1) + _ONES, v, upper=False),
+            lambda u, v: alone(lambda p: torch.linalg.inv(u.value.tril(-1) + _ONES) @ p, v),
+            "linalg_solve_triangular",
+            square,
+            "frozen",
+        ),
+        case(
+            "solve-triangular-by-constant",
+            lambda u: torch.linalg.solve_triangular(_TRIANGLE, u, upper=False, left=False),
+            lambda u: alone(lambda p: p @ torch.linalg.inv(_W44.detach().tril(-1) + _ONES), u),
+            "linalg_solve_triangular",
+            ((3, 4),),
+        ),
+        case(
+            "solve-triangular-of-constant",
+            lambda u, v: v + torch.linalg.solve_triangular(u.tril(-1) + _ONES, _W44.data, upper=False),
+            lambda u, v: plus(v, frozen(torch.linalg.inv(u.value.tril(-1) + _ONES) @ _W44.detach())),
+            "linalg_solve_triangular",
+            square,
+            "frozen",
         ),
         case(
             "lerp-gate",

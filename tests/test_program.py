@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 import oracles
 from programs import DOUBLE, Written, alike, dense, fresh, source
 from termwise import rules
-from termwise.errors import RuleError
+from termwise.errors import ModelError, RuleError
 from termwise.expand import expand
 from termwise.rules import RULES
 
@@ -448,3 +448,40 @@ def test_operators_that_call_functions_are_refused_in_words() -> None:
 
     with pytest.raises(RuleError, match=r"cond in module 'inner'.*Python's own control flow"):
         expand(Written(lambda m, x: m.inner(x), inner=Branching()), torch.ones(2, 4))
+
+
+# What a program reads of its tensors in Python.
+
+
+def test_a_number_of_the_input_is_written_as_one() -> None:
+    experts = nn.ModuleDict({f"expert_{i}": nn.Linear(3, 3) for i in range(3)})
+
+    def run(x: Tensor) -> Tensor:
+        chosen = x.argmax(dim=-1)
+        return torch.stack([experts[f"expert_{i}"](row) for i, row in zip(chosen, x, strict=True)])
+
+    x = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    with torch.no_grad():
+        expected = torch.stack([experts["expert_1"](x[0]), experts["expert_0"](x[1])])
+    assert torch.allclose(expand(run, x).total, expected)
+
+
+def test_chosen_places_may_be_read_as_a_list() -> None:
+    layer = nn.Linear(3, 3)
+
+    def run(x: Tensor) -> Tensor:
+        return torch.stack([x[place] for place in x[:, 0].argsort().tolist()]) + layer(x)
+
+    x = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    found = expand(run, x)
+    assert found.depths == (0, 1)
+    assert torch.equal(found.terms[0], x.flip(0))
+
+
+@pytest.mark.parametrize(
+    "leave", [lambda x: torch.tensor(x.tolist()), lambda x: torch.from_numpy(x.numpy())], ids=["list", "numpy"]
+)
+def test_leaving_torch_with_values_is_refused(leave: Callable[[Tensor], Tensor]) -> None:
+    layer = nn.Linear(3, 3)
+    with pytest.raises(ModelError, match=r"of shape \(2, 3\)"):
+        expand(lambda x: leave(layer(x)), torch.randn(2, 3))

@@ -273,3 +273,13 @@ def test_a_model_may_write_into_its_own_buffer() -> None:
     found = expand(model, x)
     assert torch.equal(found.terms[0], 2 * x)
     assert type(model.held) is Tensor
+
+
+def test_a_write_into_a_conjugate_is_refused() -> None:
+    def run(u: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(u)
+        spectrum.conj().mul_(2)
+        return torch.fft.irfft(spectrum)
+
+    with pytest.raises(RuleError, match="a write into a view that cannot be followed"):
+        expand(run, torch.randn(2, 4))

@@ -108,6 +108,10 @@ class Series(Tensor):
         depths = [part.depth for part in self.parts if part.origin is Origin.INPUT]
         return f"Series(shape={tuple(self.shape)}, dtype={self.dtype}, depths={depths}, gate={self.gate})"
 
+    def __format__(self, spec: str) -> str:
+        """As any tensor: a number is written as one (models look modules up by names made of an index)."""
+        return format(self.value, spec) if self.dim() == 0 else super().__format__(spec)
+
     @classmethod
     def __torch_dispatch__(
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -96,11 +96,19 @@ def duplicate(call: Call) -> Any:
     return series.mapped(copied, value, gate=series.gate)
 
 
-def conjugate(call: Call) -> Any:
-    """conj, which PyTorch leaves to a mark on the tensor: here the numbers are written, since a Series has no mark."""
-    series = call.args[0]
-    value = call.clean().resolve_conj()
-    return series.mapped(lambda rows: rows.conj().resolve_conj(), value, gate=series.gate, view=call.is_view)
+# PyTorch sets a bit on the tensor alone and leaves the rest to whoever reads it; below a dispatch mode nobody looks at
+# that bit, so here the numbers are written at once.
+_LAZY = {
+    torch.ops.aten._conj.default: torch.ops.aten._conj_physical,
+    torch.ops.aten._conj_physical.default: torch.ops.aten._conj_physical,
+    torch.ops.aten._neg_view.default: torch.neg,
+}
+
+
+def lazy_view(call: Call) -> Any:
+    """The complex conjugate, and the negative of its imaginary part; a write into one of them is refused."""
+    series, written_out = call.args[0], _LAZY[call.func]
+    return series.mapped(written_out, written_out(series.value), gate=series.gate, view=call.is_view)
 
 
 def packed(call: Call) -> Any:
@@ -380,7 +388,7 @@ register(
 register("linear", structural, existing("neg"))
 register("structural", duplicate, existing("clone contiguous lift_fresh _to_copy to"))
 register("structural", as_strided, existing("as_strided"))
-register("structural", conjugate, existing("_conj _conj_physical"))
+register("structural", lazy_view, existing("_conj _conj_physical _neg_view"))
 register("structural", packed, existing("_pack_padded_sequence"))
 register("linear", counted, existing("bincount"))
 register("linear", segmented, existing("segment_reduce"))

@@ -22,7 +22,17 @@ from torch import Tensor
 from termwise.rules.elementwise import frozen
 from termwise.rules.fallback import linearise, push
 from termwise.rules.linear import jointly
-from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, loop_rows, register, with_value
+from termwise.rules.registry import (
+    Call,
+    apply_to_rows,
+    as_series,
+    each_row,
+    existing,
+    loop_rows,
+    plain,
+    register,
+    with_value,
+)
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
@@ -226,6 +236,23 @@ def add_matmul(call: Call) -> Any:
     return product if beta == 0 else product.plus(bias if beta == 1 else bias * beta, value)
 
 
+def grouped_matmul(call: Call) -> Any:
+    """One product for each group of rows (a mixture of experts): which rows are in which group is frozen."""
+    x, weight = call.args[:2]
+    if x.dim() != 2 or weight.dim() != 3 or call.argument("bias") is not None:
+        return linearise(call)
+    ends = plain(call.argument("offs")).tolist()
+
+    def times(a: Tensor, b: Tensor) -> Tensor:
+        groups = a[: ends[-1]].tensor_split(ends[:-1])
+        products = [group @ matrix for group, matrix in zip(groups, b, strict=True)]
+        return torch.cat([*products, a.new_zeros(a.shape[0] - ends[-1], b.shape[-1])])
+
+    out = multiply(call, x, weight, times, call.clean())
+    _mark(call, x, weight)
+    return out
+
+
 def linear(call: Call) -> Any:
     """torch.nn.functional.linear where it arrives whole: x W^T + b."""
     x, weight, bias = call.args[0], call.args[1], call.argument("bias")
@@ -376,6 +403,7 @@ register("product", prod, existing("prod cumprod"))
 register("quotient", div, existing("div true_divide"))
 register("matrix product", matmul, existing("mm bmm mv dot vdot matmul"))
 register("matrix product", add_matmul, existing("addmm baddbmm addmv addbmm _sparse_addmm"))
+register("matrix product", grouped_matmul, existing("_grouped_mm"))
 register("matrix product", linear, existing("linear"))
 register("matrix product", trilinear, existing("_trilinear"))
 register("matrix product", solve, existing(" ".join(_RIGHT_HAND_SIDE)))

@@ -1,0 +1,164 @@
+"""The members of timm and torchvision with random weights: what there is, how large it is, how it is built.
+
+Images are as small as a network takes them: the first of a list of sizes that it runs with.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.examine import Subject
+
+SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384)
+
+
+def image(size: int, channels: int = 3) -> Tensor:
+    """One random image."""
+    return torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def first_that_runs(make: Callable[[int], nn.Module], inputs: Callable[[int], Any], sizes: Iterable[int]) -> Any:
+    """The network and its input at the first size with which it runs.
+
+    Raises:
+        Exception: of the largest size, when it runs with none.
+    """
+    failure: Exception | None = None
+    for size in sizes:
+        try:
+            torch.manual_seed(0)
+            model, x = make(size).eval(), inputs(size)
+            with torch.no_grad():
+                model(*x) if isinstance(x, tuple) else model(x)
+            return model, x
+        except Exception as error:  # too small for this network, whatever it raises
+            failure = error
+    assert failure is not None
+    raise failure
+
+
+# timm.
+
+
+def timm_sizes() -> dict[str, list[tuple[int, str]]]:
+    """For each module of timm its members with their number of parameters, smallest first."""
+    import timm
+
+    sizes: dict[str, list[tuple[int, str]]] = collections.defaultdict(list)
+    for module in timm.list_modules():
+        for name in timm.list_models(module=module):
+            try:
+                with torch.device("meta"):
+                    model = timm.create_model(name)
+            except Exception:  # it cannot be built without weights: the sweep says why
+                sizes[module].append((2**62, name))
+            else:
+                sizes[module].append((sum(p.numel() for p in model.parameters()), name))
+        sizes[module].sort()
+    return dict(sizes)
+
+
+def timm_order(sizes: dict[str, list[tuple[int, str]]]) -> list[tuple[int, str]]:
+    """The smallest member of every module, then all others, smallest first."""
+    first = sorted(members[0] for members in sizes.values() if members)
+    rest = sorted(member for members in sizes.values() for member in members[1:])
+    return first + rest
+
+
+def timm_subject(name: str) -> Subject:
+    """One member of timm."""
+    return Subject(name, functools.partial(_build_timm, name))
+
+
+def _build_timm(name: str) -> tuple[nn.Module, Any]:
+    import timm
+
+    channels, size, _ = timm.get_pretrained_cfg(name).input_size if timm.get_pretrained_cfg(name) else (3, 224, 224)
+    takes_size = "img_size" in _named_arguments(name)
+
+    def make(size: int) -> nn.Module:
+        return timm.create_model(name, img_size=size) if takes_size else timm.create_model(name)
+
+    sizes = [s for s in SIZES if 64 <= s < size] + [size]
+    return first_that_runs(make, lambda s: image(s, channels), sizes)
+
+
+def _named_arguments(name: str) -> set[str]:
+    """The arguments that the class of a timm model names."""
+    import timm
+
+    with torch.device("meta"):
+        return set(inspect.signature(type(timm.create_model(name)).__init__).parameters)
+
+
+# torchvision.
+
+
+def torchvision_names() -> list[str]:
+    """Every builder, in the order: classification, segmentation, video, then those that are tried."""
+    from torchvision import models
+
+    modules = (models, models.segmentation, models.video, models.detection, models.optical_flow, models.quantization)
+    return [name for module in modules for name in models.list_models(module=module)]
+
+
+def torchvision_subject(name: str) -> Subject:
+    """One member of torchvision."""
+    from torchvision import models
+
+    if name in models.list_models(module=models.detection):
+        return Subject(name, functools.partial(_build_detector, name), _detected(name))
+    if name in models.list_models(module=models.optical_flow):
+        return Subject(name, functools.partial(_build_flow, name), -1)
+    if name in models.list_models(module=models.video):
+        return Subject(name, functools.partial(_build_video, name))
+    if name in models.list_models(module=models.segmentation):
+        return Subject(name, functools.partial(_build_torchvision, name), "out")
+    return Subject(name, functools.partial(_build_torchvision, name))
+
+
+def _build_torchvision(name: str) -> tuple[nn.Module, Any]:
+    from torchvision import models
+
+    sized = {"image_size": 0} if name.startswith("vit_") else {}
+    bare = {"weights_backbone": None} if name in models.list_models(module=models.segmentation) else {}
+
+    def make(size: int) -> nn.Module:
+        return models.get_model(name, weights=None, **bare, **dict.fromkeys(sized, size))
+
+    return first_that_runs(make, image, SIZES[1:])
+
+
+def _build_video(name: str) -> tuple[nn.Module, Any]:
+    from torchvision import models
+
+    def clip(size: int) -> Tensor:
+        return torch.randn(1, 3, 16, size, size, generator=torch.Generator().manual_seed(0))
+
+    return first_that_runs(lambda size: models.get_model(name, weights=None), clip, (64, 112, 224))
+
+
+def _build_detector(name: str) -> tuple[nn.Module, Any]:
+    from torchvision import models
+
+    sizes = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 96}
+    model = models.get_model(name, weights=None, weights_backbone=None, **sizes).eval()
+    return model, ([image(96)[0]],)
+
+
+def _detected(name: str) -> Callable[[Any], Tensor]:
+    return lambda found: found[0]["boxes"]
+
+
+def _build_flow(name: str) -> tuple[nn.Module, Any]:
+    from torchvision import models
+
+    model = models.get_model(name, weights=None).eval()
+    return model, (image(128), image(128).flip(-1), 2)
