@@ -190,7 +190,7 @@ LINEAR: list[tuple[str, Callable[..., Tensor], str, tuple[int, ...]]] = [
         (3, 4),
     ),
     ("conjugate-physical", lambda u: torch.fft.irfft(torch.fft.rfft(u).conj_physical(), n=4), "_conj_physical", (3, 4)),
-    ("negative-view", lambda u: torch._neg_view(u) * 2, "_neg_view", (3, 4)),
+    ("negative-view", lambda u: aten._neg_view(u) * 2, "_neg_view", (3, 4)),
     ("fourier-whole", whole(lambda u: torch.fft.fft(u).real), "fft_fft real", (3, 4)),
     ("rotary", lambda u: torch.view_as_real(torch.view_as_complex(u.view(3, 2, 2)) * _TURNS), "mul", (3, 4)),
     ("mean-of-var-mean", lambda u: torch.var_mean(u, dim=1, keepdim=True)[1], "", (3, 4)),
