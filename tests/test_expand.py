@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import oracles
 from termwise import rules
-from termwise.errors import ClosureWarning, DataError, ModelError, TermwiseError, UsageError
+from termwise.errors import ClosureWarning, DataError, ModelError, RuleError, TermwiseError, UsageError
 from termwise.expand import Expansion, expand
 from termwise.steps import unit_of
 
@@ -211,7 +211,7 @@ def test_an_output_that_does_not_depend_on_the_input_is_refused(model: Any) -> N
 
 
 def test_an_output_that_left_pytorch_is_refused() -> None:
-    with pytest.raises((ModelError, RuntimeError), match=r"does not depend|not supported for tensor subclasses"):
+    with pytest.raises(RuleError, match=r"NumPy makes of it cannot be followed"):
         expand(lambda x: torch.from_numpy(x.numpy()), batch(2, 4))
 
 
@@ -446,15 +446,45 @@ def test_a_model_may_expand_another_on_the_way() -> None:
     assert seen[0].depths == alone.depths == (1,) and torch.equal(seen[0].terms[1], alone.terms[1])
 
 
-# The constant part holds the infinity, and a gate of zero would make it NaN.
-def test_an_infinity_held_at_zero_is_refused() -> None:
-    def run(x: Tensor) -> Tensor:
-        scores = (x @ x.t()).masked_fill(torch.eye(3, dtype=torch.bool), -torch.inf)
+def test_a_softmax_written_out_over_a_mask_of_infinities() -> None:
+    def run(x: Tensor, closed: float) -> Tensor:
+        scores = (x @ x.t()).masked_fill(torch.eye(3, dtype=torch.bool), closed)
         weights = torch.exp(scores - scores.max(dim=1, keepdim=True).values)
         return weights / weights.sum(dim=1, keepdim=True) @ x
 
-    with pytest.raises(ModelError, match=r"terms are not.*torch\.softmax"):
+    x = batch(3, 4)
+    found, near = expand(lambda x: run(x, -torch.inf), x), expand(lambda x: run(x, -1e12), x)
+    assert found.closure <= 1e-12
+    assert found.depths == near.depths
+    for depth in found.depths:
+        assert torch.allclose(found.terms[depth], near.terms[depth], rtol=0, atol=1e-9)
+    assert torch.allclose(found.constant, near.constant, rtol=0, atol=1e-9)
+
+
+# The constant part holds the infinity, and a gate of zero makes it NaN.
+def test_an_infinity_held_at_zero_is_refused() -> None:
+    def run(x: Tensor) -> Tensor:
+        return torch.relu((x @ x.t()).masked_fill(torch.eye(3, dtype=torch.bool), -torch.inf))
+
+    with pytest.raises(ModelError, match=r"terms are not.*large finite number"):
         expand(run, batch(3, 4))
+
+
+def test_infinite_buffers_are_masks() -> None:
+    class Masked(nn.Module):
+        mask: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4, dtype=DOUBLE)
+            self.register_buffer("mask", torch.full((3, 3), -torch.inf, dtype=DOUBLE).triu(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(x @ x.t() + self.mask, dim=-1) @ self.layer(x)
+
+    found = expand(Masked(), batch(3, 4))
+    assert found.depths == (1,)
+    assert found.closure <= 1e-12
 
 
 def test_every_refusal_is_of_one_kind() -> None:

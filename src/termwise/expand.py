@@ -153,11 +153,17 @@ def _check_finite(model: object, x: Any) -> None:
             raise DataError(f"expand: the input holds {_describe(tensor)}. Clean the data before profiling it.")
     if isinstance(model, nn.Module):
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            # Infinite buffers are masks and open bounds; only a parameter has no business to be infinite.
+            fine = torch.isfinite if isinstance(tensor, nn.Parameter) else _is_number
+            if tensor.is_floating_point() and not bool(fine(tensor).all()):
                 raise ModelError(
                     f"expand: '{name}' of the model holds {_describe(tensor)}. The training may have diverged; "
                     "load an earlier checkpoint."
                 )
+
+
+def _is_number(tensor: Tensor) -> Tensor:
+    return ~torch.isnan(tensor)
 
 
 def _describe(tensor: Tensor) -> str:
@@ -241,7 +247,7 @@ def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
     if not bool(torch.isfinite(series.rows).all()):
         raise ModelError(
             "expand: the output is finite, but its terms are not: an infinite value is held at zero somewhere (a "
-            "softmax written with exp over -inf). Use torch.softmax there, or a large finite number."
+            "ReLU of -inf, a product of a mask of -inf with zero). Use a large finite number there."
         )
     by_origin: dict[Origin, dict[int, Tensor]] = {origin: {} for origin in Origin}
     for part, row in zip(series.parts, series.rows, strict=True):
