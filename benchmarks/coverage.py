@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import multiprocessing.connection
+import os
 import resource
 import sys
 import threading
@@ -74,6 +75,7 @@ def work(connection: multiprocessing.connection.Connection, library: str, memory
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     while True:
         name = connection.recv()
         try:

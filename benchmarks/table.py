@@ -19,7 +19,7 @@ compared with figures that are had without it:
 
 | column | meaning |
 |---|---|
-| closed | the parts add up to the output within {closure:.0e} of it, in float32; "worst" is the worst of these closures |
+| closed | the parts add up to the output within {closure:.0e} of it, in float32; "worst" is the largest such error |
 | bit-equal | the total is a plain pass's output, bit for bit (evaluation mode, attention in its mathematical form) |
 | steps agree | the rules saw as many products by weights as a plain pass ran convolutions and linear layers |
 | linearised | calls of operators without an exact rule, of all calls |
