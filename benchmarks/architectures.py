@@ -171,7 +171,6 @@ LANGUAGE = [
         attn_layer_offset=1,
         expert_layer_period=2,
         expert_layer_offset=1,
-        use_mamba_kernels=False,
         **EXPERTS,
     ),
     llama_like("BambaForCausalLM", **MAMBA, attn_layer_indices=[1]),

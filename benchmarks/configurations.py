@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.examine import Subject
 
-Inputs = dict[str, Tensor]
+Inputs = Mapping[str, Any]
 WORDS, LENGTH = 99, 9
 
 
@@ -154,15 +154,17 @@ def tower(**sizes: Any) -> dict[str, Any]:
     return dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4) | sizes
 
 
-TEXT = tower(vocab_size=WORDS, max_position_embeddings=64, eos_token_id=98, bos_token_id=97, pad_token_id=0)
-PICTURE = tower(image_size=32, patch_size=8)
-STAGES = dict(embed_dim=8, depths=(1, 1), num_heads=(2, 2), window_size=4, image_size=32, patch_size=4)
-EXPERTS = dict(num_experts=4, num_local_experts=4, num_experts_per_tok=2)
+TEXT: dict[str, Any] = tower(
+    vocab_size=WORDS, max_position_embeddings=64, eos_token_id=98, bos_token_id=97, pad_token_id=0
+)
+PICTURE: dict[str, Any] = tower(image_size=32, patch_size=8)
+STAGES: dict[str, Any] = dict(embed_dim=8, depths=(1, 1), num_heads=(2, 2), window_size=4, image_size=32, patch_size=4)
+EXPERTS: dict[str, Any] = dict(num_experts=4, num_local_experts=4, num_experts_per_tok=2)
 
 
-MAMBA = dict(mamba_n_heads=8, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1, mamba_chunk_size=4)
-ROUTED = dict(
+MAMBA: dict[str, Any] = dict(mamba_n_heads=8, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1, mamba_chunk_size=4)
+ROUTED: dict[str, Any] = dict(
     moe_intermediate_size=16, n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2, first_k_dense_replace=1
 )
-GPT = dict(vocab_size=WORDS, n_embd=32, n_layer=2, n_head=4, n_positions=64)
-LATENT = dict(kv_lora_rank=8, q_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8)
+GPT: dict[str, Any] = dict(vocab_size=WORDS, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+LATENT: dict[str, Any] = dict(kv_lora_rank=8, q_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8)

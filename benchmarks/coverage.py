@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import multiprocessing.connection
+import os
 import resource
 import sys
 import threading
@@ -74,6 +75,7 @@ def work(connection: multiprocessing.connection.Connection, library: str, memory
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     while True:
         name = connection.recv()
         try:
@@ -108,8 +110,7 @@ class Worker:
                 return row
             reason = f"not done within {self._seconds:.0f} s"
         except (EOFError, ConnectionError):
-            self._process.join()
-            reason = f"the process ended with code {self._process.exitcode} (out of memory, or a crash)"
+            reason = "the process that ran it ended (out of memory, or a crash)"
         self.stop()
         return dataclasses.asdict(Row(name, "skipped", reason))
 
@@ -191,8 +192,8 @@ def main() -> int:
     if options.library:
         names = names_of(options.library, options.models, options.results)[:: options.every]
         file = options.results / f"{options.library}.jsonl"
-        limits = (options.library, options.seconds, int(options.memory * 2**30))
-        sweep(options.library, names, file, options.jobs, lambda: Worker(*limits))
+        memory = int(options.memory * 2**30)
+        sweep(options.library, names, file, options.jobs, lambda: Worker(options.library, options.seconds, memory))
     if options.write:
         found = {library: rows_of(options.results / f"{library}.jsonl") for library in LIBRARIES}
         limits = {"seconds": options.seconds, "memory": options.memory, "parameters": PARAMETERS}

@@ -80,22 +80,17 @@ def timm_subject(name: str) -> Subject:
 def _build_timm(name: str) -> tuple[nn.Module, Any]:
     import timm
 
-    channels, size, _ = timm.get_pretrained_cfg(name).input_size if timm.get_pretrained_cfg(name) else (3, 224, 224)
-    takes_size = "img_size" in _named_arguments(name)
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    described: Any = model.pretrained_cfg
+    channels, size, _ = described.get("input_size", (3, 224, 224))
+    takes_size = "img_size" in inspect.signature(type(model).__init__).parameters
 
     def make(size: int) -> nn.Module:
         return timm.create_model(name, img_size=size) if takes_size else timm.create_model(name)
 
     sizes = [s for s in SIZES if 64 <= s < size] + [size]
     return first_that_runs(make, lambda s: image(s, channels), sizes)
-
-
-def _named_arguments(name: str) -> set[str]:
-    """The arguments that the class of a timm model names."""
-    import timm
-
-    with torch.device("meta"):
-        return set(inspect.signature(type(timm.create_model(name)).__init__).parameters)
 
 
 # torchvision.

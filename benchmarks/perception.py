@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from benchmarks.configurations import (
@@ -38,7 +40,7 @@ def series() -> Inputs:
     }
 
 
-FORECAST = dict(
+FORECAST: dict[str, Any] = dict(
     prediction_length=6,
     context_length=13,
     lags_sequence=[1, 2, 7],
@@ -160,7 +162,7 @@ AUDIO = [
     ),
 ]
 
-TOWERS = dict(text_config=TEXT, vision_config=PICTURE, projection_dim=16)
+TOWERS: dict[str, Any] = dict(text_config=TEXT, vision_config=PICTURE, projection_dim=16)
 
 MULTIMODAL = [
     architecture("CLIPModel", captioned(), "logits_per_image", **TOWERS),

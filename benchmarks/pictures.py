@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
-from benchmarks.configurations import (
-    STAGES,
-    WORDS,
-    Inputs,
-    architecture,
-    bare_tokens,
-    bert_like,
-    build,
-    generator,
-    images,
-    video,
-)
+from benchmarks.configurations import STAGES, WORDS, architecture, bare_tokens, bert_like, generator, images, video
 from benchmarks.examine import Subject
 
-DENSE = dict(
+DENSE: dict[str, Any] = dict(
     image_size=32,
     patch_size=8,
     num_hidden_layers=4,
@@ -388,19 +374,16 @@ VISION = [
 ]
 
 
-def _resnet_backbone() -> Any:
-    from transformers import ResNetConfig
-
-    return ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], out_features=["stage2", "stage3", "stage4"]
-    )
-
-
-def _build_detector(name: str, sizes: dict[str, Any], inputs: Callable[[], Inputs]) -> tuple[nn.Module, Inputs]:
-    return build(name, {**sizes, "backbone_config": _resnet_backbone(), "use_timm_backbone": False}, inputs)
+RESNET: dict[str, Any] = dict(
+    model_type="resnet",
+    embedding_size=8,
+    hidden_sizes=[8, 16, 24, 32],
+    depths=[1, 1, 1, 1],
+    out_features=["stage2", "stage3", "stage4"],
+)
 
 
-def _detr_like(name: str, **more: Any) -> Subject:
+def detr_like(name: str, **more: Any) -> Subject:
     """Detectors with a small ResNet under them."""
     sizes = dict(
         d_model=32,
@@ -411,18 +394,17 @@ def _detr_like(name: str, **more: Any) -> Subject:
         encoder_ffn_dim=48,
         decoder_ffn_dim=48,
         num_queries=5,
-        use_pretrained_backbone=False,
-        backbone=None,
+        backbone_config=RESNET,
     )
-    return Subject(name, functools.partial(_build_detector, name, {**sizes, **more}, images(64)))
+    return architecture(name, images(64), **{**sizes, **more})
 
 
 DETECTION = [
-    _detr_like("DetrForObjectDetection"),
-    _detr_like("ConditionalDetrForObjectDetection"),
-    _detr_like("TableTransformerForObjectDetection"),
-    _detr_like("DeformableDetrForObjectDetection", num_feature_levels=3),
-    _detr_like("DabDetrForObjectDetection", hidden_size=32),
+    detr_like("DetrForObjectDetection"),
+    detr_like("ConditionalDetrForObjectDetection"),
+    detr_like("TableTransformerForObjectDetection"),
+    detr_like("DeformableDetrForObjectDetection", num_feature_levels=3),
+    detr_like("DabDetrForObjectDetection", hidden_size=32),
     architecture(
         "RTDetrForObjectDetection",
         images(64),

@@ -19,11 +19,12 @@ compared with figures that are had without it:
 
 | column | meaning |
 |---|---|
-| closed | the parts add up to the output within {closure:.0e} of it, in float32 |
+| closed | the parts add up to the output within {closure:.0e} of it, in float32; "worst" is the largest such error |
 | bit-equal | the total is a plain pass's output, bit for bit (evaluation mode, attention in its mathematical form) |
 | steps agree | the rules saw as many products by weights as a plain pass ran convolutions and linear layers |
 | linearised | calls of operators without an exact rule, of all calls |
 | refused | the expansion says why it cannot answer |
+| failed | it ended in an error that is no refusal: a defect |
 | not run | over {parameters:.0f} M parameters, {seconds:.0f} s or {memory:.0f} GiB, or the plain pass itself failed |
 
 """
@@ -33,8 +34,8 @@ def page(found: Found, limits: Mapping[str, float]) -> str:
     """The whole page: totals, then every exception with its reason."""
     head = _HEAD.format(**{**limits, "parameters": limits["parameters"] / 1e6}, closure=CLOSURE)
     lines = [
-        "| library | tried | closed | bit-equal | steps agree | linearised | refused | not run | worst closure |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| library | tried | closed | bit-equal | steps agree | linearised | refused | failed | not run | worst |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(_totals(library, rows) for library, rows in found.items()),
     ]
     sections = [_section(library, rows) for library, rows in found.items()]
@@ -59,7 +60,8 @@ def _totals(library: str, entries: Sequence[Mapping[str, Any]]) -> str:
         sum(row.steps_seen == row.steps_run for row in ran),
         f"{linearised} of {calls}" if linearised else f"none of {calls}",
         counts["refused"],
-        counts["skipped"] + counts["failed"],
+        counts["failed"],
+        counts["skipped"],
         f"{max((row.closure for row in ran), default=float('nan')):.1e}",
     ]
     return "| " + " | ".join(map(str, cells)) + " |"

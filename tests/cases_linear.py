@@ -195,7 +195,7 @@ LINEAR: list[tuple[str, Callable[..., Tensor], str, tuple[int, ...]]] = [
         "_fft_c2r _conj",
         (3, 4),
     ),
-    ("negative-view", lambda u: torch.ops.aten._neg_view(u) * 2, "_neg_view", (3, 4)),
+    ("negative-view", lambda u: aten._neg_view(u) * 2, "_neg_view", (3, 4)),
     ("fourier-whole", whole(lambda u: torch.fft.fft(u).real), "fft_fft real", (3, 4)),
     ("rotary", lambda u: torch.view_as_real(torch.view_as_complex(u.view(3, 2, 2)) * _TURNS), "mul", (3, 4)),
     ("real-as-complex", lambda u: torch.view_as_complex(u.view(3, 2, 2)).imag, "view_as_complex", (3, 4)),

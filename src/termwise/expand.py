@@ -48,6 +48,7 @@ class Expansion:
         closure: |constant + sum of terms - total| / |total|, over the whole batch.
         operators: how each operator was treated.
         unit: the unit of depth.
+        weights: how many products by a weight (convolutions, linear layers) were called on what the input reaches.
         ideal_cost: the least that all terms cost, in plain forward passes: the width of the window of depths, plus one
             for the constants, at every convolution and matrix product, weighted by its FLOPs.
 
@@ -65,6 +66,7 @@ class Expansion:
     closure: float
     operators: tuple[OperatorUse, ...]
     unit: str
+    weights: int
     ideal_cost: float
 
     @property
@@ -224,15 +226,18 @@ def _check_finite(model: object, x: Any) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError(f"expand: the input holds {_describe(tensor)}. Clean the data before profiling it.")
     if isinstance(model, nn.Module):
-        # Buffers may well hold infinities: masks, bounds of clipping.
-        good = [(name, tensor, torch.isfinite) for name, tensor in model.named_parameters()]
-        good += [(name, tensor, lambda t: ~torch.isnan(t)) for name, tensor in model.named_buffers()]
-        for name, tensor, is_good in good:
-            if tensor.is_floating_point() and not tensor.is_meta and not bool(is_good(tensor).all()):
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            # Infinite buffers are masks and open bounds; only a parameter has no business to be infinite.
+            fine = torch.isfinite if isinstance(tensor, nn.Parameter) else _is_number
+            if tensor.is_floating_point() and not tensor.is_meta and not bool(fine(tensor).all()):
                 raise ModelError(
                     f"expand: '{name}' of the model holds {_describe(tensor)}. The training may have diverged; "
                     "load an earlier checkpoint."
                 )
+
+
+def _is_number(tensor: Tensor) -> Tensor:
+    return ~torch.isnan(tensor)
 
 
 def _is_mask(tensor: Tensor) -> bool:
@@ -332,7 +337,7 @@ def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
     if not bool(torch.isfinite(series.rows).all()):
         raise ModelError(
             "expand: the output is finite, but its terms are not: an infinite value is held at zero somewhere (a "
-            "softmax written with exp over -inf). Use torch.softmax there, or a large finite number."
+            "ReLU of -inf, a product of a mask of -inf with zero). Use a large finite number there."
         )
     by_origin: dict[Origin, dict[int, Tensor]] = {origin: {} for origin in Origin}
     for part, row in zip(series.parts, series.rows, strict=True):
@@ -361,6 +366,7 @@ def _read(series: Tensor, program: Program, unit: Unit) -> Expansion:
         closure=closure,
         operators=program.operators,
         unit=str(unit),
+        weights=program.weights,
         ideal_cost=program.ideal_cost,
     )
 

@@ -111,7 +111,7 @@ class Program(TorchDispatchMode):
         self.graph = graph
         self._removed = frozenset(removed)
         self._removed_at = {place.call for place in removed}
-        self.calls = 0
+        self.calls = self.weights = 0
         self.unsupported: list[Unsupported] = []
         self.constants: Constants = constants
         self.product: Product = product
@@ -286,6 +286,7 @@ class Program(TorchDispatchMode):
             args, kwargs = self._branching(number, args, kwargs)
         call = self._call(func, args, kwargs)
         out = self._by_rule(entry, call, where)
+        self.weights += call.event == "weight"
         self._uses[str(func.overloadpacket), entry.family, call.kind].append(where)
         flops = self._account(call, out) if func.overloadpacket in flop_registry else 0
         if self.graph is not None:

@@ -32,7 +32,7 @@ class Support:
         unit: the unit of depth.
         paths: depth to the number of paths from the input to the output, exact; empty where none reaches it.
         blocks: the residual branches, whatever the unit.
-        weights: how many products by a weight (convolutions, linear layers) the model calls.
+        weights: how many products by a weight (convolutions, linear layers) are called on what the input reaches.
         ideal_cost: the least that all terms cost, in plain forward passes (see `termwise.Expansion`).
         memory: bytes that the terms of this input take at once, at the least: those that are still needed when the
             most are, counted on the graph. Temporary copies and what the model itself holds on to come on top.
@@ -112,7 +112,7 @@ def support(
         unit=str(resolved),
         paths=dict(sorted(depths.of(born).items())),
         blocks=blocks,
-        weights=sum(node.role == "weight" for node in graph.nodes.values()),
+        weights=program.weights,
         ideal_cost=_ideal_cost(graph, depths, program.flops),
         memory=_memory(graph, depths),
         operators=program.operators,
