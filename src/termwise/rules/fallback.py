@@ -34,6 +34,7 @@ def linearise(call: Call) -> Any:
     outputs, _ = pytree.tree_flatten(clean)
     real = [i for i, out in enumerate(outputs) if isinstance(out, Tensor) and carries(out)]
     if not real:
+        call.kind = "frozen"  # whole numbers alone: places, counts
         return pytree.tree_map_only(Tensor, frozen_series, clean)
 
     def function(*values: Tensor) -> tuple[Tensor, ...]:
