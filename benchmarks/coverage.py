@@ -5,9 +5,9 @@
     python -m benchmarks.coverage --library transformers --results DIR
     python -m benchmarks.coverage --results DIR --write          the table from what is in DIR, to docs/coverage.md
 
-Run from the root of the repository.  Every network is examined in a process of its own kind: a few workers, each with
-a limit of memory, and of time for each network; one that dies takes one row with it.  Rows are appended to
-DIR/<library>.jsonl as they come, and networks that have a row are not run again.
+Run from the root of the repository.  Networks are examined by --jobs worker processes with a limit of memory, and of
+time for each network; one that dies takes one row with it.  Rows are appended to DIR/<library>.jsonl as they come, and
+networks that have a row are not run again: give the next version of the code a folder of its own.
 
 timm: the smallest member of every module first, then all others, smallest first, until there are --models of them.
 """
@@ -37,7 +37,7 @@ from benchmarks.examine import Row, Subject, examine
 from benchmarks.table import page
 
 LIBRARIES = ("timm", "torchvision", "transformers")
-PARAMETERS = 100_000_000  # larger members of timm and torchvision are skipped, and the table says so
+PARAMETERS = 200_000_000  # larger members of timm and torchvision are skipped, and the table says so
 
 
 def subject_of(library: str, name: str) -> Subject:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.examine import Subject
 
-SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384)
+SIZES = (64, 96, 128, 160, 192, 224, 256, 299, 384)
 
 
 def image(size: int, channels: int = 3) -> Tensor:
@@ -89,7 +89,7 @@ def _build_timm(name: str) -> tuple[nn.Module, Any]:
     def make(size: int) -> nn.Module:
         return timm.create_model(name, img_size=size) if takes_size else timm.create_model(name)
 
-    sizes = [s for s in SIZES if 64 <= s < size] + [size]
+    sizes = [s for s in SIZES if s < size] + [size]
     return first_that_runs(make, lambda s: image(s, channels), sizes)
 
 
@@ -123,12 +123,14 @@ def _build_torchvision(name: str) -> tuple[nn.Module, Any]:
     from torchvision import models
 
     sized = {"image_size": 0} if name.startswith("vit_") else {}
-    bare = {"weights_backbone": None} if name in models.list_models(module=models.segmentation) else {}
+    more: dict[str, Any] = {"weights_backbone": None} if name in models.list_models(module=models.segmentation) else {}
+    if name.startswith("quantized_"):
+        more["quantize"] = True
 
     def make(size: int) -> nn.Module:
-        return models.get_model(name, weights=None, **bare, **dict.fromkeys(sized, size))
+        return models.get_model(name, weights=None, **more, **dict.fromkeys(sized, size))
 
-    return first_that_runs(make, image, SIZES[1:])
+    return first_that_runs(make, image, SIZES)
 
 
 def _build_video(name: str) -> tuple[nn.Module, Any]:

@@ -396,6 +396,18 @@ def test_an_operator_without_a_derivative_is_refused() -> None:
         expand(lambda x: silent(x), torch.ones(2, 4))
 
 
+@torch.library.custom_op("termwise_tests::places", mutates_args=())
+def places(x: Tensor) -> Tensor:
+    return x.argsort(dim=0)
+
+
+def test_an_operator_that_gives_whole_numbers_is_frozen() -> None:
+    x = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
+    found = expand(lambda x: x.gather(0, places(x)), x)
+    assert {use.kind for use in found.operators if "places" in use.operator} == {"frozen"}
+    assert torch.equal(found.terms[0], x.sort(dim=0).values)
+
+
 @torch.library.custom_op("termwise_tests::thrice_tanh", mutates_args=())
 def thrice_tanh(x: Tensor) -> Tensor:
     return 3 * torch.tanh(x)
