@@ -106,6 +106,23 @@ def multiplied(m: Any, x: Tensor) -> Tensor:
     return x + torch.addmm(m.f(x), m.g(x), m.h.weight)
 
 
+def widened(m: Any, x: Tensor) -> Tensor:
+    """The shortcut reaches only the first channels (ReXNet)."""
+    y = m.p(x)
+    return torch.cat([y[:, :2] + x[:, :2], y[:, 2:]], dim=1)
+
+
+def in_parts(m: Any, x: Tensor) -> Tensor:
+    y = m.p(x)
+    return torch.cat([x, y[:, :1], y[:, 1:]], dim=1)
+
+
+def pooled_less_itself(m: Any, x: Tensor) -> Tensor:
+    """A token mixer that takes its input away, on a stream that is a sum itself (EfficientFormer)."""
+    v = x + m.p(x)
+    return v + 0.1 * (F.avg_pool1d(v, 3, 1, 1, count_include_pad=False) - v)
+
+
 FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
     "none": (lambda m, x: m.p(x), {0: 1}),
     "one": (lambda m, x: x + m.p(x), {0: 1, 1: 1}),
@@ -121,6 +138,12 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
     "pre-activated": (pre_activated, {0: 1, 1: 1}),
     "subtracted-branch": (lambda m, x: x - m.p(x), {0: 1, 1: 1}),
     "difference": (lambda m, x: m.p(x) - x, {0: 2}),
+    "difference-of-sums": (lambda m, x: m.p(x) - (x + m.q(x)), {0: 2, 1: 1}),
+    "difference-of-all": (lambda m, x: m.p(x) - x - m.q(x), {0: 2, 1: 1}),
+    "pooled-less-itself": (pooled_less_itself, {0: 1, 1: 3, 2: 2}),
+    "widened": (widened, {0: 1, 1: 2}),
+    "in-parts": (in_parts, {0: 1, 1: 2}),
+    "twice-scaled": (lambda m, x: x + 0.5 * (y := m.p(x)) + 0.25 * y, {0: 1, 1: 2}),
     "parallel": (lambda m, x: x + m.p(x) + m.q(x), {0: 1, 1: 2}),
     "two-projections": (lambda m, x: m.f(x) + m.g(x), {0: 2}),
     "two-branches-alone": (lambda m, x: m.p(x) + m.q(x), {0: 2}),
