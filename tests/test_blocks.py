@@ -123,6 +123,12 @@ def pooled_less_itself(m: Any, x: Tensor) -> Tensor:
     return v + 0.1 * (F.avg_pool1d(v, 3, 1, 1, count_include_pad=False) - v)
 
 
+def scattered(m: Any, x: Tensor) -> Tensor:
+    """Some rows have experts, which add to what there is (mixtures of experts)."""
+    first, second = torch.tensor([0, 2]), torch.tensor([1, 2])
+    return x.index_add(0, first, m.p(x[first])).index_add(0, second, m.q(x[second]))
+
+
 FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
     "none": (lambda m, x: m.p(x), {0: 1}),
     "one": (lambda m, x: x + m.p(x), {0: 1, 1: 1}),
@@ -156,6 +162,15 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
         {0: 2},
     ),
     "pooled-and-projected": (lambda m, x: m.f(x)[:, ::2] + F.max_pool1d(m.p(x), 2), {0: 1, 1: 1}),
+    "stacked": (lambda m, x: torch.stack([m.p(x), x]).sum(0), {0: 1, 1: 1}),
+    "averaged": (lambda m, x: torch.stack([x, m.p(x), m.q(x)], -1).mean(-1), {0: 1, 1: 2}),
+    "scattered": (scattered, {0: 1, 1: 2}),
+    "scattered-in-place": (
+        lambda m, x: x.clone().scatter_add_(0, torch.zeros(1, 4, dtype=torch.int64), m.p(x)),
+        {0: 1, 1: 1},
+    ),
+    "nonlinear-shortcut": (lambda m, x: torch.relu(x) + m.p(x), {0: 2}),
+    "nonlinear-shortcut-of-two": (lambda m, x: torch.maximum(x, torch.zeros(1, dtype=DOUBLE)) + m.p(x), {0: 2}),
     "highway": (highway, {0: 1, 1: 1}),
     "gate-alone": (recalibrated, {0: 2}),
     "gated-recurrence": (gated_recurrence, {0: 1, 1: 2, 2: 1}),

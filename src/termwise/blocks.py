@@ -227,7 +227,7 @@ class _Search:
 
 
 def _kind(join: Node) -> Literal["sum", "concatenation"]:
-    return "concatenation" if join.operator.endswith("cat") else "sum"
+    return "concatenation" if join.operator.rpartition(".")[2] in ("cat", "stack") else "sum"
 
 
 def _is_subtracted(join: Node, operand: int) -> bool:

@@ -312,7 +312,7 @@ class Program(TorchDispatchMode):
         )
         size = 0 if call.is_view else sum(s.value.numel() * s.value.element_size() for s in results)
         name = str(call.func.overloadpacket)
-        role = _role(call.event, family, len(inputs))
+        role = _role(call.event, family, len(inputs), len(tensors))
         graph.add(Node(number, name, role, call.event == "nonlinearity", where, inputs, flops, size))
         for series in results:
             series.born = (number,)
@@ -393,14 +393,17 @@ class Program(TorchDispatchMode):
         return target
 
 
-def _role(event: str | None, family: str, flowing: int) -> Role:
-    """What a call does to the terms of its `flowing` operands."""
+def _role(event: str | None, family: str, flowing: int, tensors: int) -> Role:
+    """What a call does to the terms of its `flowing` operands among its `tensors`."""
     if event == "weight" or event == "mixer":
         return event
     if event == "join" and flowing > 1:
         return "join"
-    if family == "selection":
+    if family == "selection" and tensors == 1:
         return "selection"
+    # The greater of two is a nonlinearity: maximum(x, 0) is relu(x).
+    if family == "selection":
+        return "other"
     # A product of two values is no scaling.
     other = event == "nonlinearity" or family == "fallback" or (family == "product" and flowing > 1)
     return "other" if other else "affine"

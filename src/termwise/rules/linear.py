@@ -156,6 +156,8 @@ def jointly(call: Call, value: Tensor, operands: list[tuple[str, int | None]]) -
     given = [bound[name] if i is None else bound[name][i] for name, i in operands]
     lifted = [_carrying(x, value) if isinstance(x, Series) else as_series(x.to(value.dtype)) for x in given]
     parts = merge_parts(s.parts for s in lifted)
+    if call.func._schema.name.split("::")[1] in _ADDING:
+        call.event = "join"
     stacks = [align_rows(s.rows, s.parts, parts).to(value.dtype) for s in lifted]
 
     def apply(*rows: Tensor) -> Tensor:
@@ -208,6 +210,9 @@ _JOINT = {
     "index_copy": ("self", "source"),
     "masked_scatter": ("self", "source"),
 }
+
+# Those that add or concatenate; the others choose, place by place, which operand is read or is written over.
+_ADDING = {"cat", "stack", "scatter_add", "index_add"}
 
 
 def _operands(call: Call) -> list[tuple[str, int | None]]:
