@@ -224,6 +224,25 @@ def test_the_order_of_additions_does_not_matter(other: Any) -> None:
         assert oracles.disagreement(two.terms[depth], one.terms[depth]) < 1e-12
 
 
+AVERAGED: list[Callable[[Any, Tensor], Tensor]] = [
+    lambda m, x: 0.5 * x + 0.5 * m.p(x) + 0.5 * x + 0.5 * m.q(x),
+    lambda m, x: 0.5 * (x + m.p(x)) + 0.5 * (x + m.q(x)),
+    lambda m, x: torch.stack([x + m.p(x), x + m.q(x)]).mean(0),
+    lambda m, x: torch.stack([(x + m.p(x)).clone(), (x + m.q(x)).clone()]).mean(0),
+    lambda m, x: (x + m.p(x)).view(3, 2, 2).view(3, 4) / 2 + (x + m.q(x)).to(torch.float64, copy=True) / 2,
+]
+
+
+@pytest.mark.parametrize("way", range(len(AVERAGED)))
+def test_factors_and_copies_between_additions_do_not_matter(way: int) -> None:
+    model = made_of(AVERAGED[0])
+    one = expand(model, X, unit="blocks")
+    other = expand(Written(AVERAGED[way], p=model.p, q=model.q), X, unit="blocks")
+    assert dict(one.paths) == dict(other.paths) == {0: 2, 1: 2}
+    for depth in one.depths:
+        assert oracles.disagreement(other.terms[depth], one.terms[depth]) < 1e-12
+
+
 def test_parallel_branches_in_any_bracketing() -> None:
     ways: list[Callable[[Any, Tensor], Tensor]] = [
         lambda m, x: (x + m.p(x)) + m.q(x),

@@ -12,6 +12,8 @@ operand brings along what the branch was computed from.  In detail:
     or else for the last that it carries with one.  One of these must do: the branch leads from it to the join through
     more weights than the carrying route does, or through as many and a token mixer (an attention pattern, a pooling).
     So two slices of f(x) beside x are branches, although each carries what the other comes from.
+  - An operand that carries that node itself, through no more projections than the other, is no branch: of
+    (x + f(x)) / 2 + (x + g(x)) / 2 only f and g are, as if the factors stood before each summand.
 
 No nonlinearity is asked of a branch, and a branch that is element-wise throughout (the 0.044 x^3 of a written-out GELU)
 is none.  What is frozen is no route: a gate computed from x by a weight makes x * gate neither branch nor shortcut.
@@ -137,7 +139,7 @@ class _Search:
         joined = self._flattened(root)
         carried = self._carried(joined)
         for place, born in joined.operands.items():
-            for origin, carrying in self._forks(born, joined.others(place), carried):
+            for origin, carrying in self._forks(born, joined.bit(place), joined.others(place), carried):
                 cost = self._costliest(origin, born)
                 if cost > carrying:
                     yield born, self._block(place, origin, born, cost)
@@ -187,16 +189,22 @@ class _Search:
                     note(source, plain, projected)
         return carried
 
-    def _forks(self, born: Born, others: int, carried: dict[int, tuple[int, int]]) -> Iterator[tuple[int, _Cost]]:
-        """The nodes that a branch may part from its shortcuts at, the last for each, and what the shortcut costs."""
+    def _forks(
+        self, born: Born, own: int, others: int, carried: dict[int, tuple[int, int]]
+    ) -> Iterator[tuple[int, _Cost]]:
+        """The nodes that a branch may part from its shortcuts at, the last for each, and what the shortcut costs.
+
+        Where the operand carries the node as well as the shortcut does, both come from it alike.
+        """
         above = self._ancestors(born)
         shared = sorted((number for number in carried if above >> number & 1), reverse=True)
         for projections in (0, 1):
             for number in shared:
                 here = carried[number][projections] & others
-                if here:
+                others &= ~here
+                carries_too = own & (carried[number][0] | carried[number][projections])
+                if here and not carries_too:
                     yield number, _Cost(projections)
-                    others &= ~here
 
     def _costliest(self, origin: int, born: Born) -> _Cost:
         """The most that a route from `origin` to any node of `born` leads through."""
