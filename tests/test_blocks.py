@@ -257,6 +257,28 @@ def test_parallel_branches_in_any_bracketing() -> None:
             assert oracles.disagreement(other.terms[depth], one.terms[depth]) < 1e-12
 
 
+# Programs whose way depends on the data.
+
+
+def either_way(m: Any, x: Tensor) -> Tensor:
+    """As many operator calls on both ways."""
+    return x + m.p(x) if x.mean() > 0 else m.p(x + x)
+
+
+def either_order(m: Any, x: Tensor) -> Tensor:
+    """The same operator calls on both ways."""
+    return x + m.p(x) if x.mean() > 0 else m.p(x) + x
+
+
+@pytest.mark.parametrize(("run", "paths"), [(either_way, {0: 2}), (either_order, {0: 1, 1: 1})])
+def test_blocks_of_another_way_through_the_program_are_not_used(run: Any, paths: dict[int, int]) -> None:
+    model = made_of(run)
+    unit = locate("blocks", model, X.abs())
+    found, fresh = expand(model, -X.abs(), unit=unit), expand(model, -X.abs(), unit="blocks")
+    assert dict(found.paths) == dict(fresh.paths) == paths
+    assert all(torch.equal(found.terms[depth], fresh.terms[depth]) for depth in paths)
+
+
 # Terms, against every subset of branches.
 
 
