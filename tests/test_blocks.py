@@ -233,6 +233,14 @@ AVERAGED: list[Callable[[Any, Tensor], Tensor]] = [
 ]
 
 
+def test_a_scaled_copy_beside_the_sum_is_no_branch() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        v = x + m.p(x)
+        return v + 0.5 * F.layer_norm(v, (4,))
+
+    assert paths_of(made_of(run), X) == {0: 2, 1: 2}
+
+
 @pytest.mark.parametrize("way", range(len(AVERAGED)))
 def test_factors_and_copies_between_additions_do_not_matter(way: int) -> None:
     model = made_of(AVERAGED[0])

@@ -175,13 +175,16 @@ class _Search:
         for place, born in joined.operands.items():
             for number in born:
                 note(number, joined.bit(place), 0)
+        whole = sum(map(joined.bit, joined.joins))
         summed = sum(joined.bit(place) for place in joined.operands if _kind(self._nodes[place.call]) == "sum")
         while waiting:  # against the order of the program, so that all routes of a node are known when it is left
             number = -heapq.heappop(waiting)
             node = self._nodes[number]
-            if number in joined.joins or node.role not in ("affine", "selection", "join", "weight"):
+            if node.role not in ("affine", "selection", "join", "weight"):
                 continue
             plain, projected = (0, carried[number][0]) if node.role == "weight" else carried[number]
+            if number in joined.joins:  # its operands speak for themselves
+                plain, projected = plain & ~whole, projected & ~whole
             if node.role == "selection":
                 plain, projected = plain & summed, projected & summed
             if plain or projected:
