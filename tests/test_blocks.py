@@ -421,6 +421,14 @@ def test_a_feature_that_is_handed_on_is_one_block() -> None:
     assert max(len(block.places) for block in found) == 3
 
 
+@pytest.mark.parametrize("sliced", [lambda y: (y[:, :2], y[:, 2:]), lambda y: y.chunk(2, dim=1)])
+def test_a_branch_that_joins_in_slices_is_one_block(sliced: Any) -> None:
+    model = made_of(lambda m, x: torch.cat([x, *sliced(m.p(x))], dim=1))
+    (block,) = blocks_of(model, X)
+    assert (block.name, len(block.places)) == ("p", 2)
+    assert torch.equal(without(model, X, [block]), F.pad(X, (0, 4)))
+
+
 # What is left without a block: the same as cutting it out by hand.
 
 

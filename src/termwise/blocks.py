@@ -47,7 +47,8 @@ class Block:
     Attributes:
         name: the module that holds the branch: the longest common path of its weights (of its mixers, without any).
         join: whether the branch is added or concatenated.
-        places: where it joins; several where it is handed on, as a DenseNet's features are to every later layer.
+        places: where it joins; several where it is handed on, as a DenseNet's features are to every later layer, or
+            where its slices join apart.
         weights: products by a weight along the branch, at the most.
     """
 
@@ -76,9 +77,10 @@ def find_blocks(graph: Graph, output: Born) -> tuple[Block, ...]:
     for node in nodes:
         if node.role == "join" and node.number not in fed:
             for born, block in search.branches(node):
-                known = found.setdefault(born, block)
+                whole = search.viewed(born)
+                known = found.setdefault(whole, block)
                 places = tuple(sorted({*known.places, *block.places}))
-                found[born] = dataclasses.replace(known, places=places)
+                found[whole] = dataclasses.replace(known, places=places)
     return tuple(sorted(found.values(), key=lambda block: block.places))
 
 
@@ -133,6 +135,12 @@ class _Search:
 
     def is_join(self, born: Born) -> bool:
         return len(born) == 1 and self._nodes[born[0]].role == "join"
+
+    def viewed(self, born: Born) -> Born:
+        """What a value is a view of: a branch that is handed on in slices is one."""
+        while len(born) == 1 and (node := self._nodes[born[0]]).is_view:
+            ((_, born),) = node.inputs
+        return born
 
     def branches(self, root: Node) -> Iterator[tuple[Born, Block]]:
         """The branches among the operands of a join and of the joins that feed it directly."""
