@@ -567,6 +567,22 @@ def test_without_a_block_is_the_network_with_the_block_cut_out(name: str) -> Non
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
+JOINED_WITHIN: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "addcmul": (lambda m, x: torch.addcmul(x, m.p(x), torch.full((4,), 2.0, dtype=DOUBLE)), lambda x: x),
+    "addmm": (lambda m, x: torch.addmm(x, torch.tanh(m.f(x)), m.g.weight), lambda x: x),
+    "lerp": (lambda m, x: torch.lerp(x, m.p(x), 0.5), lambda x: x),
+    "computed-bias": (lambda m, x: F.linear(torch.tanh(x[:1]), m.g.weight, x[0]), lambda x: x[:1]),
+}
+
+
+@pytest.mark.parametrize("name", JOINED_WITHIN)
+def test_without_a_block_that_joins_within_an_operator(name: str) -> None:
+    run, left = JOINED_WITHIN[name]
+    model = made_of(run)
+    assert len(blocks_of(model, X)) == 1
+    assert torch.equal(without(model, X, [0]), left(X))
+
+
 def test_without_all_branches_only_the_shortcuts_are_left() -> None:
     model = made_of(chained)
     assert torch.equal(without(model, X, range(2)), X)

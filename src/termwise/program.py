@@ -30,7 +30,7 @@ from termwise.errors import ModelError, RuleError
 from termwise.graph import Graph, Node, Role
 from termwise.memory import Memory
 from termwise.rules import RULES, Call, Entry, linearise, plain
-from termwise.rules.registry import Kind, with_value
+from termwise.rules.registry import Kind
 from termwise.series import INPUT, Series, carries, constant_series, frozen_series, integer_input
 from termwise.steps import Unit
 
@@ -269,7 +269,7 @@ class Program(TorchDispatchMode):
         return pytree.tree_map_only(Series, self._step, out) if self.unit.counts(call.event) else out
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        return Call(func, args, kwargs, self.is_weight, self.product, self)
+        return Call(func, args, kwargs, self.is_weight, self.product, self, altered=bool(self._removed))
 
     def _by_rule(self, entry: Entry, call: Call, where: str) -> Any:
         """What the rule makes of a call; where none can, the clean value, and a note that the run is no good."""
@@ -364,7 +364,7 @@ class Program(TorchDispatchMode):
     def _take_apart(self, call: Call, how: Any) -> Any:
         with self:
             out = how(*call.args, **call.kwargs)
-        return with_value(out, call.clean())
+        return call.with_value(out, call.clean())
 
     def series_of(self, result: Tensor) -> Tensor:
         """The Series behind a tensor that the model returned, which may be a plain buffer that one was written into."""

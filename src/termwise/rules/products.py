@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from termwise.rules.registry import Call, each_row, existing, register, with_value
+from termwise.rules.registry import Call, each_row, existing, register
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
@@ -166,7 +166,7 @@ def add_matmul(call: Call) -> Any:
         with call.replay:
             product = bare(left, right)
             product = product if alpha == 1 else product * alpha
-            return with_value(product + (bias if beta == 1 else bias * beta), value)
+            return call.with_value(product + (bias if beta == 1 else bias * beta), value)
     times: Bilinear = bare if alpha == 1 else (lambda a, b: alpha * bare(a, b))
     product = multiply(call, left, right, times, value)
     _mark(call, left, right)
@@ -206,7 +206,7 @@ def convolution(call: Call) -> Any:
 def _computed_bias(call: Call, bare: Callable[[], Any], bias: Series, spatial: int = 0) -> Any:
     """A bias that is computed is no part of the step: it joins as any other summand."""
     with call.replay:
-        return with_value(bare() + bias.reshape(-1, *(1,) * spatial), call.clean())
+        return call.with_value(bare() + bias.reshape(-1, *(1,) * spatial), call.clean())
 
 
 def _fold(rows: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
@@ -222,7 +222,7 @@ def lerp(call: Call) -> Any:
     start, end, weight = call.args
     with call.replay:
         out = start + weight * (end - start)
-    return with_value(out, call.clean())
+    return call.with_value(out, call.clean())
 
 
 def addcmul(call: Call) -> Any:
@@ -230,7 +230,7 @@ def addcmul(call: Call) -> Any:
     start, a, b = call.args
     with call.replay:
         out = start + (a * b) * call.argument("value", 1)
-    return with_value(out, call.clean())
+    return call.with_value(out, call.clean())
 
 
 def addcdiv(call: Call) -> Any:
@@ -238,7 +238,7 @@ def addcdiv(call: Call) -> Any:
     start, a, b = call.args
     with call.replay:
         out = start + (a / b) * call.argument("value", 1)
-    return with_value(out, call.clean())
+    return call.with_value(out, call.clean())
 
 
 register("product", mul, existing("mul"))

@@ -44,6 +44,7 @@ class Call:
         event: what the call is to a unit of depth: a product by a weight, a nonlinearity, a mixing of positions without
             a weight, or a sum or concatenation of several values.
         replay: context in which operators go to their rules again; for rules that take an operator apart.
+        altered: whether pieces of the program are removed: what is taken apart then has the value of its pieces.
         gates: the operands that a rule froze: no path leads through them.
     """
 
@@ -53,6 +54,7 @@ class Call:
     is_weight: Callable[[Tensor], bool]
     product: Literal["half", "cauchy"]
     replay: AbstractContextManager[Any]
+    altered: bool = False
     kind: Kind = "exact"
     event: Event | None = None
     gates: list[Series] = dataclasses.field(default_factory=list)
@@ -77,6 +79,10 @@ class Call:
                     return self.args[position]
                 return declared.default_value if declared.has_default_value() else default
         return default
+
+    def with_value(self, out: Any, clean: Any) -> Any:
+        """The parts that rules gave to the pieces of this operator, with the clean value of the operator itself."""
+        return out if self.altered else _with_value(out, clean)
 
     @property
     def is_view(self) -> bool:
@@ -174,14 +180,13 @@ def apply_to_rows(func: Any, linear: Callable[..., Any], *stacks: Tensor) -> Ten
     return each_row(linear, *stacks)
 
 
-def with_value(out: Any, clean: Any) -> Any:
-    """The parts that rules gave to the pieces of an operator, with the clean value of the operator itself."""
+def _with_value(out: Any, clean: Any) -> Any:
     if isinstance(out, Series):
         whole = Series(clean, out.rows, out.parts, out.paths, gate=out.gate)
         whole.born = out.born
         return whole
     if isinstance(out, (tuple, list)):
-        return type(out)([with_value(o, c) for o, c in zip(out, clean, strict=True)])
+        return type(out)([_with_value(o, c) for o, c in zip(out, clean, strict=True)])
     return out
 
 
