@@ -106,6 +106,29 @@ def multiplied(m: Any, x: Tensor) -> Tensor:
     return x + torch.addmm(m.f(x), m.g(x), m.h.weight)
 
 
+def widened(m: Any, x: Tensor) -> Tensor:
+    """The shortcut reaches only the first channels (ReXNet)."""
+    y = m.p(x)
+    return torch.cat([y[:, :2] + x[:, :2], y[:, 2:]], dim=1)
+
+
+def in_parts(m: Any, x: Tensor) -> Tensor:
+    y = m.p(x)
+    return torch.cat([x, y[:, :1], y[:, 1:]], dim=1)
+
+
+def pooled_less_itself(m: Any, x: Tensor) -> Tensor:
+    """A token mixer that takes its input away, on a stream that is a sum itself (EfficientFormer)."""
+    v = x + m.p(x)
+    return v + 0.1 * (F.avg_pool1d(v, 3, 1, 1, count_include_pad=False) - v)
+
+
+def scattered(m: Any, x: Tensor) -> Tensor:
+    """Some rows have experts, which add to what there is (mixtures of experts)."""
+    first, second = torch.tensor([0, 2]), torch.tensor([1, 2])
+    return x.index_add(0, first, m.p(x[first])).index_add(0, second, m.q(x[second]))
+
+
 FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
     "none": (lambda m, x: m.p(x), {0: 1}),
     "one": (lambda m, x: x + m.p(x), {0: 1, 1: 1}),
@@ -121,6 +144,12 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
     "pre-activated": (pre_activated, {0: 1, 1: 1}),
     "subtracted-branch": (lambda m, x: x - m.p(x), {0: 1, 1: 1}),
     "difference": (lambda m, x: m.p(x) - x, {0: 2}),
+    "difference-of-sums": (lambda m, x: m.p(x) - (x + m.q(x)), {0: 2, 1: 1}),
+    "difference-of-all": (lambda m, x: m.p(x) - x - m.q(x), {0: 2, 1: 1}),
+    "pooled-less-itself": (pooled_less_itself, {0: 1, 1: 3, 2: 2}),
+    "widened": (widened, {0: 1, 1: 2}),
+    "in-parts": (in_parts, {0: 1, 1: 2}),
+    "twice-scaled": (lambda m, x: x + 0.5 * (y := m.p(x)) + 0.25 * y, {0: 1, 1: 2}),
     "parallel": (lambda m, x: x + m.p(x) + m.q(x), {0: 1, 1: 2}),
     "two-projections": (lambda m, x: m.f(x) + m.g(x), {0: 2}),
     "two-branches-alone": (lambda m, x: m.p(x) + m.q(x), {0: 2}),
@@ -133,6 +162,15 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
         {0: 2},
     ),
     "pooled-and-projected": (lambda m, x: m.f(x)[:, ::2] + F.max_pool1d(m.p(x), 2), {0: 1, 1: 1}),
+    "stacked": (lambda m, x: torch.stack([m.p(x), x]).sum(0), {0: 1, 1: 1}),
+    "averaged": (lambda m, x: torch.stack([x, m.p(x), m.q(x)], -1).mean(-1), {0: 1, 1: 2}),
+    "scattered": (scattered, {0: 1, 1: 2}),
+    "scattered-in-place": (
+        lambda m, x: x.clone().scatter_add_(0, torch.zeros(1, 4, dtype=torch.int64), m.p(x)),
+        {0: 1, 1: 1},
+    ),
+    "nonlinear-shortcut": (lambda m, x: torch.relu(x) + m.p(x), {0: 2}),
+    "nonlinear-shortcut-of-two": (lambda m, x: torch.maximum(x, torch.zeros(1, dtype=DOUBLE)) + m.p(x), {0: 2}),
     "highway": (highway, {0: 1, 1: 1}),
     "gate-alone": (recalibrated, {0: 2}),
     "gated-recurrence": (gated_recurrence, {0: 1, 1: 2, 2: 1}),
@@ -186,6 +224,33 @@ def test_the_order_of_additions_does_not_matter(other: Any) -> None:
         assert oracles.disagreement(two.terms[depth], one.terms[depth]) < 1e-12
 
 
+AVERAGED: list[Callable[[Any, Tensor], Tensor]] = [
+    lambda m, x: 0.5 * x + 0.5 * m.p(x) + 0.5 * x + 0.5 * m.q(x),
+    lambda m, x: 0.5 * (x + m.p(x)) + 0.5 * (x + m.q(x)),
+    lambda m, x: torch.stack([x + m.p(x), x + m.q(x)]).mean(0),
+    lambda m, x: torch.stack([(x + m.p(x)).clone(), (x + m.q(x)).clone()]).mean(0),
+    lambda m, x: (x + m.p(x)).view(3, 2, 2).view(3, 4) / 2 + (x + m.q(x)).to(torch.float64, copy=True) / 2,
+]
+
+
+def test_a_scaled_copy_beside_the_sum_is_no_branch() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        v = x + m.p(x)
+        return v + 0.5 * F.layer_norm(v, (4,))
+
+    assert paths_of(made_of(run), X) == {0: 2, 1: 2}
+
+
+@pytest.mark.parametrize("way", range(len(AVERAGED)))
+def test_factors_and_copies_between_additions_do_not_matter(way: int) -> None:
+    model = made_of(AVERAGED[0])
+    one = expand(model, X, unit="blocks")
+    other = expand(Written(AVERAGED[way], p=model.p, q=model.q), X, unit="blocks")
+    assert dict(one.paths) == dict(other.paths) == {0: 2, 1: 2}
+    for depth in one.depths:
+        assert oracles.disagreement(other.terms[depth], one.terms[depth]) < 1e-12
+
+
 def test_parallel_branches_in_any_bracketing() -> None:
     ways: list[Callable[[Any, Tensor], Tensor]] = [
         lambda m, x: (x + m.p(x)) + m.q(x),
@@ -198,6 +263,28 @@ def test_parallel_branches_in_any_bracketing() -> None:
         assert dict(one.paths) == dict(other.paths) == {0: 1, 1: 2}
         for depth in one.depths:
             assert oracles.disagreement(other.terms[depth], one.terms[depth]) < 1e-12
+
+
+# Programs whose way depends on the data.
+
+
+def either_way(m: Any, x: Tensor) -> Tensor:
+    """As many operator calls on both ways."""
+    return x + m.p(x) if x.mean() > 0 else m.p(x + x)
+
+
+def either_order(m: Any, x: Tensor) -> Tensor:
+    """The same operator calls on both ways."""
+    return x + m.p(x) if x.mean() > 0 else m.p(x) + x
+
+
+@pytest.mark.parametrize(("run", "paths"), [(either_way, {0: 2}), (either_order, {0: 1, 1: 1})])
+def test_blocks_of_another_way_through_the_program_are_not_used(run: Any, paths: dict[int, int]) -> None:
+    model = made_of(run)
+    unit = locate("blocks", model, X.abs())
+    found, fresh = expand(model, -X.abs(), unit=unit), expand(model, -X.abs(), unit="blocks")
+    assert dict(found.paths) == dict(fresh.paths) == paths
+    assert all(torch.equal(found.terms[depth], fresh.terms[depth]) for depth in paths)
 
 
 # Terms, against every subset of branches.
@@ -332,6 +419,14 @@ def test_a_feature_that_is_handed_on_is_one_block() -> None:
     assert len(found) == 3
     assert {block.join for block in found} == {"concatenation"}
     assert max(len(block.places) for block in found) == 3
+
+
+@pytest.mark.parametrize("sliced", [lambda y: (y[:, :2], y[:, 2:]), lambda y: y.chunk(2, dim=1)])
+def test_a_branch_that_joins_in_slices_is_one_block(sliced: Any) -> None:
+    model = made_of(lambda m, x: torch.cat([x, *sliced(m.p(x))], dim=1))
+    (block,) = blocks_of(model, X)
+    assert (block.name, len(block.places)) == ("p", 2)
+    assert torch.equal(without(model, X, [block]), F.pad(X, (0, 4)))
 
 
 # What is left without a block: the same as cutting it out by hand.
@@ -470,6 +565,22 @@ def test_without_a_block_is_the_network_with_the_block_cut_out(name: str) -> Non
         torch.testing.assert_close(left, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
         assert float((left - whole).norm()) > 1e-3 * float(whole.norm())
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+JOINED_WITHIN: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "addcmul": (lambda m, x: torch.addcmul(x, m.p(x), torch.full((4,), 2.0, dtype=DOUBLE)), lambda x: x),
+    "addmm": (lambda m, x: torch.addmm(x, torch.tanh(m.f(x)), m.g.weight), lambda x: x),
+    "lerp": (lambda m, x: torch.lerp(x, m.p(x), 0.5), lambda x: x),
+    "computed-bias": (lambda m, x: F.linear(torch.tanh(x[:1]), m.g.weight, x[0]), lambda x: x[:1]),
+}
+
+
+@pytest.mark.parametrize("name", JOINED_WITHIN)
+def test_without_a_block_that_joins_within_an_operator(name: str) -> None:
+    run, left = JOINED_WITHIN[name]
+    model = made_of(run)
+    assert len(blocks_of(model, X)) == 1
+    assert torch.equal(without(model, X, [0]), left(X))
 
 
 def test_without_all_branches_only_the_shortcuts_are_left() -> None:

@@ -6,10 +6,14 @@ operand brings along what the branch was computed from.  In detail:
   - Joins that feed joins directly are one: x + (f + g) and (x + f) + g have the operands x, f and g.
   - A node is *carried* to a join when a route leads from it to another operand through structural operators, norms,
     scalings, joins, and at most one product by a weight (a lone projection).  No nonlinearity is on such a route, a
-    selection (max-pooling) only to a sum, and what is subtracted is not carried: f(x) - x takes the input away.
-  - Of the last node that the branch comes from and that is carried without a projection, or else of the last that is
-    carried with one: the branch leads from it to the join through more weights than the carrying route does, or
-    through as many and a token mixer (an attention pattern, a pooling).
+    selection (max-pooling) only to a sum, and what is subtracted is carried only to what is subtracted with it:
+    f(x) - x takes the input away, and g - (x + f(x)) takes away a residual sum.
+  - Each other operand is asked for the last node that the branch comes from and that it carries without a projection,
+    or else for the last that it carries with one.  One of these must do: the branch leads from it to the join through
+    more weights than the carrying route does, or through as many and a token mixer (an attention pattern, a pooling).
+    So two slices of f(x) beside x are branches, although each carries what the other comes from.
+  - An operand that carries that node itself, through no more projections than the other, is no branch: of
+    (x + f(x)) / 2 + (x + g(x)) / 2 only f and g are, as if the factors stood before each summand.
 
 No nonlinearity is asked of a branch, and a branch that is element-wise throughout (the 0.044 x^3 of a written-out GELU)
 is none.  What is frozen is no route: a gate computed from x by a weight makes x * gate neither branch nor shortcut.
@@ -19,6 +23,7 @@ A join without a carried operand (the sum of two convolutions) has no branch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator
@@ -42,7 +47,8 @@ class Block:
     Attributes:
         name: the module that holds the branch: the longest common path of its weights (of its mixers, without any).
         join: whether the branch is added or concatenated.
-        places: where it joins; several where it is handed on, as a DenseNet's features are to every later layer.
+        places: where it joins; several where it is handed on, as a DenseNet's features are to every later layer, or
+            where its slices join apart.
         weights: products by a weight along the branch, at the most.
     """
 
@@ -71,10 +77,44 @@ def find_blocks(graph: Graph, output: Born) -> tuple[Block, ...]:
     for node in nodes:
         if node.role == "join" and node.number not in fed:
             for born, block in search.branches(node):
-                known = found.setdefault(born, block)
+                whole = search.viewed(born)
+                known = found.setdefault(whole, block)
                 places = tuple(sorted({*known.places, *block.places}))
-                found[born] = dataclasses.replace(known, places=places)
+                found[whole] = dataclasses.replace(known, places=places)
     return tuple(sorted(found.values(), key=lambda block: block.places))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Joined:
+    """A join and the joins that feed it directly, as one sum.
+
+    Attributes:
+        joins: their numbers, and whether what they bring is added (or subtracted).
+        operands: what they join.
+        added: of each operand, whether it is added.
+    """
+
+    joins: dict[int, bool]
+    operands: dict[Place, Born]
+    added: dict[Place, bool]
+
+    @functools.cached_property
+    def _bits(self) -> dict[int | Place, int]:
+        return {each: 1 << i for i, each in enumerate([*self.joins, *self.operands])}
+
+    @functools.cached_property
+    def _subtracted(self) -> int:
+        signs = [*self.joins.items(), *self.added.items()]
+        return sum(self._bits[each] for each, added in signs if not added)
+
+    def bit(self, each: int | Place) -> int:
+        """The bit that stands for a join or an operand."""
+        return self._bits[each]
+
+    def others(self, place: Place) -> int:
+        """The bits of what may carry a shortcut of an operand: all others, what is subtracted only for its like."""
+        apart = self._bits[place] | (self._subtracted if self.added[place] else 0)
+        return ~apart
 
 
 class _Search:
@@ -96,79 +136,86 @@ class _Search:
     def is_join(self, born: Born) -> bool:
         return len(born) == 1 and self._nodes[born[0]].role == "join"
 
+    def viewed(self, born: Born) -> Born:
+        """What a value is a view of: a branch that is handed on in slices is one."""
+        while len(born) == 1 and (node := self._nodes[born[0]]).is_view:
+            ((_, born),) = node.inputs
+        return born
+
     def branches(self, root: Node) -> Iterator[tuple[Born, Block]]:
         """The branches among the operands of a join and of the joins that feed it directly."""
-        joins, operands = self._flattened(root)
-        carried = self._carried(joins, operands)
-        for place, born in operands.items():
-            fork = self._fork(place, born, carried)
-            if fork is None:
-                continue
-            origin, carrying = fork
-            cost = self._costliest(origin, born)
-            if cost > carrying:
-                yield born, self._block(place, origin, born, cost)
+        joined = self._flattened(root)
+        carried = self._carried(joined)
+        for place, born in joined.operands.items():
+            for origin, carrying in self._forks(born, joined.bit(place), joined.others(place), carried):
+                cost = self._costliest(origin, born)
+                if cost > carrying:
+                    yield born, self._block(place, origin, born, cost)
+                    break
 
-    def _flattened(self, root: Node) -> tuple[list[int], dict[Place, Born]]:
-        joins, operands = [root.number], {}
-        for number in joins:
-            for operand, born in self._nodes[number].inputs:
+    def _flattened(self, root: Node) -> _Joined:
+        joined = _Joined({root.number: True}, {}, {})
+        for number in (waiting := [root.number]):
+            node = self._nodes[number]
+            for operand, born in node.inputs:
+                added = joined.joins[number] != _is_subtracted(node, operand)
                 if not self.is_join(born):
-                    operands[Place(number, operand)] = born
-                elif born[0] not in joins:
-                    joins.append(born[0])
-        return joins, operands
+                    joined.operands[Place(number, operand)] = born
+                    joined.added[Place(number, operand)] = added
+                elif born[0] not in joined.joins:
+                    joined.joins[born[0]] = added
+                    waiting.append(born[0])
+        return joined
 
-    def _carried(self, joins: list[int], operands: dict[Place, Born]) -> dict[int, list[tuple[int, Place | None]]]:
-        """Node to the routes that carry it: projections on it (0 or 1) and the operand that it comes in by.
-
-        Of each number of projections two routes by different operands are enough: one of them is not the branch.
-        """
-        carried: dict[int, list[tuple[int, Place | None]]] = {}
+    def _carried(self, joined: _Joined) -> dict[int, tuple[int, int]]:
+        """Node to what carries it, one bit an operand or join: without a projection, and through one."""
+        carried: dict[int, tuple[int, int]] = {}
         waiting: list[int] = []
 
-        def note(number: int, projections: int, via: Place | None) -> None:
+        def note(number: int, plain: int, projected: int) -> None:
             if number not in carried:
                 heapq.heappush(waiting, -number)
-            routes = carried.setdefault(number, [])
-            same = [place for count, place in routes if count == projections]
-            if len(same) < 2 and via not in same:
-                routes.append((projections, via))
+            before = carried.get(number, (0, 0))
+            carried[number] = (before[0] | plain, before[1] | projected)
 
-        for number in joins:
-            note(number, 0, None)
-        for place, born in operands.items():
-            if not _is_subtracted(self._nodes[place.call], place.operand):
-                for number in born:
-                    note(number, 0, place)
-        within = set(joins)
+        for number in joined.joins:
+            note(number, joined.bit(number), 0)
+        for place, born in joined.operands.items():
+            for number in born:
+                note(number, joined.bit(place), 0)
+        whole = sum(map(joined.bit, joined.joins))
+        summed = sum(joined.bit(place) for place in joined.operands if _kind(self._nodes[place.call]) == "sum")
         while waiting:  # against the order of the program, so that all routes of a node are known when it is left
             number = -heapq.heappop(waiting)
             node = self._nodes[number]
-            if number in within or node.role not in ("affine", "selection", "join", "weight"):
+            if node.role not in ("affine", "selection", "join", "weight"):
                 continue
-            for projections, via in carried[number]:
-                through = projections + (node.role == "weight")
-                selected = node.role == "selection" and via is not None and _kind(self._nodes[via.call]) != "sum"
-                if through <= 1 and not selected:
-                    for source in _carrying(node):
-                        note(source, through, via)
+            plain, projected = (0, carried[number][0]) if node.role == "weight" else carried[number]
+            if number in joined.joins:  # its operands speak for themselves
+                plain, projected = plain & ~whole, projected & ~whole
+            if node.role == "selection":
+                plain, projected = plain & summed, projected & summed
+            if plain or projected:
+                for source in _carrying(node):
+                    note(source, plain, projected)
         return carried
 
-    def _fork(
-        self, place: Place, born: Born, carried: dict[int, list[tuple[int, Place | None]]]
-    ) -> tuple[int, _Cost] | None:
-        """The node that a branch parts from its shortcut at, and what the shortcut costs."""
+    def _forks(
+        self, born: Born, own: int, others: int, carried: dict[int, tuple[int, int]]
+    ) -> Iterator[tuple[int, _Cost]]:
+        """The nodes that a branch may part from its shortcuts at, the last for each, and what the shortcut costs.
+
+        Where the operand carries the node as well as the shortcut does, both come from it alike.
+        """
         above = self._ancestors(born)
+        shared = sorted((number for number in carried if above >> number & 1), reverse=True)
         for projections in (0, 1):
-            shared = [
-                number
-                for number, routes in carried.items()
-                if above >> number & 1 and any(count == projections and via != place for count, via in routes)
-            ]
-            if shared:
-                return max(shared), _Cost(projections)
-        return None
+            for number in shared:
+                here = carried[number][projections] & others
+                others &= ~here
+                carries_too = own & (carried[number][0] | carried[number][projections])
+                if here and not carries_too:
+                    yield number, _Cost(projections)
 
     def _costliest(self, origin: int, born: Born) -> _Cost:
         """The most that a route from `origin` to any node of `born` leads through."""
@@ -199,7 +246,7 @@ class _Search:
 
 
 def _kind(join: Node) -> Literal["sum", "concatenation"]:
-    return "concatenation" if join.operator.endswith("cat") else "sum"
+    return "concatenation" if join.operator.rpartition(".")[2] in ("cat", "stack") else "sum"
 
 
 def _is_subtracted(join: Node, operand: int) -> bool:

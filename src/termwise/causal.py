@@ -47,7 +47,7 @@ def without(
     removed = [place for block in chosen for place in block.places]
     program = Program(bare(model), Unit("nothing"), removed=removed)
     result = follow(program, model, x, output, forward)
-    if program.calls != found.calls:
+    if program.route != found.route:
         raise ModelError(
             "without: the model's control flow depends on its values, and goes another way when the blocks are gone; "
             "what is left cannot be told from what was removed."

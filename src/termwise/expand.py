@@ -129,7 +129,7 @@ def expand(
     located = locate(unit, model, x, output=output, forward=forward)
     program = Program(bare(model), located, constants, product, strict=strict)
     series = follow(program, model, x, output, forward)
-    if located.blocks is not None and program.calls != located.calls:
+    if located.blocks is not None and program.wiring != located.wiring:
         # The blocks were found in a program that took another way: look for them in this one.
         located = locate(located.name, model, x, output=output, forward=forward)
         program = Program(bare(model), located, constants, product, strict=strict)
@@ -152,7 +152,7 @@ def locate(
     program = Program(network, Unit("nothing"), graph=graph)
     series = follow(program, model, x, output, forward)
     blocks = find_blocks(graph, series.born) if isinstance(series, Series) else ()
-    return dataclasses.replace(resolved, blocks=blocks, calls=program.calls)
+    return dataclasses.replace(resolved, blocks=blocks, route=program.route, wiring=program.wiring)
 
 
 def follow(program: Program, model: Any, x: Any, output: Output, forward: Forward) -> Tensor:

@@ -51,6 +51,11 @@ class Node:
         """All calls that terms flow from, once each."""
         return tuple(dict.fromkeys(number for _, born in self.inputs for number in born))
 
+    @property
+    def is_view(self) -> bool:
+        """Whether the result is a view of the one operand that terms flow from."""
+        return not self.size and self.role == "affine" and len(self.inputs) == 1
+
 
 class Graph:
     """The nodes of one run, by number; only those that terms of the input reach."""

@@ -30,7 +30,7 @@ from termwise.errors import ModelError, RuleError
 from termwise.graph import Graph, Node, Role
 from termwise.memory import Memory
 from termwise.rules import Call, Entry, linearise, plain
-from termwise.rules.registry import Kind, entry_of, with_value
+from termwise.rules.registry import Kind, entry_of
 from termwise.series import INPUT, Series, carries, constant_series, frozen_series, integer_input
 from termwise.steps import Unit
 
@@ -112,6 +112,8 @@ class Program(TorchDispatchMode):
         self._removed = frozenset(removed)
         self._removed_at = {place.call for place in removed}
         self.calls = self.weights = 0
+        # What was called where, and, with the blocks' operands at stake, from which calls each got its terms.
+        self.route = self.wiring = 0
         self.unsupported: list[Unsupported] = []
         self.constants: Constants = constants
         self.product: Product = product
@@ -282,6 +284,7 @@ class Program(TorchDispatchMode):
             return entry.rule(self._call(func, args, kwargs))
         self.calls += 1
         number, where = self.calls, self._inside[-1] if self._inside else ""
+        self.route = hash((self.route, func, where))
         if number in self.unit.branches or number in self._removed_at:
             args, kwargs = self._branching(number, args, kwargs)
         call = self._call(func, args, kwargs)
@@ -289,12 +292,12 @@ class Program(TorchDispatchMode):
         self.weights += call.event == "weight"
         self._uses[str(func.overloadpacket), entry.family, call.kind].append(where)
         flops = self._account(call, out) if func.overloadpacket in flop_registry else 0
-        if self.graph is not None:
-            self._enter(self.graph, number, entry.family, call, out, where, flops)
+        if self.graph is not None or self.unit.blocks is not None:
+            self._enter(number, entry.family, call, out, where, flops)
         return pytree.tree_map_only(Series, self._step, out) if self.unit.counts(call.event) else out
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        return Call(func, args, kwargs, self.is_weight, self.product, self)
+        return Call(func, args, kwargs, self.is_weight, self.product, self, altered=bool(self._removed))
 
     def _by_rule(self, entry: Entry, call: Call, where: str) -> Any:
         """What the rule makes of a call; where none can, the clean value, and a note that the run is no good."""
@@ -323,12 +326,13 @@ class Program(TorchDispatchMode):
                 continue
             if operand in self.unit.branches.get(number, ()):
                 leaves[i] = self._step(series)
+                leaves[i].born = series.born
             if Place(number, operand) in self._removed:
                 leaves[i] = Series(torch.zeros_like(series.value), series.rows[:0], ())
         return pytree.tree_unflatten(leaves, structure)
 
-    def _enter(self, graph: Graph, number: int, family: str, call: Call, out: Any, where: str, flops: int) -> None:
-        """Enter a call into the graph, and mark what it returns as born of it."""
+    def _enter(self, number: int, family: str, call: Call, out: Any, where: str, flops: int) -> None:
+        """Enter a call into the graph, if one is wanted, and mark what it returns as born of it."""
         found = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Series) and not leaf.born]
         results = [series for series in found if series.has_input or series.is_input]
         if not results:
@@ -338,12 +342,15 @@ class Program(TorchDispatchMode):
         inputs = tuple(
             (i, s.born) for i, s in enumerate(tensors) if isinstance(s, Series) and s.born and id(s) not in gates
         )
-        size = 0 if call.is_view else sum(s.value.numel() * s.value.element_size() for s in results)
-        name = str(call.func.overloadpacket)
-        role = _role(call.event, family, len(inputs))
-        graph.add(Node(number, name, role, call.event == "nonlinearity", where, inputs, flops, size))
+        self.wiring = hash((self.wiring, self.route, inputs))
         for series in results:
             series.born = (number,)
+        if self.graph is None:
+            return
+        size = 0 if call.is_view else sum(s.value.numel() * s.value.element_size() for s in results)
+        name = str(call.func.overloadpacket)
+        role = _role(call.event, family, len(inputs), len(tensors))
+        self.graph.add(Node(number, name, role, call.event == "nonlinearity", where, inputs, flops, size))
 
     def _account(self, call: Call, out: Any) -> int:
         flops = flop_registry[call.func.overloadpacket](*plain(call.args), **plain(call.kwargs), out_val=plain(out))
@@ -385,7 +392,7 @@ class Program(TorchDispatchMode):
     def _take_apart(self, call: Call, how: Any) -> Any:
         with self:
             out = how(*call.args, **call.kwargs)
-        return with_value(out, call.clean())
+        return call.with_value(out, call.clean())
 
     def series_of(self, result: Tensor) -> Tensor:
         """The Series behind a tensor that the model returned, which may be a plain buffer that one was written into."""
@@ -421,14 +428,17 @@ class Program(TorchDispatchMode):
         return target
 
 
-def _role(event: str | None, family: str, flowing: int) -> Role:
-    """What a call does to the terms of its `flowing` operands."""
+def _role(event: str | None, family: str, flowing: int, tensors: int) -> Role:
+    """What a call does to the terms of its `flowing` operands among its `tensors`."""
     if event == "weight" or event == "mixer":
         return event
     if event == "join" and flowing > 1:
         return "join"
-    if family == "selection":
+    if family == "selection" and tensors == 1:
         return "selection"
+    # The greater of two is a nonlinearity: maximum(x, 0) is relu(x).
+    if family == "selection":
+        return "other"
     # A product of two values is no scaling.
     other = event == "nonlinearity" or family == "fallback" or (family == "product" and flowing > 1)
     return "other" if other else "affine"

@@ -37,13 +37,15 @@ class Unit:
         name: "layers", "blocks", "activations" or "modules".
         modules: the paths of the modules whose outputs are steps, for "modules".
         blocks: the residual branches, for "blocks"; None until they have been looked for in a program.
-        calls: the number of operator calls of that program: another number means another program.
+        route: a hash of the operator calls of that program and of the modules that made them.
+        wiring: the same with the calls that each got its terms from; another one means another program.
     """
 
     name: str
     modules: frozenset[str] = frozenset()
     blocks: tuple[Block, ...] | None = None
-    calls: int = 0
+    route: int = 0
+    wiring: int = 0
 
     @functools.cached_property
     def branches(self) -> Mapping[int, tuple[int, ...]]:

@@ -7,7 +7,7 @@ from termwise.rules import attention, norms, products, recurrent, selections, vi
 from termwise.rules.elementwise import frozen, gated, gating
 from termwise.rules.fallback import linearise
 from termwise.rules.linear import reducing, structural
-from termwise.rules.registry import RULES, Call, Entry, Rule, plain, register, with_value
+from termwise.rules.registry import RULES, Call, Entry, Rule, plain, register
 
 __all__ = [
     "RULES",
@@ -28,5 +28,4 @@ __all__ = [
     "selections",
     "structural",
     "vision",
-    "with_value",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from termwise.errors import RuleError
-from termwise.rules.registry import Call, differentiating, existing, plain, register, with_value
+from termwise.rules.registry import Call, differentiating, existing, plain, register
 from termwise.series import Series, broadcast_rows, carries, frozen_series
 
 
@@ -150,7 +150,7 @@ def clamp(call: Call) -> Any:
             out = torch.maximum(out, bounds["min"])
         if bounds.get("max") is not None:
             out = torch.minimum(out, bounds["max"])
-    return with_value(out, call.clean())
+    return call.with_value(out, call.clean())
 
 
 def prelu(call: Call) -> Any:
@@ -161,7 +161,7 @@ def prelu(call: Call) -> Any:
     shaped = slopes.shape if slopes.dim() == u.dim() or slopes.numel() == 1 else (-1, *(1,) * (u.dim() - 2))
     with call.replay:
         out = torch.where(plain(u) > 0, u, u * slopes.reshape(shaped))
-    return with_value(out, call.clean())
+    return call.with_value(out, call.clean())
 
 
 def copysign(call: Call) -> Any:

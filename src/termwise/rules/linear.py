@@ -201,6 +201,8 @@ def jointly(call: Call, value: Tensor, operands: list[tuple[str, int | None]]) -
     dtype = value.real.dtype if operands[0][0] == "real" else value.dtype  # torch.complex takes two real tensors
     lifted = [carrying(x, value) if isinstance(x, Series) else as_series(x.to(dtype)) for x in given]
     parts = merge_parts(s.parts for s in lifted)
+    if call.func._schema.name.split("::")[1] in _ADDING:
+        call.event = "join"
     stacks = [align_rows(s.rows, s.parts, parts).to(dtype) for s in lifted]
 
     def apply(*rows: Tensor) -> Tensor:
@@ -260,6 +262,9 @@ _JOINT = {
     "put": ("self", "source"),
     "complex": ("real", "imag"),
 }
+
+# Those that add or concatenate; the others choose, place by place, which operand is read or is written over.
+_ADDING = {"cat", "stack", "scatter_add", "index_add"}
 
 
 def _operands(call: Call) -> list[tuple[str, int | None]]:

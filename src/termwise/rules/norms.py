@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from termwise.rules.registry import Call, as_series, existing, plain, register, with_value
+from termwise.rules.registry import Call, as_series, existing, plain, register
 from termwise.series import CONSTANT, Series, frozen_series
 
 
@@ -145,7 +145,7 @@ def _adapted(call: Call, *, channel_affine: bool) -> Any:
             if bare.get(name, 0) is None and call.argument(name) is not None:
                 shaped = _shaped(call.argument(name), clean[0], channel_affine)
                 out = out * shaped if name == "weight" else out + shaped
-    return with_value((out, *(frozen_series(plain(s)) for s in saved)), clean)
+    return call.with_value((out, *(frozen_series(plain(s)) for s in saved)), clean)
 
 
 def variance_and_mean(call: Call) -> Any:

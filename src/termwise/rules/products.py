@@ -22,17 +22,7 @@ from torch import Tensor
 from termwise.rules.elementwise import frozen
 from termwise.rules.fallback import linearise, push
 from termwise.rules.linear import jointly
-from termwise.rules.registry import (
-    Call,
-    apply_to_rows,
-    as_series,
-    each_row,
-    existing,
-    loop_rows,
-    plain,
-    register,
-    with_value,
-)
+from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, loop_rows, plain, register
 from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
@@ -206,7 +196,7 @@ def _folded(call: Call, series: Series, value: Tensor) -> Any:
             out = products[-1].reshape(value.shape)
         else:
             out = torch.stack(products, dim)
-    return with_value(out, value)
+    return call.with_value(out, value)
 
 
 # addmm and its kin: beta * input + alpha * (a @ b).
@@ -229,7 +219,7 @@ def add_matmul(call: Call) -> Any:
         with call.replay:
             product = bare(left, right)
             product = product if alpha == 1 else product * alpha
-            return with_value(product + (bias if beta == 1 else bias * beta), value)
+            return call.with_value(product + (bias if beta == 1 else bias * beta), value)
     times: Bilinear = bare if alpha == 1 else (lambda a, b: alpha * bare(a, b))
     product = multiply(call, left, right, times, value)
     _mark(call, left, right)
@@ -322,7 +312,7 @@ def convolution(call: Call) -> Any:
 def _computed_bias(call: Call, bare: Callable[[], Any], bias: Series, spatial: int = 0) -> Any:
     """A bias that is computed is no part of the step: it joins as any other summand."""
     with call.replay:
-        return with_value(bare() + bias.reshape(-1, *(1,) * spatial), call.clean())
+        return call.with_value(bare() + bias.reshape(-1, *(1,) * spatial), call.clean())
 
 
 def _fold(rows: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
@@ -338,7 +328,7 @@ def lerp(call: Call) -> Any:
     start, end, weight = call.args
     with call.replay:
         out = start + weight * (end - start)
-    return with_value(out, call.clean())
+    return call.with_value(out, call.clean())
 
 
 def addcmul(call: Call) -> Any:
@@ -346,7 +336,7 @@ def addcmul(call: Call) -> Any:
     start, a, b = call.args
     with call.replay:
         out = start + (a * b) * call.argument("value", 1)
-    return with_value(out, call.clean())
+    return call.with_value(out, call.clean())
 
 
 def addcdiv(call: Call) -> Any:
@@ -354,14 +344,14 @@ def addcdiv(call: Call) -> Any:
     start, a, b = call.args
     with call.replay:
         out = start + (a / b) * call.argument("value", 1)
-    return with_value(out, call.clean())
+    return call.with_value(out, call.clean())
 
 
 def ldexp(call: Call) -> Any:
     """x * 2 ** n, as the product that it is."""
     with call.replay:
         out = call.args[0] * torch.pow(2.0, call.args[1])
-    return with_value(out, call.clean())
+    return call.with_value(out, call.clean())
 
 
 def polar(call: Call) -> Any:
@@ -369,7 +359,7 @@ def polar(call: Call) -> Any:
     radius, angle = call.args
     with call.replay:
         out = torch.complex(radius * torch.cos(angle), radius * torch.sin(angle))
-    return with_value(out, call.clean())
+    return call.with_value(out, call.clean())
 
 
 # The right-hand side of each solver of linear systems, by name in its schema.

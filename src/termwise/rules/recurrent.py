@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from termwise.errors import RuleError
-from termwise.rules.registry import Call, existing, register, with_value
+from termwise.rules.registry import Call, existing, register
 
 _LSTM = 2  # the mode's number in ATen's enumeration (relu, tanh, lstm, gru)
 
@@ -44,7 +44,7 @@ def lstm_layer(call: Call) -> Any:
         stacked = torch.stack(hidden[::-1] if reverse else hidden, 0)
         h, c = h.reshape(last_h.shape), c.reshape(last_c.shape)
     # The clean values are the fused operator's own; they differ from the loop's by rounding alone.
-    return with_value((stacked, h, c, workspace), (output, last_h, last_c, workspace))
+    return call.with_value((stacked, h, c, workspace), (output, last_h, last_c, workspace))
 
 
 def whole(call: Call) -> Any:

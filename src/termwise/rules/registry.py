@@ -45,6 +45,7 @@ class Call:
         event: what the call is to a unit of depth: a product by a weight, a nonlinearity, a mixing of positions without
             a weight, or a sum or concatenation of several values.
         replay: context in which operators go to their rules again; for rules that take an operator apart.
+        altered: whether pieces of the program are removed: what is taken apart then has the value of its pieces.
         gates: the operands that a rule froze: no path leads through them.
     """
 
@@ -54,6 +55,7 @@ class Call:
     is_weight: Callable[[Tensor], bool]
     product: Literal["half", "cauchy"]
     replay: AbstractContextManager[Any]
+    altered: bool = False
     kind: Kind = "exact"
     event: Event | None = None
     gates: list[Series] = dataclasses.field(default_factory=list)
@@ -80,6 +82,10 @@ class Call:
                     return self.args[position]
                 return declared.default_value if declared.has_default_value() else default
         return default
+
+    def with_value(self, out: Any, clean: Any) -> Any:
+        """The parts that rules gave to the pieces of this operator, with the clean value of the operator itself."""
+        return out if self.altered else _with_value(out, clean)
 
     @property
     def is_view(self) -> bool:
@@ -199,8 +205,7 @@ def loop_rows(linear: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
     return torch.stack([linear(*rows) for rows in zip(*stacks, strict=True)])
 
 
-def with_value(out: Any, clean: Any) -> Any:
-    """The parts that rules gave to the pieces of an operator, with the clean value of the operator itself."""
+def _with_value(out: Any, clean: Any) -> Any:
     if isinstance(out, Series):
         whole = Series(clean, out.rows.to(clean.dtype), out.parts, out.paths, gate=out.gate)
         whole.born = out.born
@@ -208,7 +213,7 @@ def with_value(out: Any, clean: Any) -> Any:
     if isinstance(out, (tuple, list)):
         # A decomposition may return a named tuple of its own: the operator's own structure holds.
         build = getattr(type(clean), "_make", type(clean))  # a named tuple is not built from a list
-        return build([with_value(o, c) for o, c in zip(out, clean, strict=True)])
+        return build([_with_value(o, c) for o, c in zip(out, clean, strict=True)])
     return out
 
 
