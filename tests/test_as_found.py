@@ -173,3 +173,53 @@ def test_a_buffer_that_the_model_writes_is_put_back() -> None:
     model: Any = Written(lambda m, x: (m.calls.add_(1), x * 2)[1], calls=torch.zeros(()))
     expand(model, torch.randn(2, 4, dtype=DOUBLE))
     assert model.calls == 0
+
+
+# A forward that writes into the model's own parameters.
+
+
+class Clipping(nn.Module):
+    """Keeps its weights in bounds, as a Wasserstein critic does, and counts in a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4, dtype=torch.float64)
+        self.count = nn.Parameter(torch.zeros(1, dtype=torch.float64), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer.weight.data.clamp_(-0.1, 0.1)
+        self.count += 1
+        self.layer.bias.data[:2] = 0.25
+        self.count.copy_(x.mean())
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_parameters_that_the_forward_writes_are_put_back(fails: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Clipping(), torch.randn(3, 4, dtype=torch.float64)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    network = nn.Sequential(model, nn.Linear(5, 5, dtype=torch.float64)) if fails else model
+    if fails:
+        with pytest.raises(RuntimeError, match="shapes"):
+            expand(network, x)
+    else:
+        found = expand(network, x)
+        weight, bias = before["layer.weight"].clamp(-0.1, 0.1), before["layer.bias"].clone()
+        bias[:2] = 0.25
+        assert torch.allclose(found.terms[1], x @ weight.T, atol=1e-12)
+        assert torch.allclose(found.constant, bias.expand(3, 4), atol=1e-12)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_an_embedding_with_a_largest_norm_is_left_as_found() -> None:
+    torch.manual_seed(0)
+    look_up, layer = nn.Embedding(7, 4, max_norm=0.5).double(), nn.Linear(4, 3).double()
+    tokens = torch.tensor([[1, 3], [6, 3]])
+    table = look_up.weight.detach().clone()
+    found = expand(nn.Sequential(look_up, layer), tokens)
+    rows = table[tokens]
+    rows = rows * (0.5 / rows.norm(dim=-1, keepdim=True)).clamp(max=1)
+    assert torch.allclose(found.terms[1], (rows @ layer.weight.T).detach(), atol=1e-6)
+    assert torch.equal(look_up.weight, table)

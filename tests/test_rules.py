@@ -383,6 +383,33 @@ def test_parts_take_the_type_of_the_value() -> None:
     assert oracles.disagreement(found.terms[1], (x @ single.weight.t()).double() @ w) < 1e-7
 
 
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda g: g / g.sum(-1, keepdim=True),
+        lambda g: g * g.sum(-1, keepdim=True).reciprocal(),
+        lambda g: g / 2,
+        lambda g: g.topk(4).values,
+        lambda g: g.gather(1, g.argsort(1)),
+        lambda g: g.sort(1).values,
+    ],
+    ids=["normalised", "normalised-by-product", "halved", "top", "gathered", "sorted"],
+)
+def test_a_gate_that_is_normalised_or_chosen_is_one(op: Callable[[Tensor], Tensor]) -> None:
+    """The scores of a router, before they weigh its experts."""
+    test_rule(
+        Case(
+            "router",
+            lambda u, v: op(torch.sigmoid(u)) * v,
+            lambda u, v: scaled(v, op(torch.sigmoid(u.value))),
+            "mul",
+            "frozen",
+            ((3, 4), (3, 4)),
+            counted=False,
+        )
+    )
+
+
 def test_rules_are_registered_once() -> None:
     with pytest.raises(RuleError, match="has a rule already, of the family 'gate'"):
         rules.register("gate", rules.gated, [aten.relu])

@@ -1,17 +1,20 @@
-"""Plain tensors that a Series is written into.
+"""Plain tensors that a program writes into.
 
 A program may make a buffer and fill it (`out = torch.zeros(...); out[t] = h`).  The buffer is a plain tensor and stays
 one, but its memory now holds values computed from the input; whatever reads that memory later, through whichever
 tensor, must get their parts.  So the parts are kept here by memory, flat, and handed out as views.
+
+It may write into the model's own parameters, too; these get back what they held.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from termwise.errors import RuleError
 from termwise.series import (
@@ -120,6 +123,49 @@ class Memory:
         if isinstance(tensor, Series) or tensor.layout is not torch.strided:
             return None
         return self._blocks.get(tensor.untyped_storage().data_ptr())
+
+
+def physical(tensor: Tensor) -> Tensor:
+    """The tensor of all members that vmap shows one of."""
+    functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
+class Parameters:
+    """The parameters of a model, and what those that the program writes into held before."""
+
+    def __init__(self) -> None:
+        self._met: set[int] = set()
+        self._owners: dict[int, Tensor] = {}  # by the address of their memory
+        self._before: dict[int, Tensor] = {}
+
+    def meet(self, module: nn.Module) -> None:
+        """Note where the parameters of a module, and of all inside it, are in memory."""
+        if id(module) in self._met:
+            return
+        self._met |= {id(inner) for inner in module.modules()}
+        for parameter in module.parameters():
+            if parameter.layout is torch.strided and not parameter.is_meta:
+                self._owners[_address(parameter)] = parameter
+
+    def spare(self, written: Iterable[object]) -> None:
+        """Keep what is about to be written, where it is a parameter's."""
+        for tensor in written:
+            if isinstance(tensor, Tensor) and not isinstance(tensor, Series) and tensor.layout is torch.strided:
+                owner = self._owners.get(address := _address(tensor))
+                if owner is not None and address not in self._before:
+                    self._before[address] = owner.detach().clone()
+
+    def put_back(self) -> None:
+        """Every parameter as it was: the model is left as found."""
+        for address, content in self._before.items():
+            self._owners[address].detach().copy_(content)
+
+
+def _address(tensor: Tensor) -> int:
+    return physical(tensor).untyped_storage().data_ptr()
 
 
 def _place(tensor: Tensor) -> Place:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from termwise.blocks import Place
 from termwise.errors import ModelError, RuleError
 from termwise.graph import Graph, Node, Role
-from termwise.memory import Memory
+from termwise.memory import Memory, Parameters, physical
 from termwise.rules import Call, Entry, linearise, plain
 from termwise.rules.registry import Kind, entry_of
 from termwise.series import INPUT, Series, carries, constant_series, frozen_series, integer_input
@@ -73,6 +74,9 @@ class Unsupported:
 
 
 _FALLBACK = Entry("fallback", linearise)
+
+# The tokens tell which rows of a table are shortened to its largest norm; they are constants all the same.
+_CONSTANT_WRITES = {torch.ops.aten.embedding_renorm_.default}
 
 # Ways to write the look-up in a table of numbers, other than the embedding itself.
 _LOOK_UPS = {torch.ops.aten.index, torch.ops.aten.index_select, torch.ops.aten.gather, torch.ops.aten.take}
@@ -124,6 +128,7 @@ class Program(TorchDispatchMode):
         self._uses: dict[tuple[str, str, Kind], list[str]] = collections.defaultdict(list)
         self._memory = Memory()
         self._stepped: set[str] = set()
+        self._parameters_as_found = Parameters()
         self.flops = self._ideal_flops = 0
         self._run = object()
         self.coarsest: torch.dtype | None = None
@@ -148,6 +153,7 @@ class Program(TorchDispatchMode):
     def running(self) -> Iterator[Program]:
         """Active, and told which module is being run."""
         with contextlib.ExitStack() as stack:
+            stack.callback(self._parameters_as_found.put_back)
             stack.callback(register_module_forward_pre_hook(self._enter_module).remove)
             stack.callback(register_module_forward_hook(self._leave_module, always_call=True).remove)
             stack.enter_context(self)
@@ -156,7 +162,8 @@ class Program(TorchDispatchMode):
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         for tensor in module._parameters.values():
             if tensor is not None and not isinstance(tensor, (nn.Parameter, Series)):
-                self._mark(_physical(tensor))  # functional_call puts plain tensors in the place of parameters
+                self._mark(physical(tensor))  # functional_call puts plain tensors in the place of parameters
+        self._parameters_as_found.meet(module)
         if id(module) in self._names:
             self._inside.append(self._names[id(module)])
 
@@ -175,9 +182,7 @@ class Program(TorchDispatchMode):
         moved = self._step(series)
         if self.graph is not None and series.has_input:
             self.calls += 1
-            role: Role = "affine"
-            node = Node(self.calls, "module", role, False, name, ((0, series.born),), module_step=True)
-            self.graph.add(node)
+            self.graph.add(Node(self.calls, "module", "affine", False, name, ((0, series.born),), module_step=True))
             moved.born = (self.calls,)
         return moved
 
@@ -237,6 +242,8 @@ class Program(TorchDispatchMode):
         if self._memory:
             args, keywords = pytree.tree_map_only(Tensor, self._memory.lift, (args, keywords))
         leaves = pytree.tree_leaves((args, keywords))
+        if _writes(func):
+            self._parameters_as_found.spare(_written(func, args, keywords))
         if not any(isinstance(leaf, Series) for leaf in leaves):
             out = func(*args, **keywords)
             if any(isinstance(leaf, Tensor) and self.is_weight(leaf) for leaf in leaves):
@@ -249,6 +256,9 @@ class Program(TorchDispatchMode):
                 "transformers: attn_implementation='sdpa')."
             )
         self._refuse_strangers(leaves)
+        if func in _CONSTANT_WRITES:
+            func(*plain(args), **plain(keywords))
+            return args[0]
         if _writes(func):
             return self.own(self._in_place(func, args, keywords))
         return self.own(self._apply(func, args, keywords))
@@ -449,22 +459,24 @@ def _some(modules: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _physical(tensor: Tensor) -> Tensor:
-    """The tensor of all members that vmap shows one of."""
-    functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = functorch.get_unwrapped(tensor)
-    return tensor
-
-
 def _eps(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps
 
 
+@functools.cache
 def _writes(func: Any) -> bool:
     """Whether an operator writes into its first argument or an out= argument (others write into scratch space)."""
+    if isinstance(func, torch._ops.HigherOrderOperator):
+        return False
     written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     return bool(written) and (written[0].name == func._schema.arguments[0].name or any(a.is_out for a in written))
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The arguments that an operator writes into, flat."""
+    given = [args[i] if i < len(args) else kwargs.get(a.name) for i, a in enumerate(func._schema.arguments)]
+    written = [a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments]
+    return pytree.tree_leaves([x for x, writes in zip(given, written, strict=True) if writes])
 
 
 def _functional(func: Any) -> Any:

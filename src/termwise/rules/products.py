@@ -124,20 +124,13 @@ def mul(call: Call) -> Any:
 
 
 def div(call: Call) -> Any:
-    """Division: the divisor is frozen; with rounding the quotient is frozen too."""
+    """Division: the divisor is frozen, and a gate divided is a gate still; with rounding the quotient is frozen too."""
     left, right = call.args[0], call.args[1]
     value = call.clean()
     if call.argument("rounding_mode") is not None or not isinstance(left, Series) or not carries(left):
         call.kind = "frozen"
         return frozen_series(value)
-    if isinstance(right, Series):
-        right = call.freeze(right)
-        gate = False
-    else:
-        gate = left.gate
-    out = multiply(call, left, right, torch.div, value)
-    out.gate = gate
-    return out
+    return multiply(call, left, call.freeze(right), torch.div, value)
 
 
 def matmul(call: Call) -> Any:

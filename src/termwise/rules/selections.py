@@ -40,7 +40,7 @@ def along_dim(call: Call) -> Any:
     if not carries(value):
         return type(out)((frozen_series(value), frozen_series(index)))
     if not series.dim():  # one number: it is the one chosen
-        return type(out)((series.mapped(lambda rows: rows, value), frozen_series(index)))
+        return type(out)((series.mapped(lambda rows: rows, value, gate=series.gate), frozen_series(index)))
     dim = call.argument("dim", -1) % series.dim()
     dropped = index.dim() < series.dim()
 
@@ -49,7 +49,7 @@ def along_dim(call: Call) -> Any:
         picked = rows.gather(dim + 1, at.expand(rows.shape[0], *at.shape))
         return picked.squeeze(dim + 1) if dropped else picked
 
-    return type(out)((series.mapped(chosen, value), frozen_series(index)))
+    return type(out)((series.mapped(chosen, value, gate=series.gate), frozen_series(index)))
 
 
 def extreme(call: Call) -> Any:
