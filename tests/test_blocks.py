@@ -265,6 +265,18 @@ def test_parallel_branches_in_any_bracketing() -> None:
             assert oracles.disagreement(other.terms[depth], one.terms[depth]) < 1e-12
 
 
+def test_the_states_of_a_recurrence_are_laid_side_by_side() -> None:
+    """h_t = tanh(W x_t + U h_{t-1}): the branch is U h_{t-1}; that the states are stacked at last is no other."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        states = [torch.tanh(m.f(x[0]))]
+        for row in x[1:]:
+            states.append(torch.tanh(m.f(row) + m.g(states[-1])))
+        return torch.stack(states)
+
+    assert paths_of(made_of(run), X) == {0: 3, 1: 2, 2: 1}
+
+
 # Programs whose way depends on the data.
 
 

@@ -1,7 +1,8 @@
 """Residual blocks, found from the data flow of a program and not from the names of its classes.
 
-A *join* adds or concatenates values.  One of its operands is a *branch*, and counts as one step of depth, when another
-operand brings along what the branch was computed from.  In detail:
+A *join* adds or concatenates values; a stack of values is one if it is summed up at once.  One of its operands is a
+*branch*, and counts as one step of depth, when another operand brings along what the branch was computed from.  In
+detail:
 
   - Joins that feed joins directly are one: x + (f + g) and (x + f) + g have the operands x, f and g.
   - A node is *carried* to a join when a route leads from it to another operand through structural operators, norms,
@@ -58,6 +59,9 @@ class Block:
     weights: int
 
 
+_SUMS = ("aten.sum", "aten.mean")
+
+
 class _Cost(NamedTuple):
     """What a route leads through; compared by weights first."""
 
@@ -72,10 +76,11 @@ def find_blocks(graph: Graph, output: Born) -> tuple[Block, ...]:
     """The residual branches that reach `output`, in the order in which they join."""
     nodes = graph.upstream(output)
     search = _Search(nodes)
-    fed = {born[0] for node in nodes if node.role == "join" for _, born in node.inputs if search.is_join(born)}
+    joins = [node for node in nodes if search.is_join((node.number,))]
+    fed = {born[0] for node in joins for _, born in node.inputs if search.is_join(born)}
     found: dict[Born, Block] = {}
-    for node in nodes:
-        if node.role == "join" and node.number not in fed:
+    for node in joins:
+        if node.number not in fed:
             for born, block in search.branches(node):
                 whole = search.viewed(born)
                 known = found.setdefault(whole, block)
@@ -122,6 +127,13 @@ class _Search:
 
     def __init__(self, nodes: list[Node]) -> None:
         self._nodes = {node.number: node for node in nodes}
+        joins = {node.number: node for node in nodes if node.role == "join"}
+        # A stack that is only summed up is a sum; others lay values side by side, such as the states of a recurrence.
+        summed, read = (
+            {number for node in nodes if (node.operator in _SUMS) is sums for number in node.born}
+            for sums in (True, False)
+        )
+        self._joins = {n for n, node in joins.items() if node.operator != "aten.stack" or n in summed - read}
         # The ancestors of each node and itself, one bit a node.
         self._above: dict[int, int] = {}
         for node in nodes:
@@ -134,7 +146,7 @@ class _Search:
         return bits
 
     def is_join(self, born: Born) -> bool:
-        return len(born) == 1 and self._nodes[born[0]].role == "join"
+        return len(born) == 1 and born[0] in self._joins
 
     def viewed(self, born: Born) -> Born:
         """What a value is a view of: a branch that is handed on in slices is one."""
@@ -246,7 +258,7 @@ class _Search:
 
 
 def _kind(join: Node) -> Literal["sum", "concatenation"]:
-    return "concatenation" if join.operator.rpartition(".")[2] in ("cat", "stack") else "sum"
+    return "concatenation" if join.operator.rpartition(".")[2] == "cat" else "sum"
 
 
 def _is_subtracted(join: Node, operand: int) -> bool:
