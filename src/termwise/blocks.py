@@ -9,12 +9,12 @@ detail:
     scalings, joins, and at most one product by a weight (a lone projection).  No nonlinearity is on such a route, a
     selection (max-pooling) only to a sum, and what is subtracted is carried only to what is subtracted with it:
     f(x) - x takes the input away, and g - (x + f(x)) takes away a residual sum.
-  - Each other operand is asked for the last node that the branch comes from and that it carries without a projection,
-    or else for the last that it carries with one.  One of these must do: the branch leads from it to the join through
-    more weights than the carrying route does, or through as many and a token mixer (an attention pattern, a pooling).
-    So two slices of f(x) beside x are branches, although each carries what the other comes from.
-  - An operand that carries that node itself, through no more projections than the other, is no branch: of
-    (x + f(x)) / 2 + (x + g(x)) / 2 only f and g are, as if the factors stood before each summand.
+  - What the operand carries itself, through no more projections than another, is no mark of a branch: of
+    (x + f(x)) / 2 + (x + g(x)) / 2 only f and g are, as if the factors stood before each summand; and two slices of
+    f(x) beside x are, although each carries what the other comes from.
+  - Of the last other node that the branch comes from and that is carried without a projection, or else of the last
+    that is carried with one: the branch leads from it to the join through more weights than the carrying route does,
+    or through as many and a token mixer (an attention pattern, a pooling).
 
 No nonlinearity is asked of a branch, and a branch that is element-wise throughout (the 0.044 x^3 of a written-out GELU)
 is none.  What is frozen is no route: a gate computed from x by a weight makes x * gate neither branch nor shortcut.
@@ -159,11 +159,13 @@ class _Search:
         joined = self._flattened(root)
         carried = self._carried(joined)
         for place, born in joined.operands.items():
-            for origin, carrying in self._forks(born, joined.bit(place), joined.others(place), carried):
-                cost = self._costliest(origin, born)
-                if cost > carrying:
-                    yield born, self._block(place, origin, born, cost)
-                    break
+            fork = self._fork(born, joined.bit(place), joined.others(place), carried)
+            if fork is None:
+                continue
+            origin, carrying = fork
+            cost = self._costliest(origin, born)
+            if cost > carrying:
+                yield born, self._block(place, origin, born, cost)
 
     def _flattened(self, root: Node) -> _Joined:
         joined = _Joined({root.number: True}, {}, {})
@@ -212,22 +214,23 @@ class _Search:
                     note(source, plain, projected)
         return carried
 
-    def _forks(
-        self, born: Born, own: int, others: int, carried: dict[int, tuple[int, int]]
-    ) -> Iterator[tuple[int, _Cost]]:
-        """The nodes that a branch may part from its shortcuts at, the last for each, and what the shortcut costs.
+    def _fork(self, born: Born, own: int, others: int, carried: dict[int, tuple[int, int]]) -> tuple[int, _Cost] | None:
+        """The node that a branch parts from its shortcut at, and what the shortcut costs.
 
-        Where the operand carries the node as well as the shortcut does, both come from it alike.
+        Where the operand carries a node as well as the shortcut does, both come from it alike.
         """
         above = self._ancestors(born)
-        shared = sorted((number for number in carried if above >> number & 1), reverse=True)
+        shared = [number for number in carried if above >> number & 1]
         for projections in (0, 1):
-            for number in shared:
-                here = carried[number][projections] & others
-                others &= ~here
-                carries_too = own & (carried[number][0] | carried[number][projections])
-                if here and not carries_too:
-                    yield number, _Cost(projections)
+            forks = [
+                number
+                for number in shared
+                if carried[number][projections] & others
+                and not own & (carried[number][0] | carried[number][projections])
+            ]
+            if forks:
+                return max(forks), _Cost(projections)
+        return None
 
     def _costliest(self, origin: int, born: Born) -> _Cost:
         """The most that a route from `origin` to any node of `born` leads through."""
