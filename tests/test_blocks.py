@@ -161,6 +161,7 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
     "widened": (widened, {0: 1, 1: 2}),
     "in-parts": (in_parts, {0: 1, 1: 2}),
     "twice-scaled": (lambda m, x: x + 0.5 * (y := m.p(x)) + 0.25 * y, {0: 1, 1: 2}),
+    "twice-past-a-copy": (lambda m, x: (x + (y := m.p(x))).clone() + y, {0: 1, 1: 2}),
     "parallel": (lambda m, x: x + m.p(x) + m.q(x), {0: 1, 1: 2}),
     "two-projections": (lambda m, x: m.f(x) + m.g(x), {0: 2}),
     "two-branches-alone": (lambda m, x: m.p(x) + m.q(x), {0: 2}),
