@@ -1,5 +1,6 @@
 """Residual branches, found from the data flow: which there are, what paths they give, and what is left without one."""
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -76,6 +77,16 @@ def written_gelu(m: Any, x: Tensor) -> Tensor:
     return v * (1 + torch.tanh(0.7978845608 * (v + 0.044715 * v**3)))
 
 
+def cubed(m: Any, x: Tensor) -> Tensor:
+    v = x + m.p(x)
+    return v + 0.044715 * v**3
+
+
+def cubed_otherwise(m: Any, x: Tensor) -> Tensor:
+    y = m.p(x)
+    return x + (y + 0.044715 * (x + y) ** 3)
+
+
 def pre_activated(m: Any, x: Tensor) -> Tensor:
     active = torch.relu(x)
     return m.f(active) + m.p(active)
@@ -150,12 +161,15 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
     "widened": (widened, {0: 1, 1: 2}),
     "in-parts": (in_parts, {0: 1, 1: 2}),
     "twice-scaled": (lambda m, x: x + 0.5 * (y := m.p(x)) + 0.25 * y, {0: 1, 1: 2}),
+    "twice-past-a-copy": (lambda m, x: (x + (y := m.p(x))).clone() + y, {0: 1, 1: 2}),
     "parallel": (lambda m, x: x + m.p(x) + m.q(x), {0: 1, 1: 2}),
     "two-projections": (lambda m, x: m.f(x) + m.g(x), {0: 2}),
     "two-branches-alone": (lambda m, x: m.p(x) + m.q(x), {0: 2}),
     "nested": (lambda m, x: x + m.f(torch.tanh(x + m.p(x))), {0: 1, 1: 1, 2: 1}),
     "elementwise": (lambda m, x: x + 0.044 * x**3, {0: 2}),
     "elementwise-on-the-stream": (written_gelu, {0: 1, 1: 1}),
+    "elementwise-beside-a-sum": (cubed, {0: 2, 1: 2}),
+    "elementwise-in-a-sum": (cubed_otherwise, {0: 2, 1: 2}),
     "concatenated": (lambda m, x: m.f(torch.cat([x, m.p(x)])[2:5]), {0: 1, 1: 1}),
     "pooled-and-concatenated": (
         lambda m, x: torch.cat([F.max_pool1d(x, 2), m.p(x)[:, :2]]),
@@ -265,6 +279,18 @@ def test_parallel_branches_in_any_bracketing() -> None:
             assert oracles.disagreement(other.terms[depth], one.terms[depth]) < 1e-12
 
 
+def test_the_states_of_a_recurrence_are_laid_side_by_side() -> None:
+    """h_t = tanh(W x_t + U h_{t-1}): the branch is U h_{t-1}; that the states are stacked at last is no other."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        states = [torch.tanh(m.f(x[0]))]
+        for row in x[1:]:
+            states.append(torch.tanh(m.f(row) + m.g(states[-1])))
+        return torch.stack(states)
+
+    assert paths_of(made_of(run), X) == {0: 3, 1: 2, 2: 1}
+
+
 # Programs whose way depends on the data.
 
 
@@ -342,6 +368,27 @@ TIMM = {
     "poolformer_s12": (64, 2 * 12),
     "mixer_s32_224": (224, 2 * 8),
     "inception_v3": (128, 0),
+    "regnety_002": (64, 1 + 1 + 4 + 7),
+    # Inverted residuals have a shortcut from the second of each stage on.
+    "mobilenetv2_050": (64, 0 + 1 + 2 + 3 + 2 + 2 + 0),
+    "efficientnet_b0": (64, 0 + 1 + 1 + 2 + 2 + 3 + 0),
+    # Where the image keeps its size, the first channels get the shortcut.
+    "rexnet_100": (64, 11),
+    "lcnet_035": (64, 0),
+    "nf_resnet26": (64, 2 * 4),
+    "darknet53": (64, 1 + 2 + 8 + 8 + 4),
+    # Two convolutions beside the identity, which the first block of a stage lacks.
+    "repvgg_a0": (64, 2 * (1 + 3 + 13 + 0)),
+    # Four aggregations of the input with a chain of three.
+    "ese_vovnet19b_dw": (64, 4 * 3),
+    # Inverted residuals with a shortcut, concatenations of the input with its transformer, and the transformers.
+    "mobilevit_xxs": (64, 3 + 3 + 2 * (2 + 4 + 3)),
+    "levit_128s": (224, 2 * (2 + 3 + 4) + 2),
+    "efficientformer_l1": (224, 2 * (3 + 2 + 6 + 4)),
+    # Position encodings by convolution are residual, and the class token passes by them.
+    "coat_lite_tiny": (224, 3 * (2 + 2 + 2 + 2)),
+    "xcit_nano_12_p16_224": (224, 3 * 12 + 2 * 2),
+    "resmlp_12_224": (224, 2 * 12),
 }
 
 
@@ -382,10 +429,10 @@ def language_models() -> dict[str, tuple[Callable[[], Any], dict[str, Any], int]
         # Two for each layer of the encoder, three for each of the decoder.
         "t5": (
             lambda: hf.T5ForConditionalGeneration(
-                hf.T5Config(vocab_size=9, d_model=16, d_kv=8, d_ff=32, num_layers=3, num_decoder_layers=2, num_heads=2)
+                hf.T5Config(vocab_size=9, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_decoder_layers=2, num_heads=2)
             ),
             two,
-            2 * 3 + 3 * 2,
+            2 * 1 + 3 * 2,
         ),
     }
 
@@ -399,6 +446,53 @@ def test_number_of_blocks_of_a_language_model(name: str) -> None:
     assert found.closure < 5e-6
     if name == "parallel":
         assert dict(found.paths) == {0: 1, 1: 6, 2: 12, 3: 8}  # (1 + 2 eps)^3
+
+
+# Of three layers each; the model's class, what it needs beside the sizes that all have, its blocks.
+FURTHER: dict[str, tuple[str, dict[str, Any], int]] = {
+    "gpt-neox": ("GPTNeoXForCausalLM", {"use_parallel_residual": False}, 6),
+    "gpt-neox-parallel": ("GPTNeoXForCausalLM", {"use_parallel_residual": True}, 6),
+    "falcon": ("FalconForCausalLM", {"parallel_attn": False}, 6),
+    "phi": ("PhiForCausalLM", {}, 6),
+    "gemma2": ("Gemma2ForCausalLM", {"num_key_value_heads": 1, "head_dim": 8}, 6),
+    "opt-post-norm": (
+        "OPTForCausalLM",
+        {"ffn_dim": 32, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
+        6,
+    ),
+    "albert": ("AlbertForSequenceClassification", {"embedding_size": 8}, 6),
+    "fnet": ("FNetForSequenceClassification", {}, 6),
+    "xlnet": ("XLNetForSequenceClassification", {"d_model": 16, "n_layer": 3, "n_head": 2, "d_inner": 32}, 6),
+    # A convolution beside the first layer.
+    "deberta-v2": ("DebertaV2ForSequenceClassification", {"conv_kernel_size": 3}, 7),
+    # Two for each layer of the encoder, three for each of the decoder.
+    "bart": ("BartForConditionalGeneration", {"d_model": 16, "decoder_layers": 2}, 2 * 3 + 3 * 2),
+    # The position encoding is a convolution.
+    "wav2vec2": ("Wav2Vec2ForSequenceClassification", {"conv_dim": (8, 8), "conv_stride": (5, 2)}, 1 + 6),
+}
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_number_of_blocks_of_a_transformer(name: str) -> None:
+    hf: Any = pytest.importorskip("transformers")
+    kind, options, count = FURTHER[name]
+    sizes: dict[str, Any] = {
+        "vocab_size": 16,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "pad_token_id": 0,
+    }
+    if name == "bart":
+        sizes |= {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("attention_heads", "ffn_dim")}
+    if name == "wav2vec2":
+        sizes |= {"conv_kernel": (10, 3), "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    model = getattr(hf, kind)(getattr(hf, kind).config_class(**{**sizes, **options}))
+    x = {"input_values": torch.randn(1, 200)} if name == "wav2vec2" else {"input_ids": torch.arange(1, 9)[None]}
+    if name == "bart":
+        x["decoder_input_ids"] = x["input_ids"].flip(1)
+    assert len(blocks_of(model, x)) == count
 
 
 def test_blocks_have_the_names_of_their_modules() -> None:
@@ -417,8 +511,8 @@ def test_a_feature_that_is_handed_on_is_one_block() -> None:
 
     found = blocks_of(made_of(run), X)
     assert len(found) == 3
-    assert {block.join for block in found} == {"concatenation"}
-    assert max(len(block.places) for block in found) == 3
+    # In each layer's concatenation from the next on, in the last one, and in the sum of the layer right after it.
+    assert [len(block.places) for block in found] == [4, 3, 1]
 
 
 @pytest.mark.parametrize("sliced", [lambda y: (y[:, :2], y[:, 2:]), lambda y: y.chunk(2, dim=1)])
@@ -517,9 +611,9 @@ def lesioned() -> dict[str, tuple[Callable[[], Any], Any, Callable[[Any, int], n
         "resnet-projection": (lambda: nets.resnet(14, width=4, shortcut="projection"), images(8), bare_resnet),
         "densenet": (lambda: nets.densenet(10, 4), images(8), bare_densenet),
         "timm-resnet": (of_timm("resnet10t"), images(32), bare_timm_stages),
-        "timm-seresnet": (of_timm("seresnet18"), images(32), bare_timm_stages),
+        "timm-seresnet": (of_timm("seresnet18", channels=(8, 8, 16, 16)), images(32), bare_timm_stages),
         "timm-preact": (of_timm("resnetv2_50", layers=(1, 2, 1, 1), channels=(8, 16, 16, 16)), images(32), bare_preact),
-        "timm-sknet": (of_timm("skresnet18"), images(32), bare_selective),
+        "timm-sknet": (of_timm("skresnet18", channels=(16, 16, 32, 32)), images(32), bare_selective),
         "swin": (
             of_timm("swin_tiny_patch4_window7_224", depths=(1, 2), num_heads=(2, 2), embed_dim=16, img_size=28 * 2),
             images(28 * 2),
@@ -557,8 +651,7 @@ def test_without_a_block_is_the_network_with_the_block_cut_out(name: str) -> Non
     assert count > 1
     for chosen in range(count):
         left = without(model, x, [chosen])
-        torch.manual_seed(0)
-        by_hand = cut(shaken(make()), chosen)
+        by_hand = cut(copy.deepcopy(model), chosen)
         with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             expected = by_hand(**x) if isinstance(x, dict) else by_hand(x)
         expected = expected if isinstance(expected, Tensor) else expected.logits

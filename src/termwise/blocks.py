@@ -1,19 +1,20 @@
 """Residual blocks, found from the data flow of a program and not from the names of its classes.
 
-A *join* adds or concatenates values.  One of its operands is a *branch*, and counts as one step of depth, when another
-operand brings along what the branch was computed from.  In detail:
+A *join* adds or concatenates values; a stack of values is one if it is summed up at once.  One of its operands is a
+*branch*, and counts as one step of depth, when another operand brings along what the branch was computed from.  In
+detail:
 
   - Joins that feed joins directly are one: x + (f + g) and (x + f) + g have the operands x, f and g.
   - A node is *carried* to a join when a route leads from it to another operand through structural operators, norms,
     scalings, joins, and at most one product by a weight (a lone projection).  No nonlinearity is on such a route, a
     selection (max-pooling) only to a sum, and what is subtracted is carried only to what is subtracted with it:
     f(x) - x takes the input away, and g - (x + f(x)) takes away a residual sum.
-  - Each other operand is asked for the last node that the branch comes from and that it carries without a projection,
-    or else for the last that it carries with one.  One of these must do: the branch leads from it to the join through
-    more weights than the carrying route does, or through as many and a token mixer (an attention pattern, a pooling).
-    So two slices of f(x) beside x are branches, although each carries what the other comes from.
-  - An operand that carries that node itself, through no more projections than the other, is no branch: of
-    (x + f(x)) / 2 + (x + g(x)) / 2 only f and g are, as if the factors stood before each summand.
+  - What the operand carries itself, through no more projections than another, is no mark of a branch: of
+    (x + f(x)) / 2 + (x + g(x)) / 2 only f and g are, as if the factors stood before each summand; and two slices of
+    f(x) beside x are, although each carries what the other comes from.
+  - Of the last other node that the branch comes from and that is carried without a projection, or else of the last
+    that is carried with one: the branch leads from it to the join through more weights than the carrying route does,
+    or through as many and a token mixer (an attention pattern, a pooling).
 
 No nonlinearity is asked of a branch, and a branch that is element-wise throughout (the 0.044 x^3 of a written-out GELU)
 is none.  What is frozen is no route: a gate computed from x by a weight makes x * gate neither branch nor shortcut.
@@ -58,6 +59,9 @@ class Block:
     weights: int
 
 
+_SUMS = ("aten.sum", "aten.mean")
+
+
 class _Cost(NamedTuple):
     """What a route leads through; compared by weights first."""
 
@@ -72,10 +76,11 @@ def find_blocks(graph: Graph, output: Born) -> tuple[Block, ...]:
     """The residual branches that reach `output`, in the order in which they join."""
     nodes = graph.upstream(output)
     search = _Search(nodes)
-    fed = {born[0] for node in nodes if node.role == "join" for _, born in node.inputs if search.is_join(born)}
+    joins = [node for node in nodes if search.is_join((node.number,))]
+    fed = {born[0] for node in joins for _, born in node.inputs if search.is_join(born)}
     found: dict[Born, Block] = {}
-    for node in nodes:
-        if node.role == "join" and node.number not in fed:
+    for node in joins:
+        if node.number not in fed:
             for born, block in search.branches(node):
                 whole = search.viewed(born)
                 known = found.setdefault(whole, block)
@@ -122,6 +127,13 @@ class _Search:
 
     def __init__(self, nodes: list[Node]) -> None:
         self._nodes = {node.number: node for node in nodes}
+        joins = {node.number: node for node in nodes if node.role == "join"}
+        # A stack that is only summed up is a sum; others lay values side by side, such as the states of a recurrence.
+        summed, read = (
+            {number for node in nodes if (node.operator in _SUMS) is sums for number in node.born}
+            for sums in (True, False)
+        )
+        self._joins = {n for n, node in joins.items() if node.operator != "aten.stack" or n in summed - read}
         # The ancestors of each node and itself, one bit a node.
         self._above: dict[int, int] = {}
         for node in nodes:
@@ -134,7 +146,7 @@ class _Search:
         return bits
 
     def is_join(self, born: Born) -> bool:
-        return len(born) == 1 and self._nodes[born[0]].role == "join"
+        return len(born) == 1 and born[0] in self._joins
 
     def viewed(self, born: Born) -> Born:
         """What a value is a view of: a branch that is handed on in slices is one."""
@@ -147,11 +159,13 @@ class _Search:
         joined = self._flattened(root)
         carried = self._carried(joined)
         for place, born in joined.operands.items():
-            for origin, carrying in self._forks(born, joined.bit(place), joined.others(place), carried):
-                cost = self._costliest(origin, born)
-                if cost > carrying:
-                    yield born, self._block(place, origin, born, cost)
-                    break
+            fork = self._fork(born, joined.bit(place), joined.others(place), carried)
+            if fork is None:
+                continue
+            origin, carrying = fork
+            cost = self._costliest(origin, born)
+            if cost > carrying:
+                yield born, self._block(place, origin, born, cost)
 
     def _flattened(self, root: Node) -> _Joined:
         joined = _Joined({root.number: True}, {}, {})
@@ -200,22 +214,23 @@ class _Search:
                     note(source, plain, projected)
         return carried
 
-    def _forks(
-        self, born: Born, own: int, others: int, carried: dict[int, tuple[int, int]]
-    ) -> Iterator[tuple[int, _Cost]]:
-        """The nodes that a branch may part from its shortcuts at, the last for each, and what the shortcut costs.
+    def _fork(self, born: Born, own: int, others: int, carried: dict[int, tuple[int, int]]) -> tuple[int, _Cost] | None:
+        """The node that a branch parts from its shortcut at, and what the shortcut costs.
 
-        Where the operand carries the node as well as the shortcut does, both come from it alike.
+        Where the operand carries a node as well as the shortcut does, both come from it alike.
         """
         above = self._ancestors(born)
-        shared = sorted((number for number in carried if above >> number & 1), reverse=True)
+        shared = [number for number in carried if above >> number & 1]
         for projections in (0, 1):
-            for number in shared:
-                here = carried[number][projections] & others
-                others &= ~here
-                carries_too = own & (carried[number][0] | carried[number][projections])
-                if here and not carries_too:
-                    yield number, _Cost(projections)
+            forks = [
+                number
+                for number in shared
+                if carried[number][projections] & others
+                and not own & (carried[number][0] | carried[number][projections])
+            ]
+            if forks:
+                return max(forks), _Cost(projections)
+        return None
 
     def _costliest(self, origin: int, born: Born) -> _Cost:
         """The most that a route from `origin` to any node of `born` leads through."""
@@ -246,7 +261,7 @@ class _Search:
 
 
 def _kind(join: Node) -> Literal["sum", "concatenation"]:
-    return "concatenation" if join.operator.rpartition(".")[2] in ("cat", "stack") else "sum"
+    return "concatenation" if join.operator.rpartition(".")[2] == "cat" else "sum"
 
 
 def _is_subtracted(join: Node, operand: int) -> bool:
