@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import collections
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +132,8 @@ def _build_torchvision(name: str) -> tuple[nn.Module, Any]:
     def make(size: int) -> nn.Module:
         return models.get_model(name, weights=None, **more, **dict.fromkeys(sized, size))
 
-    return first_that_runs(make, image, SIZES)
+    sizes = (56, *SIZES) if name == "vit_h_14" else SIZES  # its patches are of 14 pixels
+    return first_that_runs(make, image, sizes)
 
 
 def _build_video(name: str) -> tuple[nn.Module, Any]:
@@ -139,7 +142,18 @@ def _build_video(name: str) -> tuple[nn.Module, Any]:
     def clip(size: int) -> Tensor:
         return torch.randn(1, 3, 16, size, size, generator=torch.Generator().manual_seed(0))
 
-    return first_that_runs(lambda size: models.get_model(name, weights=None), clip, (64, 112, 224))
+    def make(size: int) -> nn.Module:
+        # The multiscale transformers take clips of one size, which their builders fix.
+        made = models.video.MViT
+        smaller = functools.partial(_of_size, made, (size, size))
+        with mock.patch.object(importlib.import_module("torchvision.models.video.mvit"), "MViT", smaller):
+            return models.get_model(name, weights=None)
+
+    return first_that_runs(make, clip, (64, 112, 224))
+
+
+def _of_size(made: Callable[..., nn.Module], size: tuple[int, int], **options: Any) -> nn.Module:
+    return made(**options | {"spatial_size": size})
 
 
 def _build_detector(name: str) -> tuple[nn.Module, Any]:

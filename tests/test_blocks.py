@@ -113,6 +113,12 @@ def attention(m: Any, x: Tensor) -> Tensor:
     return x + pattern @ x
 
 
+def positional(m: Any, x: Tensor) -> Tensor:
+    """The values beside their attention through a lone projection (a locally enhanced position)."""
+    v, pattern = m.h(x), torch.softmax(m.f(x) @ m.g(x).T, dim=-1)
+    return x + m.p(pattern @ v + m.q[0](v))
+
+
 def multiplied(m: Any, x: Tensor) -> Tensor:
     return x + torch.addmm(m.f(x), m.g(x), m.h.weight)
 
@@ -189,6 +195,7 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[int, int]]] = {
     "gate-alone": (recalibrated, {0: 2}),
     "gated-recurrence": (gated_recurrence, {0: 1, 1: 2, 2: 1}),
     "attention": (attention, {0: 1, 1: 1}),
+    "attention-beside-projection": (positional, {0: 1, 1: 1, 2: 1}),
     "summed-while-multiplied": (multiplied, {0: 1, 1: 2}),
 }
 

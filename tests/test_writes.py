@@ -283,3 +283,26 @@ def test_a_write_into_a_conjugate_is_refused() -> None:
 
     with pytest.raises(RuleError, match="a write into a view that cannot be followed"):
         expand(run, torch.randn(2, 4))
+
+
+def test_tokens_copied_into_a_buffer_are_tokens() -> None:
+    """As sequences are shifted by one to the right, for a decoder."""
+    table, head = nn.Embedding(7, 4).double(), nn.Linear(4, 2).double()
+    tokens = torch.tensor([[1, 3, 5], [6, 2, 2]])
+
+    def written(ids: Tensor) -> Tensor:
+        shifted = ids.new_zeros(ids.shape)
+        shifted[:, 1:] = ids[:, :-1].clone()
+        shifted[:, 0] = 4
+        shifted.masked_fill_(shifted == 2, 0)
+        return head(table(shifted))
+
+    def joined(ids: Tensor) -> Tensor:
+        shifted = torch.cat([torch.full((2, 1), 4), ids[:, :-1]], dim=1)
+        return head(table(shifted.masked_fill(shifted == 2, 0)))
+
+    found, expected = expand(written, tokens), expand(joined, tokens)
+    assert found.depths == expected.depths == (1,)
+    assert torch.equal(found.terms[1], expected.terms[1])
+    assert torch.equal(found.constant, expected.constant)
+    assert found.frozen is None

@@ -14,7 +14,7 @@ detail:
     f(x) beside x are, although each carries what the other comes from.
   - Of the last other node that the branch comes from and that is carried without a projection, or else of the last
     that is carried with one: the branch leads from it to the join through more weights than the carrying route does,
-    or through as many and a token mixer (an attention pattern, a pooling).
+    or through a token mixer (an attention pattern, a pooling that keeps the shape).
 
 No nonlinearity is asked of a branch, and a branch that is element-wise throughout (the 0.044 x^3 of a written-out GELU)
 is none.  What is frozen is no route: a gate computed from x by a weight makes x * gate neither branch nor shortcut.
@@ -62,14 +62,14 @@ class Block:
 _SUMS = ("aten.sum", "aten.mean")
 
 
-class _Cost(NamedTuple):
-    """What a route leads through; compared by weights first."""
+class _Way(NamedTuple):
+    """What the routes between two nodes lead through: weights, at the most, and whether a mixer is on any of them."""
 
-    weights: int = 0
-    mixers: int = 0
+    weights: int
+    mixed: bool
 
-    def plus(self, node: Node) -> _Cost:
-        return _Cost(self.weights + (node.role == "weight"), self.mixers + (node.role == "mixer"))
+    def then(self, node: Node) -> _Way:
+        return _Way(self.weights + (node.role == "weight"), self.mixed or node.role == "mixer")
 
 
 def find_blocks(graph: Graph, output: Born) -> tuple[Block, ...]:
@@ -162,10 +162,10 @@ class _Search:
             fork = self._fork(born, joined.bit(place), joined.others(place), carried)
             if fork is None:
                 continue
-            origin, carrying = fork
-            cost = self._costliest(origin, born)
-            if cost > carrying:
-                yield born, self._block(place, origin, born, cost)
+            origin, projections = fork
+            way = self._way(origin, born)
+            if way.weights > projections or way.mixed:
+                yield born, self._block(place, origin, born, way.weights)
 
     def _flattened(self, root: Node) -> _Joined:
         joined = _Joined({root.number: True}, {}, {})
@@ -214,8 +214,8 @@ class _Search:
                     note(source, plain, projected)
         return carried
 
-    def _fork(self, born: Born, own: int, others: int, carried: dict[int, tuple[int, int]]) -> tuple[int, _Cost] | None:
-        """The node that a branch parts from its shortcut at, and what the shortcut costs.
+    def _fork(self, born: Born, own: int, others: int, carried: dict[int, tuple[int, int]]) -> tuple[int, int] | None:
+        """The node that a branch parts from its shortcut at, and the projections on that shortcut.
 
         Where the operand carries a node as well as the shortcut does, both come from it alike.
         """
@@ -229,22 +229,22 @@ class _Search:
                 and not own & (carried[number][0] | carried[number][projections])
             ]
             if forks:
-                return max(forks), _Cost(projections)
+                return max(forks), projections
         return None
 
-    def _costliest(self, origin: int, born: Born) -> _Cost:
-        """The most that a route from `origin` to any node of `born` leads through."""
-        costs = {origin: _Cost()}
+    def _way(self, origin: int, born: Born) -> _Way:
+        """The routes from `origin` to the nodes of `born`."""
+        ways = {origin: _Way(0, False)}
         above = self._ancestors(born)
         for number in range(origin + 1, max(born) + 1):
             if above >> number & 1:
                 node = self._nodes[number]
-                arriving = [costs[source] for source in node.born if source in costs]
+                arriving = [ways[source] for source in node.born if source in ways]
                 if arriving:
-                    costs[number] = max(arriving).plus(node)
-        return max(costs[number] for number in born if number in costs)
+                    ways[number] = _all(arriving).then(node)
+        return _all(ways[number] for number in born if number in ways)
 
-    def _block(self, place: Place, origin: int, born: Born, cost: _Cost) -> Block:
+    def _block(self, place: Place, origin: int, born: Born, weights: int) -> Block:
         above = self._ancestors(born)
         between = (number for number in range(origin + 1, max(born) + 1) if above >> number & 1)
         inside = [self._nodes[number] for number in between if self._above[number] >> origin & 1]
@@ -257,7 +257,12 @@ class _Search:
             modules = [join.module.split(".")]
         alike = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*modules, strict=False))
         name = ".".join(names[0] for names in alike)
-        return Block(name or join.module, _kind(join), (place,), cost.weights)
+        return Block(name or join.module, _kind(join), (place,), weights)
+
+
+def _all(ways: Iterable[_Way]) -> _Way:
+    weights, mixed = zip(*ways, strict=True)
+    return _Way(max(weights), any(mixed))
 
 
 def _kind(join: Node) -> Literal["sum", "concatenation"]:

@@ -377,7 +377,9 @@ class Program(TorchDispatchMode):
 
     def _integers(self, call: Call) -> Any:
         """All operands are integers: they stay the input's if all are; a table read by such is an embedding."""
-        leaves = pytree.tree_leaves((call.args, call.kwargs))
+        # What is written over whole is no operand: tokens copied into a buffer are tokens.
+        operands = call.args[1:] if call.func.overloadpacket is torch.ops.aten.copy else call.args
+        leaves = pytree.tree_leaves((operands, call.kwargs))
         of_input = all(leaf.is_input for leaf in leaves if isinstance(leaf, Series))
         looked_up = isinstance(call.args[0], Tensor) and not isinstance(call.args[0], Series)
 
