@@ -1,6 +1,5 @@
-"""Residual branches, found from the data flow: which there are, what paths they give, and what is left without one."""
+"""Residual branches, found from the data flow: which there are, and what paths and terms they give."""
 
-import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import oracles
+from blocks_at_hand import X, blocks_of, chained, made_of
 from programs import DOUBLE, Written, dense
-from termwise import nets
-from termwise.blocks import Block
 from termwise.causal import without
-from termwise.errors import UsageError
 from termwise.expand import expand, locate
 
 
@@ -25,32 +22,11 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def blocks_of(model: nn.Module, x: Any, **options: Any) -> tuple[Block, ...]:
-    found = locate("blocks", model.eval(), x, **options).blocks
-    assert found is not None
-    return found
-
-
 def paths_of(model: Any, x: Any, **options: Any) -> dict[int, int]:
     return dict(expand(model, x, unit="blocks", **options).paths)
 
 
-def made_of(run: Callable[[Any, Tensor], Tensor]) -> nn.Module:
-    """A forward with the linear layers f, g, h and the two-layer branches p, q at its disposal."""
-    layers = {name: dense(4, 4) for name in "fgh"}
-    branches = {name: nn.Sequential(dense(4, 4), nn.Tanh(), dense(4, 4)) for name in "pq"}
-    return Written(run, **layers, **branches)
-
-
-X = torch.randn(3, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
-
-
 # What is a branch.
-
-
-def chained(m: Any, x: Tensor) -> Tensor:
-    v = x + m.p(x)
-    return v + m.q(v)
 
 
 def post_normed(m: Any, x: Tensor) -> Tensor:
@@ -354,161 +330,6 @@ def test_constants_by_depth_count_branches_too() -> None:
     assert oracles.disagreement(torch.stack(list(found.constants.values())).sum(0), pooled.constant) < 1e-12
 
 
-# Architectures: as many blocks as their authors say.
-
-
-def images(size: int) -> Tensor:
-    return torch.randn(1, 3, size, size)
-
-
-TIMM = {
-    "resnet18": (64, 8),
-    "resnet26d": (64, 8),
-    "resnet50": (64, 16),
-    "resnetv2_50": (64, 16),
-    "seresnet50": (64, 16),
-    "skresnet18": (64, 8),
-    "densenet121": (64, 6 + 12 + 24 + 16),
-    "vit_tiny_patch16_224": (224, 2 * 12),
-    "swin_tiny_patch4_window7_224": (224, 2 * (2 + 2 + 6 + 2)),
-    "convnext_atto": (64, 2 + 2 + 6 + 2),
-    "poolformer_s12": (64, 2 * 12),
-    "mixer_s32_224": (224, 2 * 8),
-    "inception_v3": (128, 0),
-    "regnety_002": (64, 1 + 1 + 4 + 7),
-    # Inverted residuals have a shortcut from the second of each stage on.
-    "mobilenetv2_050": (64, 0 + 1 + 2 + 3 + 2 + 2 + 0),
-    "efficientnet_b0": (64, 0 + 1 + 1 + 2 + 2 + 3 + 0),
-    # Where the image keeps its size, the first channels get the shortcut.
-    "rexnet_100": (64, 11),
-    "lcnet_035": (64, 0),
-    "nf_resnet26": (64, 2 * 4),
-    "darknet53": (64, 1 + 2 + 8 + 8 + 4),
-    # Two convolutions beside the identity, which the first block of a stage lacks.
-    "repvgg_a0": (64, 2 * (1 + 3 + 13 + 0)),
-    # Four aggregations of the input with a chain of three.
-    "ese_vovnet19b_dw": (64, 4 * 3),
-    # Inverted residuals with a shortcut, concatenations of the input with its transformer, and the transformers.
-    "mobilevit_xxs": (64, 3 + 3 + 2 * (2 + 4 + 3)),
-    "levit_128s": (224, 2 * (2 + 3 + 4) + 2),
-    "efficientformer_l1": (224, 2 * (3 + 2 + 6 + 4)),
-    # Position encodings by convolution are residual, and the class token passes by them.
-    "coat_lite_tiny": (224, 3 * (2 + 2 + 2 + 2)),
-    "xcit_nano_12_p16_224": (224, 3 * 12 + 2 * 2),
-    "resmlp_12_224": (224, 2 * 12),
-}
-
-
-@pytest.mark.parametrize("name", TIMM)
-def test_number_of_blocks_of_a_timm_model(name: str) -> None:
-    timm: Any = pytest.importorskip("timm")
-    size, count = TIMM[name]
-    assert len(blocks_of(timm.create_model(name), images(size))) == count
-
-
-def test_number_of_blocks_of_our_own_networks() -> None:
-    x = images(8)
-    assert len(blocks_of(nets.resnet(20), x)) == 9
-    assert len(blocks_of(nets.resnet(20, shortcut="projection"), x)) == 9
-    assert len(blocks_of(nets.densenet(22, 12), x)) == 18
-    assert blocks_of(nets.plain(20), x) == ()
-
-
-def language_models() -> dict[str, tuple[Callable[[], Any], dict[str, Any], int]]:
-    hf: Any = pytest.importorskip("transformers")
-    tokens = torch.arange(8)[None] % 5
-    one: dict[str, Any] = {"input_ids": tokens}
-    two = {**one, "decoder_input_ids": tokens.flip(1)}
-    small: dict[str, Any] = {"vocab_size": 9, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-    gpt: dict[str, Any] = {
-        "vocab_size": 9,
-        "n_embd": 16,
-        "n_layer": 3,
-        "n_head": 2,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    return {
-        "gpt2": (lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**gpt)), one, 6),
-        "parallel": (lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**gpt, rotary_dim=4)), one, 6),
-        "llama": (lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**small, num_hidden_layers=3)), one, 6),
-        "bert": (lambda: hf.BertForSequenceClassification(hf.BertConfig(**small, num_hidden_layers=3)), one, 6),
-        # Two for each layer of the encoder, three for each of the decoder.
-        "t5": (
-            lambda: hf.T5ForConditionalGeneration(
-                hf.T5Config(vocab_size=9, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_decoder_layers=2, num_heads=2)
-            ),
-            two,
-            2 * 1 + 3 * 2,
-        ),
-    }
-
-
-@pytest.mark.parametrize("name", ["gpt2", "parallel", "llama", "bert", "t5"])
-def test_number_of_blocks_of_a_language_model(name: str) -> None:
-    make, tokens, count = language_models()[name]
-    model = make().eval()
-    assert len(blocks_of(model, tokens)) == count
-    found = expand(model, tokens, unit="blocks")
-    assert found.closure < 5e-6
-    if name == "parallel":
-        assert dict(found.paths) == {0: 1, 1: 6, 2: 12, 3: 8}  # (1 + 2 eps)^3
-
-
-# Of three layers each; the model's class, what it needs beside the sizes that all have, its blocks.
-FURTHER: dict[str, tuple[str, dict[str, Any], int]] = {
-    "gpt-neox": ("GPTNeoXForCausalLM", {"use_parallel_residual": False}, 6),
-    "gpt-neox-parallel": ("GPTNeoXForCausalLM", {"use_parallel_residual": True}, 6),
-    "falcon": ("FalconForCausalLM", {"parallel_attn": False}, 6),
-    "phi": ("PhiForCausalLM", {}, 6),
-    "gemma2": ("Gemma2ForCausalLM", {"num_key_value_heads": 1, "head_dim": 8}, 6),
-    "opt-post-norm": (
-        "OPTForCausalLM",
-        {"ffn_dim": 32, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
-        6,
-    ),
-    "albert": ("AlbertForSequenceClassification", {"embedding_size": 8}, 6),
-    "fnet": ("FNetForSequenceClassification", {}, 6),
-    "xlnet": ("XLNetForSequenceClassification", {"d_model": 16, "n_layer": 3, "n_head": 2, "d_inner": 32}, 6),
-    # A convolution beside the first layer.
-    "deberta-v2": ("DebertaV2ForSequenceClassification", {"conv_kernel_size": 3}, 7),
-    # Two for each layer of the encoder, three for each of the decoder.
-    "bart": ("BartForConditionalGeneration", {"d_model": 16, "decoder_layers": 2}, 2 * 3 + 3 * 2),
-    # The position encoding is a convolution.
-    "wav2vec2": ("Wav2Vec2ForSequenceClassification", {"conv_dim": (8, 8), "conv_stride": (5, 2)}, 1 + 6),
-}
-
-
-@pytest.mark.parametrize("name", FURTHER)
-def test_number_of_blocks_of_a_transformer(name: str) -> None:
-    hf: Any = pytest.importorskip("transformers")
-    kind, options, count = FURTHER[name]
-    sizes: dict[str, Any] = {
-        "vocab_size": 16,
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "num_hidden_layers": 3,
-        "pad_token_id": 0,
-    }
-    if name == "bart":
-        sizes |= {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("attention_heads", "ffn_dim")}
-    if name == "wav2vec2":
-        sizes |= {"conv_kernel": (10, 3), "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
-    model = getattr(hf, kind)(getattr(hf, kind).config_class(**{**sizes, **options}))
-    x = {"input_values": torch.randn(1, 200)} if name == "wav2vec2" else {"input_ids": torch.arange(1, 9)[None]}
-    if name == "bart":
-        x["decoder_input_ids"] = x["input_ids"].flip(1)
-    assert len(blocks_of(model, x)) == count
-
-
-def test_blocks_have_the_names_of_their_modules() -> None:
-    names = [block.name for block in blocks_of(nets.resnet(8), images(8))]
-    assert names == ["stages.0.0", "stages.1.0", "stages.2.0"]
-    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
-    assert [block.name for block in blocks_of(model, torch.randn(1, 5, 8))] == ["0.self_attn", "0"]
-
-
 def test_a_feature_that_is_handed_on_is_one_block() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         features = [x]
@@ -528,164 +349,3 @@ def test_a_branch_that_joins_in_slices_is_one_block(sliced: Any) -> None:
     (block,) = blocks_of(model, X)
     assert (block.name, len(block.places)) == ("p", 2)
     assert torch.equal(without(model, X, [block]), F.pad(X, (0, 4)))
-
-
-# What is left without a block: the same as cutting it out by hand.
-
-
-class Off(nn.Module):
-    def forward(self, v: Tensor, **_: Any) -> Tensor:
-        return torch.zeros_like(v)
-
-
-def bare_resnet(model: Any, chosen: int) -> nn.Module:
-    block = [block for stage in model.stages for block in stage][chosen]
-    block.norm2 = Off()
-    return model
-
-
-def bare_densenet(model: Any, chosen: int) -> nn.Module:
-    layers = [m for m in model.modules() if type(m).__name__ == "DenseLayer"]
-    layers[chosen].branch.append(Off())
-    return model
-
-
-def bare_timm_stages(model: Any, chosen: int) -> nn.Module:
-    blocks = [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
-    blocks[chosen].bn2 = nn.Sequential(blocks[chosen].bn2, Off())
-    return model
-
-
-def bare_vit(model: Any, chosen: int) -> nn.Module:
-    block = model.blocks[chosen // 2]
-    setattr(block, "mlp" if chosen % 2 else "attn", Off())
-    return model
-
-
-def bare_convnext(model: Any, chosen: int) -> nn.Module:
-    block = [block for stage in model.stages for block in stage.blocks][chosen]
-    block.mlp = Off()
-    return model
-
-
-def bare_preact(model: Any, chosen: int) -> nn.Module:
-    block = [block for stage in model.stages for block in stage.blocks][chosen]
-    block.conv3 = nn.Sequential(block.conv3, Off())
-    return model
-
-
-def bare_selective(model: Any, chosen: int) -> nn.Module:
-    blocks = [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
-    blocks[chosen].conv2 = nn.Sequential(blocks[chosen].conv2, Off())
-    return model
-
-
-def bare_swin(model: Any, chosen: int) -> nn.Module:
-    block = [block for stage in model.layers for block in stage.blocks][chosen // 2]
-    setattr(block, "mlp" if chosen % 2 else "attn", Off())
-    return model
-
-
-def bare_gpt2(model: Any, chosen: int) -> nn.Module:
-    layer = model.transformer.h[chosen // 2]
-    for parameter in (layer.mlp if chosen % 2 else layer.attn).c_proj.parameters():
-        parameter.data.zero_()
-    return model
-
-
-def bare_llama(model: Any, chosen: int) -> nn.Module:
-    layer = model.model.layers[chosen // 2]
-    (layer.mlp.down_proj if chosen % 2 else layer.self_attn.o_proj).weight.data.zero_()
-    return model
-
-
-def bare_t5(model: Any, chosen: int) -> nn.Module:
-    encoder, decoder = model.encoder.block, model.decoder.block
-    layers = [*(layer for block in encoder for layer in block.layer), *(la for block in decoder for la in block.layer)]
-    branch = layers[chosen]
-    name = next(n for n in ("SelfAttention", "EncDecAttention", "DenseReluDense") if hasattr(branch, n))
-    module = getattr(branch, name)
-    (module.wo if name == "DenseReluDense" else module.o).weight.data.zero_()
-    return model
-
-
-def lesioned() -> dict[str, tuple[Callable[[], Any], Any, Callable[[Any, int], nn.Module]]]:
-    def of_timm(name: str, **options: Any) -> Callable[[], Any]:
-        return lambda: pytest.importorskip("timm").create_model(name, **options)
-
-    return {
-        "resnet": (lambda: nets.resnet(14, width=4), images(8), bare_resnet),
-        "resnet-projection": (lambda: nets.resnet(14, width=4, shortcut="projection"), images(8), bare_resnet),
-        "densenet": (lambda: nets.densenet(10, 4), images(8), bare_densenet),
-        "timm-resnet": (of_timm("resnet10t"), images(32), bare_timm_stages),
-        "timm-seresnet": (of_timm("seresnet18", channels=(8, 8, 16, 16)), images(32), bare_timm_stages),
-        "timm-preact": (of_timm("resnetv2_50", layers=(1, 2, 1, 1), channels=(8, 16, 16, 16)), images(32), bare_preact),
-        "timm-sknet": (of_timm("skresnet18", channels=(16, 16, 32, 32)), images(32), bare_selective),
-        "swin": (
-            of_timm("swin_tiny_patch4_window7_224", depths=(1, 2), num_heads=(2, 2), embed_dim=16, img_size=28 * 2),
-            images(28 * 2),
-            bare_swin,
-        ),
-        "gpt2": (*language_models()["gpt2"][:2], bare_gpt2),
-        "vit": (of_timm("vit_tiny_patch16_224", depth=3, img_size=32), images(32), bare_vit),
-        "convnext": (of_timm("convnext_atto", depths=(1, 1, 2, 1)), images(32), bare_convnext),
-        "llama": (*language_models()["llama"][:2], bare_llama),
-        "t5": (*language_models()["t5"][:2], bare_t5),
-    }
-
-
-NAMES = ["resnet", "resnet-projection", "densenet", "timm-resnet", "timm-preact", "timm-seresnet", "timm-sknet"]
-NAMES += ["vit", "swin", "convnext", "gpt2", "llama", "t5"]
-
-
-def shaken(model: nn.Module) -> nn.Module:
-    """Every parameter away from the zeros and ones of an initialisation, so that no branch is silent."""
-    g = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=g)
-    return model.eval()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_without_a_block_is_the_network_with_the_block_cut_out(name: str) -> None:
-    make, x, cut = lesioned()[name]
-    torch.manual_seed(0)
-    model = shaken(make())
-    count = len(blocks_of(model, x))
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    whole = without(model, x, [])
-    assert count > 1
-    for chosen in range(count):
-        left = without(model, x, [chosen])
-        by_hand = cut(copy.deepcopy(model), chosen)
-        with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            expected = by_hand(**x) if isinstance(x, dict) else by_hand(x)
-        expected = expected if isinstance(expected, Tensor) else expected.logits
-        torch.testing.assert_close(left, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
-        assert float((left - whole).norm()) > 1e-3 * float(whole.norm())
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-
-
-JOINED_WITHIN: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "addcmul": (lambda m, x: torch.addcmul(x, m.p(x), torch.full((4,), 2.0, dtype=DOUBLE)), lambda x: x),
-    "addmm": (lambda m, x: torch.addmm(x, torch.tanh(m.f(x)), m.g.weight), lambda x: x),
-    "lerp": (lambda m, x: torch.lerp(x, m.p(x), 0.5), lambda x: x),
-    "computed-bias": (lambda m, x: F.linear(torch.tanh(x[:1]), m.g.weight, x[0]), lambda x: x[:1]),
-}
-
-
-@pytest.mark.parametrize("name", JOINED_WITHIN)
-def test_without_a_block_that_joins_within_an_operator(name: str) -> None:
-    run, left = JOINED_WITHIN[name]
-    model = made_of(run)
-    assert len(blocks_of(model, X)) == 1
-    assert torch.equal(without(model, X, [0]), left(X))
-
-
-def test_without_all_branches_only_the_shortcuts_are_left() -> None:
-    model = made_of(chained)
-    assert torch.equal(without(model, X, range(2)), X)
-    assert torch.equal(without(model, X, blocks_of(model, X)), X)
-    with pytest.raises(UsageError, match="none of the 2 blocks"):
-        without(model, X, [2])
