@@ -1,9 +1,8 @@
 """Which networks of whole libraries the expansion covers; random weights, no downloads.
 
-    python -m benchmarks.coverage --library timm --results DIR [--jobs 2] [--models 500] [--every 10]
-    python -m benchmarks.coverage --library torchvision --results DIR
-    python -m benchmarks.coverage --library transformers --results DIR
-    python -m benchmarks.coverage --results DIR --write          the table from what is in DIR, to docs/coverage.md
+    python -m benchmarks.coverage --results DIR [--jobs 2]       sweep all of them, then write docs/coverage.md
+    python -m benchmarks.coverage --results DIR --library timm [--models 520] [--every 10]      one of them
+    python -m benchmarks.coverage --results DIR --write          the page again, from the rows in DIR
 
 Run from the root of the repository.  Networks are examined by --jobs worker processes with a limit of memory, and of
 time for each network; one that dies takes one row with it.  Rows are appended to DIR/<library>.jsonl as they come, and
@@ -16,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import multiprocessing
@@ -179,22 +179,22 @@ def versions(library: str) -> dict[str, str]:
 def main() -> int:
     """Sweep one library, or write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--library", choices=LIBRARIES)
+    parser.add_argument("--library", choices=LIBRARIES, help="sweep this one alone, and write no page")
     parser.add_argument("--results", type=Path, required=True, help="where rows are kept, one file for each library")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--models", type=int, default=500, help="how many members of timm")
+    parser.add_argument("--models", type=int, default=520, help="how many members of timm")
     parser.add_argument("--every", type=int, default=1, help="examine every n-th network only")
     parser.add_argument("--seconds", type=float, default=180, help="the limit for one network")
     parser.add_argument("--memory", type=float, default=8, help="the limit for one process, in GiB")
-    parser.add_argument("--write", action="store_true", help="write docs/coverage.md")
+    parser.add_argument("--write", action="store_true", help="write the page alone, from the rows that are there")
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
-    if options.library:
-        names = names_of(options.library, options.models, options.results)[:: options.every]
-        file = options.results / f"{options.library}.jsonl"
-        memory = int(options.memory * 2**30)
-        sweep(options.library, names, file, options.jobs, lambda: Worker(options.library, options.seconds, memory))
-    if options.write:
+    memory = int(options.memory * 2**30)
+    for library in () if options.write else (options.library,) if options.library else LIBRARIES:
+        names = names_of(library, options.models, options.results)[:: options.every]
+        new_worker = functools.partial(Worker, library, options.seconds, memory)
+        sweep(library, names, options.results / f"{library}.jsonl", options.jobs, new_worker)
+    if not options.library:
         found = {library: rows_of(options.results / f"{library}.jsonl") for library in LIBRARIES}
         limits = {"seconds": options.seconds, "memory": options.memory, "parameters": PARAMETERS}
         Path("docs/coverage.md").write_text(page({k: v for k, v in found.items() if v}, limits))

@@ -74,11 +74,23 @@ def _section(library: str, entries: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"## {library}: {len(rows) - len(exceptions)} of {len(rows)} without exception", ""]
     if times:
         lines += [f"The expansion took {statistics.median(times):.0f} plain passes in the median.", ""]
+    if library == "timm":
+        lines += [_families(rows), ""]
     if exceptions:
         lines += ["| network | outcome | why |", "|---|---|---|"]
         lines += [f"| {row.name} | {row.status} | {_why(row)} |" for row in exceptions]
         lines.append("")
     return "\n".join(lines)
+
+
+def _families(rows: Sequence[Row]) -> str:
+    """How many of timm's model modules are among them."""
+    import timm
+
+    modules = [set(timm.list_models(module=module)) for module in timm.list_modules()]
+    closed = {row.name for row in rows if row.status == "closed"}
+    present = sum(bool(members & closed) for members in modules)
+    return f"They stand for {present} of the {sum(map(bool, modules))} modules that timm has models in."
 
 
 def _why(row: Row) -> str:
@@ -87,11 +99,13 @@ def _why(row: Row) -> str:
         return row.reason.replace("|", "\\|")
     reasons = []
     if row.closure > CLOSURE:
-        reasons.append(f"closes within {row.closure:.0e} only: parts that cancel lose digits in float32")
+        why = "parts that cancel lose digits in float32; profile it in float64"
+        reasons.append(f"closes within {row.closure:.0e} only: {why}")
     if not row.bit_equal:
         reasons.append("the total differs from the plain pass")
     if not row.input_share > ALIVE:
-        reasons.append(f"only {row.input_share:.0e} of the output is born of the input")
+        why = "with random weights the signal dies on the way"
+        reasons.append(f"only {row.input_share:.0e} of the output is born of the input: {why}")
     if row.steps_seen != row.steps_run:
         reasons.append(f"{row.steps_seen} steps seen, {row.steps_run} run")
     if row.linearised:
