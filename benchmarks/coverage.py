@@ -185,7 +185,7 @@ def main() -> int:
     parser.add_argument("--models", type=int, default=520, help="how many members of timm")
     parser.add_argument("--every", type=int, default=1, help="examine every n-th network only")
     parser.add_argument("--seconds", type=float, default=180, help="the limit for one network")
-    parser.add_argument("--memory", type=float, default=8, help="the limit for one process, in GiB")
+    parser.add_argument("--memory", type=float, default=12, help="the limit for one process, in GiB")
     parser.add_argument("--write", action="store_true", help="write the page alone, from the rows that are there")
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
