@@ -20,8 +20,9 @@ from torch.utils import _pytree as pytree
 from termwise.blocks import find_blocks
 from termwise.errors import ClosureWarning, DataError, ModelError, UsageError
 from termwise.graph import Graph
+from termwise.operators import OperatorUse, check_followed
 from termwise.pinning import bare, pinned
-from termwise.program import Constants, OperatorUse, Product, Program
+from termwise.program import Constants, Product, Program
 from termwise.series import Origin, Series, input_series, leaves_pytorch
 from termwise.steps import BLOCKS, Unit, unit_of
 
@@ -168,10 +169,10 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
             result = _called(model, lifted) if forward is None else forward(model, lifted)
             series = program.series_of(pick_output(result, output))
         except Exception as error:
-            program.check_operators()  # the likelier cause, and the better message
+            check_followed(program.unsupported)  # the likelier cause, and the better message
             _explain(error)
             raise
-    program.check_operators()
+    check_followed(program.unsupported)
     program.check_modules()
     return series
 

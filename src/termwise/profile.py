@@ -30,8 +30,9 @@ from torch.utils import _pytree as pytree
 from termwise.batches import batches
 from termwise.errors import DataError, ModelError, RecordError, UsageError
 from termwise.expand import Expansion, Forward, Output, expand, locate
+from termwise.operators import OperatorUse
 from termwise.pinning import bare, home
-from termwise.program import Constants, OperatorUse, Product
+from termwise.program import Constants, Product
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import UNITS, Unit, unit_of
 

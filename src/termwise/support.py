@@ -16,8 +16,9 @@ from termwise.blocks import Block, find_blocks
 from termwise.errors import ModelError, RuleError
 from termwise.expand import Forward, Output, follow, polynomial
 from termwise.graph import Graph, Node
+from termwise.operators import OperatorUse, Unsupported
 from termwise.pinning import bare
-from termwise.program import OperatorUse, Program, Unsupported
+from termwise.program import Program
 from termwise.series import INPUT_CALL, Born, add_paths
 from termwise.steps import Unit, unit_of
 
