@@ -11,6 +11,7 @@ import termwise
 import termwise.rules
 from programs import DOUBLE, Written, dense
 from termwise import expand, nets, profile, support
+from termwise.causal import without
 from termwise.errors import DataError, RuleError, UsageError
 
 
@@ -209,3 +210,19 @@ def test_the_cause_is_named_where_the_run_breaks_down_afterwards(library: Any) -
 
     with pytest.raises(RuleError, match="opaque"):
         expand(Odd(), torch.randn(2, 4, dtype=DOUBLE))
+
+
+def test_blocks_are_the_same_in_every_unit() -> None:
+    """Also beside named modules, whose outputs are steps of the graph: what is listed can be left out."""
+    model, x = nets.resnet(14).double(), torch.randn(2, 3, 16, 16, dtype=DOUBLE)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    expected = support(model, x).blocks
+    for unit in ("blocks", "activations", names):
+        blocks = support(model, x, unit=unit).blocks
+        assert blocks == expected
+        assert torch.equal(without(model, x, blocks[1:2]), without(model, x, [1]))
+
+
+def test_nothing_can_be_left_out_of_a_model_without_branches() -> None:
+    with pytest.raises(UsageError, match=r"without: 0: the model has no residual branches"):
+        without(nn.Linear(4, 3), torch.ones(2, 4), [0])
