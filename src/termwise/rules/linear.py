@@ -1,7 +1,8 @@
 """Operators that are linear in their value: applied to every part, the constant-born ones included.
 
-`structural` ones only move numbers about (or turn their sign), so a gate stays a gate; `reducing` ones mix numbers;
-`joint` ones are linear in several operands together (sum, concatenation), where plain operands join the constant part.
+`structural` ones only move numbers about (or turn their sign), so a gate stays a gate; `reducing` ones mix numbers, and
+`mixing` ones those of one position with others'; `joint` ones are linear in several operands together (sum,
+concatenation), where plain operands join the constant part.
 What an operator adds of its own (a pad value, a fill) joins the constant part too.
 """
 
@@ -152,7 +153,7 @@ def sub(call: Call) -> Any:
 
 
 def rsub(call: Call) -> Any:
-    """Y - alpha x."""
+    """The same with the operands exchanged: y - alpha x."""
     return _sum(call, call.args[0], call.args[1], -call.argument("alpha", 1), 1)
 
 
