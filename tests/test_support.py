@@ -75,6 +75,22 @@ def test_paths_and_cost_are_those_of_the_expansion(name: str, unit: str) -> None
     assert {(use.operator, use.kind): use.count for use in dry.operators} == kinds
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda u: u / u,
+        lambda u: u + u.div_(u),
+        lambda u: torch.addcdiv(u, u, u),
+        lambda u: torch.copysign(u, u),
+        lambda u: torch.linalg.solve(u @ u.T + 9 * torch.eye(2, dtype=DOUBLE), u),
+    ],
+    ids=["div", "in-place", "addcdiv", "copysign", "solve"],
+)
+def test_a_gate_brings_no_paths_even_where_it_is_the_operand_itself(line: Callable[[Tensor], Tensor]) -> None:
+    model, x = Written(lambda m, x: line(m.layer(x)), layer=dense(4, 4)), torch.rand(2, 4, dtype=DOUBLE) + 1
+    assert dict(support(model, x).paths) == dict(expand(model, x).paths)
+
+
 def test_named_modules_are_steps_of_the_dry_run_too() -> None:
     model, x = nets.resnet(8), torch.randn(1, 3, 8, 8)
     names = ["stages.0.0.conv2", "stages.1", "classifier"]

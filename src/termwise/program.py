@@ -32,7 +32,7 @@ from termwise.memory import Memory, Parameters, physical
 from termwise.operators import OperatorUse, Unsupported
 from termwise.rules import Call, Entry, linearise, plain
 from termwise.rules.registry import Kind, entry_of
-from termwise.series import INPUT, Series, carries, constant_series, frozen_series, integer_input
+from termwise.series import INPUT, Born, Series, carries, constant_series, frozen_series, integer_input
 from termwise.steps import Unit
 
 Product = Literal["half", "cauchy"]
@@ -286,10 +286,7 @@ class Program(TorchDispatchMode):
         if not results:
             return
         tensors = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
-        gates = set(map(id, call.gates))
-        inputs = tuple(
-            (i, s.born) for i, s in enumerate(tensors) if isinstance(s, Series) and s.born and id(s) not in gates
-        )
+        inputs = _flowing(tensors, call.gates)
         self.wiring = hash((self.wiring, self.route, inputs))
         for series in results:
             series.born = (number,)
@@ -376,6 +373,18 @@ class Program(TorchDispatchMode):
         target.overwrite(new)
         self._memory.note(target.value, new)
         return target
+
+
+def _flowing(tensors: list[Tensor], gates: list[Series]) -> tuple[tuple[int, Born], ...]:
+    """The place of each operand that terms flow from, and its birth; of x / x that is the first x alone."""
+    frozen = collections.Counter(map(id, gates))
+    flowing: list[tuple[int, Born]] = []
+    for i, operand in reversed([*enumerate(tensors)]):
+        if frozen[id(operand)]:
+            frozen[id(operand)] -= 1
+        elif isinstance(operand, Series) and operand.born:
+            flowing.append((i, operand.born))
+    return tuple(reversed(flowing))
 
 
 def _eps(dtype: torch.dtype) -> float:

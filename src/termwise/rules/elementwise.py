@@ -169,8 +169,8 @@ def copysign(call: Call) -> Any:
     magnitude, sign = call.args
     if not isinstance(magnitude, Series):
         return frozen(call)
-    call.event, call.kind = "nonlinearity", "frozen" if isinstance(sign, Series) else "exact"
-    return by_value_gate(magnitude, lambda u: call.func(u, plain(sign)))
+    call.event, sign = "nonlinearity", call.freeze(sign)
+    return by_value_gate(magnitude, lambda u: call.func(u, sign))
 
 
 def log_sigmoid(call: Call) -> Any:
