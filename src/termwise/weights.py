@@ -57,7 +57,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _unnested(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """The state dictionary itself, where a checkpoint holds it beside an epoch or an optimizer."""
+    """The state dictionary itself, where a checkpoint holds it beside an epoch or an optimiser."""
     if not isinstance(loaded, Mapping):
         raise DataError(f"{path} holds a {type(loaded).__name__}; expected a state dictionary: model.state_dict().")
     inner = [key for key, value in loaded.items() if isinstance(value, Mapping) and _is_state(value)]
