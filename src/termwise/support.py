@@ -31,7 +31,8 @@ class Support:
 
     Attributes:
         unit: the unit of depth.
-        paths: depth to the number of paths from the input to the output, exact; empty where none reaches it.
+        paths: depth to the number of paths from the input to the output, as Python integers; empty where none reaches
+            it. They are those of the expansion, but for buffers that are filled and read in parts, where they are more.
         blocks: the residual branches, whatever the unit.
         weights: how many products by a weight (convolutions, linear layers) are called on what the input reaches.
         ideal_cost: the least that all terms cost, in plain forward passes (see `termwise.Expansion`).
