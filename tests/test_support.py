@@ -91,6 +91,26 @@ def test_a_gate_brings_no_paths_even_where_it_is_the_operand_itself(line: Callab
     assert dict(support(model, x).paths) == dict(expand(model, x).paths)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda u, i: u + i,
+        lambda u, i: torch.gather(u, 1, i),
+        lambda u, i: u[i[:, 0]],
+        lambda u, i: nn.functional.embedding(i, u),
+        lambda u, i: torch.where(i > 0, u, 0.5),
+        lambda u, i: u.masked_fill(i > 0, 0.0),
+    ],
+    ids=["add", "gather", "index", "embedding", "where", "masked_fill"],
+)
+def test_integers_of_the_input_beside_numbers_bring_no_paths(line: Callable[..., Tensor]) -> None:
+    x, places = torch.rand(2, 4, dtype=DOUBLE), torch.tensor([[0, 1, 1, 0], [1, 0, 1, 0]])
+    layer = dense(4, 4)
+    inputs = (x, places)
+    found = expand(lambda u, i: line(layer(u), i), inputs).paths
+    assert dict(support(lambda u, i: line(layer(u), i), inputs).paths) == dict(found) == {1: 1}
+
+
 def test_named_modules_are_steps_of_the_dry_run_too() -> None:
     model, x = nets.resnet(8), torch.randn(1, 3, 8, 8)
     names = ["stages.0.0.conv2", "stages.1", "classifier"]

@@ -378,13 +378,15 @@ class Program(TorchDispatchMode):
 def _flowing(tensors: list[Tensor], gates: list[Series]) -> tuple[tuple[int, Born], ...]:
     """The place of each operand that terms flow from, and its birth; of x / x that is the first x alone."""
     frozen = collections.Counter(map(id, gates))
-    flowing: list[tuple[int, Born]] = []
+    flowing: list[tuple[int, Series]] = []
     for i, operand in reversed([*enumerate(tensors)]):
         if frozen[id(operand)]:
             frozen[id(operand)] -= 1
         elif isinstance(operand, Series) and operand.born:
-            flowing.append((i, operand.born))
-    return tuple(reversed(flowing))
+            flowing.append((i, operand))
+    # Integers beside numbers that have parts say where to read or write; alone they start at their look-up.
+    with_parts = [(i, operand) for i, operand in flowing if carries(operand)]
+    return tuple((i, operand.born) for i, operand in reversed(with_parts or flowing))
 
 
 def _eps(dtype: torch.dtype) -> float:

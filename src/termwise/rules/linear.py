@@ -174,7 +174,7 @@ def _sum(call: Call, left: Any, right: Any, a: float, b: float) -> Series:
     call.event = "join"
     carried = [(carrying(s, value), factor) for s, factor in series]
     summands = [(s.rows if factor == 1 else s.rows * factor, s.parts) for s, factor in carried]
-    return Series(value, *add_rows(value, summands), add_paths(s.paths for s, _ in series))
+    return Series(value, *add_rows(value, summands), add_paths(s.paths for s, _ in carried))
 
 
 def carrying(series: Series, value: Tensor) -> Series:
