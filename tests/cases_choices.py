@@ -575,6 +575,13 @@ def norms() -> list[Case]:
             (3, 4),
         ),
         case(
+            "number-var-mean-along",
+            lambda u: u + torch.var_mean(u[1, 2], dim=0, correction=0)[1],
+            lambda u: plus(u, alone(lambda p: p[1, 2], u)),
+            "var_mean",
+            (3, 4),
+        ),
+        case(
             "group-norm-of-nothing",
             lambda u: u.sum() + F.group_norm(u[:0], 2).sum(),
             lambda u: alone(lambda p: p.sum(), u),

@@ -396,6 +396,23 @@ def test_an_operator_without_a_derivative_is_refused() -> None:
         expand(lambda x: silent(x), torch.ones(2, 4))
 
 
+@torch.library.custom_op("termwise_tests::wordless", mutates_args=())
+def wordless(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+def _no_backward(ctx: Any, grad: Tensor) -> Tensor:
+    raise NotImplementedError
+
+
+wordless.register_autograd(_no_backward)
+
+
+def test_a_derivative_that_fails_without_a_word_is_refused_by_its_name() -> None:
+    with pytest.raises(RuleError, match=r"termwise_tests\.wordless.*cannot be linearised.*\(NotImplementedError\)"):
+        expand(lambda x: wordless(x), torch.ones(2, 4))
+
+
 @torch.library.custom_op("termwise_tests::places", mutates_args=())
 def places(x: Tensor) -> Tensor:
     return x.argsort(dim=0)

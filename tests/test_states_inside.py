@@ -408,7 +408,15 @@ def test_sparse_and_nested_inputs_are_refused(make: Any, net: Net, x: Tensor) ->
         expand(net, make(x))
 
 
-@pytest.mark.parametrize("leave", [lambda x: torch.as_tensor(x.numpy()), lambda x: torch.tensor(x.tolist())])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda x: torch.as_tensor(x.numpy()),
+        lambda x: torch.tensor([x[0, 0], x[0, 1], x[0, 2]]),
+        lambda x: x * x.untyped_storage().data_ptr(),
+    ],
+    ids=["numpy", "listed", "memory"],
+)
 def test_numbers_that_leave_pytorch_are_refused(leave: Any, net: Net, x: Tensor) -> None:
     before = snapshot(net)
     with pytest.raises(ModelError, match=r"out of PyTorch.*write it with PyTorch operators"):

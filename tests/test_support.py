@@ -11,6 +11,7 @@ import termwise
 import termwise.rules
 from programs import DOUBLE, Written, dense
 from termwise import expand, nets, profile, support
+from termwise.causal import without
 from termwise.errors import DataError, RuleError, UsageError
 
 
@@ -72,6 +73,42 @@ def test_paths_and_cost_are_those_of_the_expansion(name: str, unit: str) -> None
     assert dry.unit == wet.unit == unit
     kinds = {(use.operator, use.kind): use.count for use in wet.operators}
     assert {(use.operator, use.kind): use.count for use in dry.operators} == kinds
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda u: u / u,
+        lambda u: u + u.div_(u),
+        lambda u: torch.addcdiv(u, u, u),
+        lambda u: torch.copysign(u, u),
+        lambda u: torch.linalg.solve(u @ u.T + 9 * torch.eye(2, dtype=DOUBLE), u),
+    ],
+    ids=["div", "in-place", "addcdiv", "copysign", "solve"],
+)
+def test_a_gate_brings_no_paths_even_where_it_is_the_operand_itself(line: Callable[[Tensor], Tensor]) -> None:
+    model, x = Written(lambda m, x: line(m.layer(x)), layer=dense(4, 4)), torch.rand(2, 4, dtype=DOUBLE) + 1
+    assert dict(support(model, x).paths) == dict(expand(model, x).paths)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda u, i: u + i,
+        lambda u, i: torch.gather(u, 1, i),
+        lambda u, i: u[i[:, 0]],
+        lambda u, i: nn.functional.embedding(i, u),
+        lambda u, i: torch.where(i > 0, u, 0.5),
+        lambda u, i: u.masked_fill(i > 0, 0.0),
+    ],
+    ids=["add", "gather", "index", "embedding", "where", "masked_fill"],
+)
+def test_integers_of_the_input_beside_numbers_bring_no_paths(line: Callable[..., Tensor]) -> None:
+    x, places = torch.rand(2, 4, dtype=DOUBLE), torch.tensor([[0, 1, 1, 0], [1, 0, 1, 0]])
+    layer = dense(4, 4)
+    inputs = (x, places)
+    found = expand(lambda u, i: line(layer(u), i), inputs).paths
+    assert dict(support(lambda u, i: line(layer(u), i), inputs).paths) == dict(found) == {1: 1}
 
 
 def test_named_modules_are_steps_of_the_dry_run_too() -> None:
@@ -209,3 +246,19 @@ def test_the_cause_is_named_where_the_run_breaks_down_afterwards(library: Any) -
 
     with pytest.raises(RuleError, match="opaque"):
         expand(Odd(), torch.randn(2, 4, dtype=DOUBLE))
+
+
+def test_blocks_are_the_same_in_every_unit() -> None:
+    """Also beside named modules, whose outputs are steps of the graph: what is listed can be left out."""
+    model, x = nets.resnet(14).double(), torch.randn(2, 3, 16, 16, dtype=DOUBLE)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    expected = support(model, x).blocks
+    for unit in ("blocks", "activations", names):
+        blocks = support(model, x, unit=unit).blocks
+        assert blocks == expected
+        assert torch.equal(without(model, x, blocks[1:2]), without(model, x, [1]))
+
+
+def test_nothing_can_be_left_out_of_a_model_without_branches() -> None:
+    with pytest.raises(UsageError, match=r"without: 0: the model has no residual branches"):
+        without(nn.Linear(4, 3), torch.ones(2, 4), [0])

@@ -31,42 +31,10 @@ def test_importing_brings_no_extra_and_no_report() -> None:
 
 
 def test_modules_import_only_from_above() -> None:
-    order = [
-        "errors",
-        "batches",
-        "series",
-        "rules",
-        "graph",
-        "blocks",
-        "steps",
-        "memory",
-        "pinning",
-        "program",
-        "expand",
-        "support",
-        "causal",
-        "records",
-        "profile",
-        "credit",
-        "moments",
-        "recorder",
-        "timeline",
-        "nets",
-        "reference",
-        "datafiles",
-        "data",
-        "seeds",
-        "weights",
-        "models",
-        "inputs",
-        "rundir",
-        "loop",
-        "summary",
-        "training",
-        "report",
-        "display",
-        "cli",
-    ]
+    """The order is that of the list in CONTRIBUTING.md."""
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("| `src/termwise/` | |")[2].partition("\n\n")[0]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    order = [name.strip("/").removesuffix(".py") for row in rows for name in re.findall(r"`(.*?)`", row)]
     package = Path(termwise.__file__).parent
     found = {path.stem if path.is_file() else path.name for path in package.iterdir() if not path.name.startswith("_")}
     assert found - {"py.typed"} - {"py"} == set(order)

@@ -33,6 +33,8 @@ from typing import Literal, NamedTuple
 from termwise.graph import Graph, Node
 from termwise.series import Born
 
+_SUMS = ("aten.sum", "aten.mean")
+
 
 class Place(NamedTuple):
     """An operand of a join: the number of the call, and the operand's place among the call's tensors."""
@@ -57,9 +59,6 @@ class Block:
     join: Literal["sum", "concatenation"]
     places: tuple[Place, ...]
     weights: int
-
-
-_SUMS = ("aten.sum", "aten.mean")
 
 
 class _Way(NamedTuple):

@@ -17,7 +17,7 @@ from termwise.expand import Forward, Output, follow, locate
 from termwise.pinning import bare
 from termwise.program import Program
 from termwise.series import Series
-from termwise.steps import Unit
+from termwise.steps import BLOCKS, Unit
 
 
 def without(
@@ -41,7 +41,7 @@ def without(
         ModelError: when the program goes another way without them.
         DataError, RuleError: see `termwise.expand`.
     """
-    found = locate("blocks", model, x, output=output, forward=forward)
+    found = locate(BLOCKS, model, x, output=output, forward=forward)
     known = found.blocks or ()
     chosen = [_chosen(block, known) for block in blocks]
     removed = [place for block in chosen for place in block.places]
@@ -60,6 +60,8 @@ def _chosen(block: int | Block, known: tuple[Block, ...]) -> Block:
         return known[block]
     if block in known:
         return block
+    if not known:
+        raise UsageError(f"without: {block!r}: the model has no residual branches, so there is none to leave out.")
     raise UsageError(
         f"without: {block!r} is none of the {len(known)} blocks of this model: give numbers from 0 to "
         f"{len(known) - 1}, or blocks of termwise.support(model, x).blocks."

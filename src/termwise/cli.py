@@ -241,7 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         errors.print(f"termwise: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        errors.print("termwise: interrupted; the same command goes on from here.", highlight=False)
+        errors.print(
+            "termwise: interrupted. A training goes on where it was when its command is given again.", highlight=False
+        )
         sys.exit(1)
     finally:
         logging.getLogger("termwise").removeHandler(notes)

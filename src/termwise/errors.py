@@ -46,3 +46,8 @@ class RunError(TermwiseError):
 
 class ClosureWarning(UserWarning):
     """The terms do not sum to what the model computed: do not trust the numbers."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, for use in a message of one line; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -20,9 +20,10 @@ from torch.utils import _pytree as pytree
 from termwise.blocks import find_blocks
 from termwise.errors import ClosureWarning, DataError, ModelError, UsageError
 from termwise.graph import Graph
+from termwise.operators import OperatorUse, check_followed
 from termwise.pinning import bare, pinned
-from termwise.program import Constants, OperatorUse, Product, Program
-from termwise.series import Origin, Series, input_series
+from termwise.program import Constants, Product, Program
+from termwise.series import Origin, Series, input_series, leaves_pytorch
 from termwise.steps import BLOCKS, Unit, unit_of
 
 Output = str | int | Callable[[Any], Tensor] | None
@@ -125,7 +126,6 @@ def expand(
             names all of them.
     """
     _check_options(constants, product)
-    _check_options(constants, product)
     located = locate(unit, model, x, output=output, forward=forward)
     program = Program(bare(model), located, constants, product, strict=strict)
     series = follow(program, model, x, output, forward)
@@ -161,17 +161,18 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
     Raises:
         DataError, ModelError, RuleError: see `expand`.
     """
-    _check_finite(bare(model), x)
-    lifted = program.own(pytree.tree_map_only(Tensor, _input, _unwrapped(x)))
+    _check_input(x)
+    _check_weights(bare(model))
+    lifted = program.own(pytree.tree_map_only(Tensor, _input, _detached(x)))
     with pinned(model), program.running():
         try:
             result = _called(model, lifted) if forward is None else forward(model, lifted)
             series = program.series_of(pick_output(result, output))
         except Exception as error:
-            program.check_operators()  # the likelier cause, and the better message
+            check_followed(program.unsupported)  # the likelier cause, and the better message
             _explain(error)
             raise
-    program.check_operators()
+    check_followed(program.unsupported)
     program.check_modules()
     return series
 
@@ -182,25 +183,20 @@ def _called(model: Callable[..., Any], x: Any) -> Any:
     return model(*x) if isinstance(x, (tuple, list)) else model(x)
 
 
-_LEAVES = (
-    "takes the numbers out of PyTorch (.numpy(), a compiled extension), where they cannot be followed. "
-    "Write that line with PyTorch's operators, or, where a hook does it, remove the hook for the time being."
-)
-# What PyTorch says where a Series is handed to code that wants its memory, and what that means.
-_HIDDEN = {
-    "inference tensor": "enters torch.inference_mode() in its forward, which hides its operators. "
-    "Use torch.no_grad() there.",
-    "not supported for tensor subclasses": _LEAVES,
-    "data is not allocated yet": _LEAVES,
-    "on an invalid python storage": _LEAVES,
-}
+# What PyTorch says where a Series is handed to code that wants its memory.
+_MEMORY_READ = ("data is not allocated yet", "on an invalid python storage")
 
 
 def _explain(error: Exception) -> None:
-    if isinstance(error, RuntimeError):
-        reason = next((reason for words, reason in _HIDDEN.items() if words in str(error)), None)
-        if reason is not None:
-            raise ModelError(f"expand: the model {reason}") from error
+    """Raise what an error of PyTorch's means for the model, where that is known."""
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    if "inference tensor" in text:
+        raise ModelError(
+            "expand: the model enters torch.inference_mode() in its forward, which hides its operators. "
+            "Use torch.no_grad() there."
+        ) from error
+    if any(words in text for words in _MEMORY_READ):
+        raise leaves_pytorch("their memory is read, as by torch.tensor([...]) or a compiled extension") from error
 
 
 def _check_options(constants: str, product: str) -> None:
@@ -211,7 +207,7 @@ def _check_options(constants: str, product: str) -> None:
 
 
 @torch.no_grad()
-def _check_finite(model: object, x: Any) -> None:
+def _check_input(x: Any) -> None:
     tensors = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
     if any(tensor.layout is not torch.strided or tensor.is_nested for tensor in tensors):
         raise DataError("expand: the input is a sparse or nested tensor. Pass it dense (.to_dense()), or padded.")
@@ -225,6 +221,10 @@ def _check_finite(model: object, x: Any) -> None:
             continue
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DataError(f"expand: the input holds {_describe(tensor)}. Clean the data before profiling it.")
+
+
+@torch.no_grad()
+def _check_weights(model: object) -> None:
     if isinstance(model, nn.Module):
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             # Infinite buffers are masks and open bounds; only a parameter has no business to be infinite.
@@ -259,7 +259,7 @@ def _describe(tensor: Tensor) -> str:
     )
 
 
-def _unwrapped(x: Any) -> Any:
+def _detached(x: Any) -> Any:
     return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach(), x)
 
 

@@ -79,3 +79,19 @@ class Graph:
                 found.add(number)
                 waiting.extend(self.nodes[number].born)
         return [self.nodes[number] for number in sorted(found)]
+
+
+def role_of(event: str | None, family: str, flowing: int, tensors: int) -> Role:
+    """What a call does to the terms of its `flowing` operands among its `tensors`."""
+    if event == "weight" or event == "mixer":
+        return event
+    if event == "join" and flowing > 1:
+        return "join"
+    if family == "selection" and tensors == 1:
+        return "selection"
+    # The greater of two is a nonlinearity: maximum(x, 0) is relu(x).
+    if family == "selection":
+        return "other"
+    # A product of two values is no scaling.
+    other = event == "nonlinearity" or family == "fallback" or (family == "product" and flowing > 1)
+    return "other" if other else "affine"

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from termwise.data import DataSet
-from termwise.errors import DataError, ModelError, RunError, UsageError
+from termwise.errors import DataError, ModelError, RunError, UsageError, first_line
 from termwise.rundir import read_state, write_state, write_weights
 from termwise.seeds import owned_random, random_states, set_random_states, stream, untouched_random
 
@@ -354,7 +354,7 @@ class _Loop:
             self.optimiser.load_state_dict(state["optimiser"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise RunError(
-                f"{self.directory}: the resume state does not fit {self.name} ({str(error).splitlines()[0]}). "
+                f"{self.directory}: the resume state does not fit {self.name} ({first_line(error)}). "
                 "Give another directory, or the same model."
             ) from error
         self.step = self.saved = state["step"]

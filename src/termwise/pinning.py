@@ -100,8 +100,8 @@ def _unfollowed(module: nn.Module) -> tuple[str, str] | None:
     """What a module is that hides its operators, and the way out."""
     if isinstance(module, torch.jit.ScriptModule):
         return "scripted or traced modules, whose operators cannot be followed", "Give the original module."
-    home = f"{type(module).__module__}."
-    if home.startswith(_QUANTISED):
+    package = f"{type(module).__module__}."
+    if package.startswith(_QUANTISED):
         return "quantised modules, whose integer arithmetic has no parts", f"{_WHOLE_MODEL} it was quantised."
     if _is_sharded(module):
         return (

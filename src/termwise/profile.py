@@ -30,8 +30,9 @@ from torch.utils import _pytree as pytree
 from termwise.batches import batches
 from termwise.errors import DataError, ModelError, RecordError, UsageError
 from termwise.expand import Expansion, Forward, Output, expand, locate
+from termwise.operators import OperatorUse
 from termwise.pinning import bare, home
-from termwise.program import Constants, OperatorUse, Product
+from termwise.program import Constants, Product
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import UNITS, Unit, unit_of
 
@@ -250,7 +251,7 @@ class Measures:
                 "the depths of the paths changed between batches: the model's control flow depends on the data. "
                 "Profile each case by itself."
             )
-        task, statistics = _statistics(parts, stack, expansion, targets)
+        task, statistics = _statistics(stack, expansion, targets)
         if self._task and task != self._task:
             raise DataError(f"one batch is {self._task}, another {task}: give targets with all batches or with none.")
         self._task = task
@@ -372,9 +373,7 @@ def stack_parts(expansion: Expansion) -> tuple[list[tuple[str, int | None]], Ten
     return parts, torch.stack(tensors).cpu().double()
 
 
-def _statistics(
-    parts: list[tuple[str, int | None]], stack: Tensor, expansion: Expansion, targets: Tensor | None
-) -> tuple[str, dict[str, np.ndarray]]:
+def _statistics(stack: Tensor, expansion: Expansion, targets: Tensor | None) -> tuple[str, dict[str, np.ndarray]]:
     """Per-sample numbers, each of shape (P, N), (K, N) or (N,), and the task."""
     y = expansion.total.cpu().double()  # not every device has float64
     targets = None if targets is None else targets.cpu()

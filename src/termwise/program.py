@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
@@ -28,50 +27,16 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from termwise.blocks import Place
 from termwise.errors import ModelError, RuleError
-from termwise.graph import Graph, Node, Role
+from termwise.graph import Graph, Node, role_of
 from termwise.memory import Memory, Parameters, physical
+from termwise.operators import OperatorUse, Unsupported
 from termwise.rules import Call, Entry, linearise, plain
 from termwise.rules.registry import Kind, entry_of
-from termwise.series import INPUT, Series, carries, constant_series, frozen_series, integer_input
+from termwise.series import INPUT, Born, Series, carries, constant_series, frozen_series, integer_input
 from termwise.steps import Unit
 
 Product = Literal["half", "cauchy"]
 Constants = Literal["pooled", "by_depth"]
-
-
-@dataclasses.dataclass(frozen=True)
-class OperatorUse:
-    """How one operator was treated in a run.
-
-    Attributes:
-        operator: its name, such as "aten.relu".
-        rule: the family of the rule.
-        kind: "exact"; "frozen" where a value or an operand lost its parts; "linearised" by the affine fallback.
-        count: the number of calls.
-        modules: the paths of the modules that called it.
-    """
-
-    operator: str
-    rule: str
-    kind: Kind
-    count: int
-    modules: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Unsupported:
-    """A call that no rule could follow.
-
-    Attributes:
-        operator: its name.
-        module: the path of the module that called it.
-        reason: why.
-    """
-
-    operator: str
-    module: str
-    reason: str
-
 
 _FALLBACK = Entry("fallback", linearise)
 
@@ -203,32 +168,6 @@ class Program(TorchDispatchMode):
                 "call its forward() or its weights directly; name a module around it."
             )
 
-    def check_operators(self) -> None:
-        """Refuse a run in which calls could not be followed.
-
-        Raises:
-            RuleError: naming all of them, where they are, and what to type.
-        """
-        if not self.unsupported:
-            return
-        grouped: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
-        for call in self.unsupported:
-            grouped[call.operator, call.reason].append(call.module)
-        lines = [
-            f"  {operator} in {_some(modules)} ({len(modules)} call{'s' if len(modules) > 1 else ''}): {reason}"
-            for (operator, reason), modules in grouped.items()
-        ]
-        names = dict.fromkeys(operator for operator, _ in grouped)
-        packets = ", ".join(f"torch.ops.{name}" for name in names)
-        what, advice = f"{len(names)} operators", "without them, or name the family of each"
-        if len(names) == 1:
-            what, advice = "1 operator", "without it, or name its family"
-        raise RuleError(
-            f"{what} cannot be followed:\n" + "\n".join(lines) + "\n"
-            f"Write the model {advice} (docs/add-a-rule.md); for a nonlinearity:\n"
-            f'  termwise.rules.register("gate", termwise.rules.gated, [{packets}])'
-        )
-
     def _step(self, series: Series) -> Series:
         return series.shifted(constants=self.constants == "by_depth")
 
@@ -275,9 +214,8 @@ class Program(TorchDispatchMode):
     def _refuse_strangers(self, leaves: list[Any]) -> None:
         if any(isinstance(leaf, Series) and leaf.run not in (None, self._run) for leaf in leaves):
             raise ModelError(
-                f"module '{self._inside[-1] if self._inside else ''}' uses a value that an earlier run left behind: "
-                "the model, or a hook on it, keeps results outside of its modules (in a list, in a cache object). "
-                "Clear what keeps them before each run."
+                f"a value that an earlier run left behind is used {self._here()}: the model, or a hook on it, keeps "
+                "results outside of its modules (in a list, in a cache object). Clear what keeps them before each run."
             )
 
     def is_weight(self, tensor: Tensor) -> bool:
@@ -348,10 +286,7 @@ class Program(TorchDispatchMode):
         if not results:
             return
         tensors = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
-        gates = set(map(id, call.gates))
-        inputs = tuple(
-            (i, s.born) for i, s in enumerate(tensors) if isinstance(s, Series) and s.born and id(s) not in gates
-        )
+        inputs = _flowing(tensors, call.gates)
         self.wiring = hash((self.wiring, self.route, inputs))
         for series in results:
             series.born = (number,)
@@ -359,7 +294,7 @@ class Program(TorchDispatchMode):
             return
         size = 0 if call.is_view else sum(s.value.numel() * s.value.element_size() for s in results)
         name = str(call.func.overloadpacket)
-        role = _role(call.event, family, len(inputs), len(tensors))
+        role = role_of(call.event, family, len(inputs), len(tensors))
         self.graph.add(Node(number, name, role, call.event == "nonlinearity", where, inputs, flops, size))
 
     def _account(self, call: Call, out: Any) -> int:
@@ -440,25 +375,18 @@ class Program(TorchDispatchMode):
         return target
 
 
-def _role(event: str | None, family: str, flowing: int, tensors: int) -> Role:
-    """What a call does to the terms of its `flowing` operands among its `tensors`."""
-    if event == "weight" or event == "mixer":
-        return event
-    if event == "join" and flowing > 1:
-        return "join"
-    if family == "selection" and tensors == 1:
-        return "selection"
-    # The greater of two is a nonlinearity: maximum(x, 0) is relu(x).
-    if family == "selection":
-        return "other"
-    # A product of two values is no scaling.
-    other = event == "nonlinearity" or family == "fallback" or (family == "product" and flowing > 1)
-    return "other" if other else "affine"
-
-
-def _some(modules: list[str]) -> str:
-    names = [repr(name) if name else "the model itself" for name in dict.fromkeys(modules)]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _flowing(tensors: list[Tensor], gates: list[Series]) -> tuple[tuple[int, Born], ...]:
+    """The place of each operand that terms flow from, and its birth; of x / x that is the first x alone."""
+    frozen = collections.Counter(map(id, gates))
+    flowing: list[tuple[int, Series]] = []
+    for i, operand in reversed([*enumerate(tensors)]):
+        if frozen[id(operand)]:
+            frozen[id(operand)] -= 1
+        elif isinstance(operand, Series) and operand.born:
+            flowing.append((i, operand))
+    # Integers beside numbers that have parts say where to read or write; alone they start at their look-up.
+    with_parts = [(i, operand) for i, operand in flowing if carries(operand)]
+    return tuple((i, operand.born) for i, operand in reversed(with_parts or flowing))
 
 
 def _eps(dtype: torch.dtype) -> float:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import safetensors
 import safetensors.numpy
 
-from termwise.errors import RecordError
+from termwise.errors import RecordError, first_line
 
 VERSION = 1
 _LIMIT = 4 * 2**30  # bytes that one record may unpack to
@@ -197,8 +197,9 @@ def read_record(path: str | os.PathLike[str], kind: str) -> Record:
 
 
 def _corrupt(path: Path, error: Exception) -> RecordError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return RecordError(f"{path}: not a readable Termwise record ({reason}). It may be cut off; write it again.")
+    return RecordError(
+        f"{path}: not a readable Termwise record ({first_line(error)}). It may be cut off; write it again."
+    )
 
 
 def _read(archive: zipfile.ZipFile, path: Path, kind: str) -> Record:

@@ -133,16 +133,12 @@ class Series(Tensor):
         return self._outside(".numpy()").numpy(force=force)
 
     def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse values, as `numpy` does."""
+        """The clean value of integers and booleans, for other libraries."""
         return self._outside("DLPack").__dlpack__(*args, **kwargs)
 
     def _outside(self, how: str) -> Tensor:
         if carries(self):
-            raise ModelError(
-                f"the model takes values computed from the input, of shape {tuple(self.shape)}, out of PyTorch "
-                f"({how}); what is computed there cannot be followed. The traceback shows the line: write it with "
-                "PyTorch operators."
-            )
+            raise leaves_pytorch(f"{how}, of shape {tuple(self.shape)}")
         return self.value
 
     @property
@@ -241,6 +237,15 @@ class Series(Tensor):
             if not isinstance(view, Series) or view._alias_view is None:
                 continue
             view._become(view._alias_view(root.rows), root.parts, root.paths, root.gate, root.born)
+
+
+def leaves_pytorch(how: str) -> ModelError:
+    """The refusal of values that go where no operator can be followed; `how` they go there."""
+    return ModelError(
+        f"the model takes values computed from the input out of PyTorch ({how}); what is computed there cannot be "
+        "followed. The traceback shows the line: write it with PyTorch operators, or, where a hook does it, remove the "
+        "hook for the time being."
+    )
 
 
 def carries(x: Tensor) -> bool:

@@ -34,7 +34,7 @@ class Unit:
     """A unit of depth: which operators or which modules move every input-born part up by one.
 
     Attributes:
-        name: "layers", "blocks", "activations" or "modules".
+        name: "layers", "blocks", "activations", "modules", or "nothing" for a run in which no operator is a step.
         modules: the paths of the modules whose outputs are steps, for "modules".
         blocks: the residual branches, for "blocks"; None until they have been looked for in a program.
         route: a hash of the operator calls of that program and of the modules that made them.

@@ -14,12 +14,13 @@ from typing import Any
 
 from termwise.blocks import Block, find_blocks
 from termwise.errors import ModelError, RuleError
-from termwise.expand import Forward, Output, follow, polynomial
+from termwise.expand import Forward, Output, follow, locate, polynomial
 from termwise.graph import Graph, Node
+from termwise.operators import OperatorUse, Unsupported
 from termwise.pinning import bare
-from termwise.program import OperatorUse, Program, Unsupported
+from termwise.program import Program
 from termwise.series import INPUT_CALL, Born, add_paths
-from termwise.steps import Unit, unit_of
+from termwise.steps import BLOCKS, Unit, unit_of
 
 Paths = Mapping[int, int]
 
@@ -30,7 +31,8 @@ class Support:
 
     Attributes:
         unit: the unit of depth.
-        paths: depth to the number of paths from the input to the output, exact; empty where none reaches it.
+        paths: depth to the number of paths from the input to the output, as Python integers; empty where none reaches
+            it. They are those of the expansion, but for buffers that are filled and read in parts, where they are more.
         blocks: the residual branches, whatever the unit.
         weights: how many products by a weight (convolutions, linear layers) are called on what the input reaches.
         ideal_cost: the least that all terms cost, in plain forward passes (see `termwise.Expansion`).
@@ -78,7 +80,7 @@ def support(
     output: Output = None,
     forward: Forward = None,
 ) -> Support:
-    """Say what `termwise.expand` would do with `model` at the input `x`, for the price of about three forward passes.
+    """Say what `termwise.expand` would do with `model` at the input `x`, for the price of a run with one term.
 
     Args:
         model: an nn.Module or callable; run in evaluation mode and left as found.
@@ -105,8 +107,12 @@ def support(
     except (ModelError, RuleError) as error:
         # Calls that no rule can follow are listed by themselves; any other reason is told.
         failure = None if program.unsupported else str(error)
-    blocks = find_blocks(graph, born) if born else ()
-    located = dataclasses.replace(resolved, blocks=blocks if resolved.name == "blocks" else None)
+    if born and resolved.modules:
+        # The steps of modules have numbers in this graph; the blocks are named by the calls of operators alone.
+        blocks = locate(BLOCKS, model, x, output=output, forward=forward).blocks or ()
+    else:
+        blocks = find_blocks(graph, born) if born else ()
+    located = dataclasses.replace(resolved, blocks=blocks if resolved.name == BLOCKS else None)
     depths = _Depths(graph, located)
     return Support(
         unit=str(resolved),

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from termwise.errors import DataError, ModelError, UsageError
+from termwise.errors import DataError, ModelError, UsageError, first_line
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLED)
@@ -47,7 +47,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: not readable as weights ({_first_line(error)}).") from error
+        raise DataError(f"{path}: not readable as weights ({first_line(error)}).") from error
     except Exception as error:
         # torch.load raises pickle's own error for anything beyond plain tensors; it has not been executed.
         raise DataError(
@@ -57,7 +57,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _unnested(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """The state dictionary itself, where a checkpoint holds it beside an epoch or an optimizer."""
+    """The state dictionary itself, where a checkpoint holds it beside an epoch or an optimiser."""
     if not isinstance(loaded, Mapping):
         raise DataError(f"{path} holds a {type(loaded).__name__}; expected a state dictionary: model.state_dict().")
     inner = [key for key, value in loaded.items() if isinstance(value, Mapping) and _is_state(value)]
@@ -149,7 +149,3 @@ def misfit(
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join([*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,13 +5,12 @@ The object. Freeze every nonlinearity s of a network at the value u that it real
     s(v)  ->  s(0) + g v,      g = (s(u) - s(0)) / u      (g = s'(0) where u = 0),
 
 and give every *step* (every linear map by a weight in unit `layers`, every residual or dense branch in unit
-`blocks`, every nonlinearity in unit `activations`) a factor eps. Each intermediate value is then a polynomial
-in eps; its coefficient of eps^k that is born of the input is the sum over all paths of exactly k steps from the
-input: the unravelled view of
-Veit, Wilber and Belongie, "Residual networks behave like ensembles of relatively shallow networks" (2016,
-arXiv 1605.06431, section 3), made exact by frozen gates. Whatever is born of a constant (a bias, the shift of
-a norm, s(0)) is kept apart and counted by its number of steps *after birth*; the constant of a step enters
-before that step's factor, so it counts that step.
+`blocks`, every nonlinearity in unit `activations`) a factor eps. Each intermediate value is then a
+polynomial in eps; its coefficient of eps^k that is born of the input is the sum over all paths of exactly k
+steps from the input: the unravelled view of Veit, Wilber and Belongie, "Residual networks behave like
+ensembles of relatively shallow networks" (2016, arXiv 1605.06431, section 3), made exact by frozen gates.
+Whatever is born of a constant (a bias, the shift of a norm, s(0)) is kept apart and counted by its number of
+steps *after birth*; the constant of a step enters before that step's factor, so it counts that step.
 
 Three ways to compute it, which share nothing but the frozen network:
 

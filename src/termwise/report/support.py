@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from termwise.operators import OperatorUse, grouped, listed
 from termwise.report.text import short
 
 if TYPE_CHECKING:
-    from termwise.program import OperatorUse
     from termwise.support import Support
 
 _WIDTH = 100
@@ -86,13 +86,9 @@ def _uses(uses: Iterable[OperatorUse]) -> str:
 def _missing(support: Support) -> list[str]:
     if not support.missing:
         return _entry("missing", "none")
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for call in support.missing:
-        grouped.setdefault((call.operator, call.reason), []).append(call.module or "the model itself")
     lines: list[str] = []
-    for (operator, reason), modules in grouped.items():
-        where = ", ".join(dict.fromkeys(modules))
-        lines += _entry("" if lines else "missing", f"{operator} x{len(modules)} in {where}: {reason}")
+    for (operator, reason), modules in grouped(support.missing).items():
+        lines += _entry("" if lines else "missing", f"{operator} x{len(modules)} in {listed(modules)}: {reason}")
     return lines
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from termwise.errors import RuleError
+from termwise.errors import RuleError, first_line
 from termwise.rules.registry import Call, differentiating, existing, plain, register
 from termwise.series import Series, broadcast_rows, carries, frozen_series
 
@@ -106,7 +106,7 @@ def slope(function: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
             (derivative,) = torch.autograd.grad(total.real if total.is_complex() else total, leaf)
     except RuntimeError as error:
         raise RuleError(
-            f"a gate is the derivative of its operator near 0, and this one has none ({str(error).splitlines()[0]}). "
+            f"a gate is the derivative of its operator near 0, and this one has none ({first_line(error)}). "
             "Give it one (torch.library.register_autograd), or write a rule with its gate."
         ) from error
     return derivative.conj().resolve_conj() if derivative.is_complex() else derivative
@@ -169,8 +169,8 @@ def copysign(call: Call) -> Any:
     magnitude, sign = call.args
     if not isinstance(magnitude, Series):
         return frozen(call)
-    call.event, call.kind = "nonlinearity", "frozen" if isinstance(sign, Series) else "exact"
-    return by_value_gate(magnitude, lambda u: call.func(u, plain(sign)))
+    call.event, sign = "nonlinearity", call.freeze(sign)
+    return by_value_gate(magnitude, lambda u: call.func(u, sign))
 
 
 def log_sigmoid(call: Call) -> Any:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from termwise.errors import RuleError
+from termwise.errors import RuleError, first_line
 from termwise.rules.registry import Call, differentiating, plain
 from termwise.series import Parts, Series, add_paths, align_rows, carries, frozen_series, merge_parts
 
@@ -72,10 +72,10 @@ def push(call: Call, function: Any, operands: list[Series], parts: Parts) -> lis
             if all(t is None for t in transposed):
                 raise NotImplementedError("it has no derivative")
             rows = [_row(transposed, dummies, [stack[p] for stack in stacks]) for p in range(len(parts))]
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         raise RuleError(
             f"{call.func}: there is no rule for this operator, and it cannot be linearised either "
-            f"({str(error).splitlines()[0]}). Name its family with termwise.rules.register(...), "
+            f"({first_line(error)}). Name its family with termwise.rules.register(...), "
             "or write the model without it."
         ) from error
     columns = iter(torch.stack(column) for column in zip(*rows, strict=True))

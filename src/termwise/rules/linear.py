@@ -1,7 +1,8 @@
 """Operators that are linear in their value: applied to every part, the constant-born ones included.
 
-`structural` ones only move numbers about (or turn their sign), so a gate stays a gate; `reducing` ones mix numbers;
-`joint` ones are linear in several operands together (sum, concatenation), where plain operands join the constant part.
+`structural` ones only move numbers about (or turn their sign), so a gate stays a gate; `reducing` ones mix numbers, and
+`mixing` ones those of one position with others'; `joint` ones are linear in several operands together (sum,
+concatenation), where plain operands join the constant part.
 What an operator adds of its own (a pad value, a fill) joins the constant part too.
 """
 
@@ -152,7 +153,7 @@ def sub(call: Call) -> Any:
 
 
 def rsub(call: Call) -> Any:
-    """Y - alpha x."""
+    """The same with the operands exchanged: y - alpha x."""
     return _sum(call, call.args[0], call.args[1], -call.argument("alpha", 1), 1)
 
 
@@ -173,7 +174,7 @@ def _sum(call: Call, left: Any, right: Any, a: float, b: float) -> Series:
     call.event = "join"
     carried = [(carrying(s, value), factor) for s, factor in series]
     summands = [(s.rows if factor == 1 else s.rows * factor, s.parts) for s, factor in carried]
-    return Series(value, *add_rows(value, summands), add_paths(s.paths for s, _ in series))
+    return Series(value, *add_rows(value, summands), add_paths(s.paths for s, _ in carried))
 
 
 def carrying(series: Series, value: Tensor) -> Series:

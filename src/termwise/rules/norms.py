@@ -153,12 +153,12 @@ def variance_and_mean(call: Call) -> Any:
     call.kind = "frozen"
     series = call.args[0]
     spread, mean = call.clean()
+    if not series.dim():
+        return frozen_series(spread), series.mapped(lambda rows: rows, mean)
     declared = {a.name for a in call.func._schema.arguments}
     dims = (call.argument("dim") if "dim" in declared else None) or range(series.dim())
     of_rows = [d % series.dim() + 1 for d in dims]
     keep = bool(call.argument("keepdim", False)) if "keepdim" in declared else False
-    if not series.dim():
-        return frozen_series(spread), series.mapped(lambda rows: rows, mean)
     return frozen_series(spread), series.mapped(lambda rows: rows.mean(dim=of_rows, keepdim=keep), mean)
 
 

@@ -375,7 +375,9 @@ def solve(call: Call) -> Any:
     solution, *rest = (clean,) if isinstance(clean, Tensor) else clean
     out = jointly(call, solution, [(name, None)])
     if any(isinstance(other, Series) for other in others):
-        call.kind, out.gate = "frozen", False
+        out.gate = False
+        for other in others:
+            call.freeze(other)
     elif any(isinstance(other, Tensor) and call.is_weight(other) for other in others):
         call.event = "weight"
     return out if isinstance(clean, Tensor) else type(clean)([out, *(frozen_series(r) for r in rest)])

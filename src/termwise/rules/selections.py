@@ -32,7 +32,7 @@ def max_pool(call: Call) -> Any:
 
 def along_dim(call: Call) -> Any:
     """Operators that return values and their indices along one dimension (max.dim, sort, topk, median.dim, cummax)."""
-    if not call.func._schema.returns or len(call.func._schema.returns) != 2:
+    if len(call.func._schema.returns) != 2:
         return extreme(call)
     series = as_series(call.args[0])
     out = call.clean()
@@ -66,7 +66,7 @@ def extreme(call: Call) -> Any:
     declared = {a.name for a in call.func._schema.arguments}
     dims = call.argument("dim") if "dim" in declared else []
     dims = [dims] if isinstance(dims, int) else list(dims or range(series.dim()))
-    dims = [d % max(series.dim(), 1) for d in dims]
+    dims = [d % series.dim() for d in dims]
     keep = bool(call.argument("keepdim", False)) if "keepdim" in declared else False
     full = value if keep else _unsqueezed(value, dims)
     ties = series.value == full
