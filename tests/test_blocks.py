@@ -13,6 +13,7 @@ import oracles
 from blocks_at_hand import X, blocks_of, chained, made_of
 from programs import DOUBLE, Written, dense
 from termwise.causal import without
+from termwise.errors import ModelError
 from termwise.expand import expand, locate
 
 
@@ -294,6 +295,18 @@ def test_blocks_of_another_way_through_the_program_are_not_used(run: Any, paths:
     found, fresh = expand(model, -X.abs(), unit=unit), expand(model, -X.abs(), unit="blocks")
     assert dict(found.paths) == dict(fresh.paths) == paths
     assert all(torch.equal(found.terms[depth], fresh.terms[depth]) for depth in paths)
+
+
+def test_a_program_that_never_goes_the_same_way_twice_is_refused() -> None:
+    model: Any = made_of(chained)
+    runs = itertools.count()
+
+    def run(x: Tensor) -> Tensor:
+        v = model.p(x) + x if next(runs) % 2 else x + model.q(model.p(x))
+        return v + model.q(v)
+
+    with pytest.raises(ModelError, match="another way through its code each time"):
+        expand(run, X, unit="blocks")
 
 
 # Terms, against every subset of branches.

@@ -126,15 +126,19 @@ def expand(
             names all of them.
     """
     _check_options(constants, product)
-    located = locate(unit, model, x, output=output, forward=forward)
-    program = Program(bare(model), located, constants, product, strict=strict)
-    series = follow(program, model, x, output, forward)
-    if located.blocks is not None and program.wiring != located.wiring:
-        # The blocks were found in a program that took another way: look for them in this one.
-        located = locate(located.name, model, x, output=output, forward=forward)
+    located = unit_of(unit, bare(model))
+    for _ in range(2):
+        located = locate(located, model, x, output=output, forward=forward)
         program = Program(bare(model), located, constants, product, strict=strict)
         series = follow(program, model, x, output, forward)
-    return _read(series, program, located)
+        if located.blocks is None or program.wiring == located.wiring:
+            return _read(series, program, located)
+        # The blocks were found in a program that took another way: look for them in this one.
+        located = Unit(BLOCKS)
+    raise ModelError(
+        "expand: the model takes another way through its code each time that it is run on the same input, so that its "
+        "blocks cannot be found. Fix what it depends on (a counter, a random choice), or use another unit."
+    )
 
 
 def locate(
