@@ -168,14 +168,17 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
     _check_input(x)
     _check_weights(bare(model))
     lifted = program.own(pytree.tree_map_only(Tensor, _input, _detached(x)))
-    with pinned(model), program.running():
+    with pinned(model):
         try:
-            result = _called(model, lifted) if forward is None else forward(model, lifted)
-            series = program.series_of(pick_output(result, output))
+            with program.running():
+                result = _called(model, lifted) if forward is None else forward(model, lifted)
+                series = program.series_of(pick_output(result, output))
         except Exception as error:
             check_followed(program.unsupported)  # the likelier cause, and the better message
             _explain(error)
             raise
+        if isinstance(series, Series):
+            series.rows = series.rows  # what still waits is computed here, where all is pinned
     check_followed(program.unsupported)
     program.check_modules()
     return series
@@ -233,7 +236,9 @@ def _check_weights(model: object) -> None:
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             # Infinite buffers are masks and open bounds; only a parameter has no business to be infinite.
             fine = torch.isfinite if isinstance(tensor, nn.Parameter) else _is_number
-            if tensor.is_floating_point() and not tensor.is_meta and not bool(fine(tensor).all()):
+            if not tensor.is_floating_point() or tensor.is_meta or bool(torch.isfinite(tensor.sum())):
+                continue  # one pass over the memory tells that all is well
+            if not bool(fine(tensor).all()):
                 raise ModelError(
                     f"expand: '{name}' of the model holds {_describe(tensor)}. The training may have diverged; "
                     "load an earlier checkpoint."

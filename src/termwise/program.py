@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import weakref
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from termwise.blocks import Place
+from termwise.deferred import Deferred, waits
 from termwise.errors import ModelError, RuleError
 from termwise.graph import Graph, Node, role_of
 from termwise.memory import Memory, Parameters, physical
@@ -96,6 +98,7 @@ class Program(TorchDispatchMode):
         self._parameters_as_found = Parameters()
         self.flops = self._ideal_flops = 0
         self._run = object()
+        self._waiting: weakref.WeakSet[Deferred] = weakref.WeakSet()
         self.coarsest: torch.dtype | None = None
 
     @property
@@ -182,7 +185,9 @@ class Program(TorchDispatchMode):
             args, keywords = pytree.tree_map_only(Tensor, self._memory.lift, (args, keywords))
         leaves = pytree.tree_leaves((args, keywords))
         if _writes(func):
-            self._parameters_as_found.spare(_written(func, args, keywords))
+            written = _written(func, args, keywords)
+            self._parameters_as_found.spare(written)
+            self._wait_no_longer([leaf for leaf in written if not isinstance(leaf, Series)])
         if not any(isinstance(leaf, Series) for leaf in leaves):
             out = func(*args, **keywords)
             if any(isinstance(leaf, Tensor) and self.is_weight(leaf) for leaf in leaves):
@@ -207,9 +212,20 @@ class Program(TorchDispatchMode):
         for leaf in pytree.tree_leaves(tree):
             if isinstance(leaf, Series):
                 leaf.run = self._run
+                if waits(leaf.held):
+                    self._waiting.add(leaf.held)
                 if carries(leaf) and (self.coarsest is None or _eps(leaf.dtype) > _eps(self.coarsest)):
                     self.coarsest = leaf.dtype
         return tree
+
+    def _wait_no_longer(self, written: list[Any]) -> None:
+        """Have the rows computed that need what is about to be written."""
+        for tensor in (leaf for leaf in written if isinstance(leaf, Tensor) and self._waiting):
+            value = tensor.value if isinstance(tensor, Series) else physical(tensor)
+            if value.layout is torch.strided:
+                memory = value.untyped_storage().data_ptr()
+                for rows in [rows for rows in self._waiting if rows.reads(memory)]:
+                    rows.read()
 
     def _refuse_strangers(self, leaves: list[Any]) -> None:
         if any(isinstance(leaf, Series) and leaf.run not in (None, self._run) for leaf in leaves):
@@ -363,6 +379,8 @@ class Program(TorchDispatchMode):
         new = out[0] if isinstance(out, (tuple, list)) else out
         if not isinstance(new, Series):
             new = constant_series(new) if carries(new) else frozen_series(new)
+        self.own(new)
+        self._wait_no_longer([target])
         if torch.Tag.inplace_view in func.tags:
             # transpose_, as_strided_: not the numbers are written but the geometry of the tensor object itself.
             with no_dispatch():

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
+from termwise.deferred import Added, Deferred, Rows, read, waits
 from termwise.errors import ModelError, RuleError
 
 
@@ -61,7 +62,8 @@ class Series(Tensor):
     Attributes:
         value: the clean value, shape S.
         rows: the parts, shape (len(parts), *S), in the value's dtype; no rows where the value cannot carry any
-            (integers, booleans).
+            (integers, booleans).  They may be computed only when they are first read (see `termwise.deferred`);
+            `held` is what there is of them until then.
         parts: the label of each row, sorted.
         paths: for each depth among the input-born parts, the number of paths, as exact Python integers.
         gate: whether a product with this value freezes it: its provenance, not its value.
@@ -71,7 +73,7 @@ class Series(Tensor):
     """
 
     value: Tensor
-    rows: Tensor
+    held: Rows
     parts: Parts
     paths: Paths
     gate: bool
@@ -95,10 +97,10 @@ class Series(Tensor):
         )
 
     def __init__(
-        self, value: Tensor, rows: Tensor, parts: Parts, paths: Paths | None = None, *, gate: bool = False
+        self, value: Tensor, rows: Rows, parts: Parts, paths: Paths | None = None, *, gate: bool = False
     ) -> None:
         """Wrap `value`; `rows` must have shape (len(parts), *value.shape)."""
-        self.value, self.rows, self.parts, self.paths, self.gate = value, rows, parts, dict(paths or {}), gate
+        self.value, self.held, self.parts, self.paths, self.gate = value, rows, parts, dict(paths or {}), gate
         self.born = ()
         self._alias_root, self._alias_view, self._aliases = None, None, []
         self.run = None
@@ -142,6 +144,15 @@ class Series(Tensor):
         return self.value
 
     @property
+    def rows(self) -> Tensor:
+        """The parts, shape (len(parts), *shape)."""
+        return read(self.held)
+
+    @rows.setter
+    def rows(self, rows: Tensor) -> None:
+        self.held = rows
+
+    @property
     def is_input(self) -> bool:
         """Whether these are integers of the input itself, perhaps rearranged: no parts yet, but a path of no steps."""
         return not self.parts and bool(self.paths)
@@ -164,15 +175,32 @@ class Series(Tensor):
         *,
         gate: bool = False,
         view: bool = False,
+        uses: Iterable[Any] | None = None,
     ) -> Series:
-        """The Series of a linear operator: `linear` takes all rows at once, (R, *S) to (R, *S')."""
-        out = Series(value, linear(self.rows), self.parts, self.paths, gate=gate)
+        """The Series of a linear operator: `linear` takes all rows at once, (R, *S) to (R, *S').
+
+        Where all that `linear` reads beside the rows is named by `uses`, it waits as long as the rows do.
+        """
+        held = self.held
+        if uses is not None and waits(held):
+            out = Series(value, Deferred(lambda: linear(held.read()), owned=False, uses=[held, *uses]), self.parts, self.paths)
+        else:
+            out = Series(value, linear(self.rows), self.parts, self.paths)
+        out.gate = gate
         if view:
             out._follow(self, linear)
         return out
 
+    def later(self, linear: Callable[[Tensor], Tensor], value: Tensor, *, uses: Iterable[Any]) -> Series:
+        """As `mapped`, when the rows are first read; `linear` returns new memory."""
+        held = self.held
+        return Series(value, Deferred(lambda: linear(read(held)), uses=[held, *uses]), self.parts, self.paths)
+
     def plus(self, constant: Tensor, value: Tensor, *, part: Part = CONSTANT) -> Series:
         """Add what is born here; `constant` broadcasts to the value's shape."""
+        if part in self.parts and waits(self.held) and self.value.shape == value.shape:
+            rows = Added(self.held, constant, self.parts.index(part))
+            return Series(value, rows, self.parts, self.paths, gate=self.gate)
         rows, parts = self.rows, self.parts
         if part in parts:
             rows = broadcast_rows(rows, value).to(value.dtype, copy=True, memory_format=torch.contiguous_format)
@@ -191,7 +219,7 @@ class Series(Tensor):
         """One step: every input-born part moves up by one; the constant-born too where they are kept by depth."""
         moves = {Origin.INPUT: 1, Origin.CONSTANT: int(constants), Origin.FROZEN: 0}
         parts = tuple(Part(part.origin, part.depth + moves[part.origin]) for part in self.parts)
-        return Series(self.value, self.rows, parts, {depth + 1: n for depth, n in self.paths.items()}, gate=self.gate)
+        return Series(self.value, self.held, parts, {depth + 1: n for depth, n in self.paths.items()}, gate=self.gate)
 
     # Aliasing. A view shares its base's rows; a write to either must reach the other. Rows are never written in
     # place: the root of the aliases gets new rows and every live view is derived from them again.
@@ -202,14 +230,14 @@ class Series(Tensor):
         self._alias_view = view if earlier is None else lambda rows: view(earlier(rows))
         root._aliases.append(TensorWeakRef(self))
 
-    def _become(self, rows: Tensor, parts: Parts, paths: Paths, gate: bool, born: Born) -> None:
-        self.rows, self.parts, self.paths, self.gate, self.born = rows, parts, dict(paths), gate, born
+    def _become(self, rows: Rows, parts: Parts, paths: Paths, gate: bool, born: Born) -> None:
+        self.held, self.parts, self.paths, self.gate, self.born = rows, parts, dict(paths), gate, born
 
     def overwrite(self, new: Series) -> None:
         """Take over the parts of `new` (in-place operators); the clean value has been written by the caller."""
         root = self if self._alias_root is None else self._alias_root
         if root is self:
-            self._become(new.rows, new.parts, new.paths, new.gate, new.born)
+            self._become(new.held, new.parts, new.paths, new.gate, new.born)
         else:
             assert self._alias_view is not None
             # What is written over whole leaves nothing behind, no part and no path.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from termwise.deferred import scaled
 from termwise.errors import RuleError, first_line
 from termwise.rules.registry import Call, differentiating, existing, plain, register
 from termwise.series import Series, broadcast_rows, carries, frozen_series
@@ -45,10 +46,8 @@ def by_value_gate(series: Series, function: Callable[[Tensor], Tensor], *, prove
     """The Series of an element-wise function of one."""
     value, gate, at_zero = value_gate(function, series.value)
 
-    def gated_rows(rows: Tensor) -> Tensor:
-        return held(broadcast_rows(rows, value), gate, series.value, value - at_zero)
-
-    out = series.mapped(gated_rows, value, gate=provenance)
+    rows = held(series, gate, value, value - at_zero)
+    out = Series(value, rows, series.parts, series.paths, gate=provenance)
     return out.plus(at_zero, value) if bool((at_zero != 0).any()) else out
 
 
@@ -78,12 +77,16 @@ def value_gate(function: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor,
     return value, gate, at_zero
 
 
-def held(rows: Tensor, gate: Tensor, u: Tensor, whole: Tensor) -> Tensor:
-    """Rows times a gate.
+def held(series: Series, gate: Tensor, value: Tensor, whole: Tensor) -> Tensor:
+    """The rows of a function of `series` that is `value`, by its gate.
 
     Where u is infinite (a score that was masked) the gate is the limit of that of large numbers: it gives `whole`,
     s(u) - s(0), to the row that holds the infinity, and nothing to the others.
     """
+    u = series.value
+    if u.shape == value.shape and bool(torch.isfinite(u.sum())):
+        return scaled(series.held, gate)
+    rows = broadcast_rows(series.rows, value)
     out = rows * gate
     if bool(torch.isfinite(u.sum())):
         return out
@@ -118,7 +121,7 @@ def relu(call: Call) -> Any:
     value = call.clean()
     call.event = "nonlinearity"
     gate = (series.value > 0).to(value.dtype)
-    return series.mapped(lambda rows: held(rows, gate, series.value, value), value)
+    return Series(value, held(series, gate, value, value), series.parts, series.paths)
 
 
 def power(call: Call) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from termwise.deferred import Deferred, read, waits
 from termwise.errors import RuleError
 from termwise.rules.fallback import linearise
 from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, plain, register
@@ -66,7 +67,8 @@ def _linear(call: Call, *, keep_gate: bool) -> Any:
             outputs.append(frozen_series(clean))
             continue
         pick = _picker(call.func, rest, kwargs, None if isinstance(value, Tensor) else i)
-        outputs.append(series.mapped(pick, clean, gate=keep_gate and series.gate, view=call.is_view))
+        uses = pytree.tree_leaves((rest, kwargs))
+        outputs.append(series.mapped(pick, clean, gate=keep_gate and series.gate, view=call.is_view, uses=uses))
     return outputs[0] if isinstance(value, Tensor) else type(value)(outputs)
 
 
@@ -166,15 +168,22 @@ def _sum(call: Call, left: Any, right: Any, a: float, b: float) -> Series:
     if len(series) == 1:
         constant, scale = next((o, f) for o, f in operands if not isinstance(o, Series))
         only, factor = series[0]
-        rows = only.rows if factor == 1 else only.rows * factor
-        scaled = Series(only.value, rows, only.parts, only.paths, gate=only.gate)
+        scaled = only if factor == 1 else only.mapped(lambda rows: rows * factor, only.value, gate=only.gate)
         if not isinstance(constant, Tensor):
             constant = torch.as_tensor(constant, dtype=value.dtype, device=value.device)
         return scaled.plus(constant * scale, value)
     call.event = "join"
     carried = [(carrying(s, value), factor) for s, factor in series]
-    summands = [(s.rows if factor == 1 else s.rows * factor, s.parts) for s, factor in carried]
-    return Series(value, *add_rows(value, summands), add_paths(s.paths for s, _ in carried))
+    paths = add_paths(s.paths for s, _ in carried)
+
+    def summed() -> tuple[Tensor, Parts]:
+        return add_rows(value, [(read(rows) if factor == 1 else read(rows) * factor, parts) for rows, parts, factor in held])
+
+    held = [(s.held, s.parts, factor) for s, factor in carried]
+    if all(waits(rows) for rows, _, _ in held):
+        rows = Deferred(lambda: summed()[0], uses=[rows for rows, _, _ in held])
+        return Series(value, rows, merge_parts(parts for _, parts, _ in held), paths)
+    return Series(value, *summed(), paths)
 
 
 def carrying(series: Series, value: Tensor) -> Series:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from termwise.deferred import Shifted
 from termwise.rules.registry import Call, as_series, existing, plain, register
 from termwise.series import CONSTANT, Series, frozen_series
 
@@ -45,6 +46,9 @@ def _uses_batch_statistics(call: Call) -> bool:
 
 def affine(series: Series, value: Tensor, scale: Tensor, shift: Tensor) -> Series:
     """x * scale + shift with constants that broadcast; the rows are written once."""
+    if CONSTANT in series.parts and scale.dtype == series.dtype == value.dtype:
+        at = series.parts.index(CONSTANT)
+        return Series(value, Shifted(series.held, scale, shift, at), series.parts, series.paths)
     if CONSTANT in series.parts:
         rows = series.rows * scale
         rows[series.parts.index(CONSTANT)] += shift

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from termwise.deferred import Convolved, Deferred, read
 from termwise.rules.elementwise import frozen
 from termwise.rules.fallback import linearise, push
 from termwise.rules.linear import jointly
 from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, loop_rows, plain, register
-from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
+from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series, merge_parts
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,9 +43,9 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
 
     swap = torch.mul if times is torch.mul else swapped
     if not isinstance(right, Series):
-        return left.mapped(lambda rows: by(rows, right, times), value, gate=left.gate and _is_scaling(times))
+        return _by_plain(left, right, lambda rows: by(rows, right, times), value, scaling=_is_scaling(times))
     if not isinstance(left, Series):
-        return right.mapped(lambda rows: by(rows, left, swap), value, gate=right.gate and _is_scaling(times))
+        return _by_plain(right, left, lambda rows: by(rows, left, swap), value, scaling=_is_scaling(times))
     left_gate, right_gate = _is_gate(left), _is_gate(right)
     if not carries(left):
         left_gate, right_gate = True, False  # an integer or a mask has nothing to give but its value
@@ -55,8 +56,29 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
         return Series(value, by(free.rows, call.freeze(gate), product), free.parts, free.paths)
     if call.product == "cauchy" and not left_gate:
         return _cauchy(call, left, right, times, value)
-    halves = [(by(left.rows, right.value / 2, times), left.parts), (by(right.rows, left.value / 2, swap), right.parts)]
-    return Series(value, *add_rows(value, halves), add_paths([left.paths, right.paths]), gate=left_gate and right_gate)
+    return _halves(left, right, lambda rows, b: by(rows, b, times), lambda rows, a: by(rows, a, swap), value)
+
+
+def _by_plain(
+    series: Series, plain: Any, product: Callable[[Tensor], Tensor], value: Tensor, *, scaling: bool
+) -> Series:
+    if scaling:
+        return series.mapped(product, value, gate=series.gate, uses=[plain])
+    return series.later(product, value, uses=[plain])
+
+
+def _halves(left: Series, right: Series, by_right: Bilinear, by_left: Bilinear, value: Tensor) -> Series:
+    """Half to each, when they are first read: if the product decides a pattern of attention, nobody will."""
+    (a, u), (b, v) = (left.held, left.value), (right.held, right.value)
+    a_parts, b_parts = left.parts, right.parts
+
+    def summed() -> Tensor:
+        halves = [(by_right(read(a), v / 2), a_parts), (by_left(read(b), u / 2), b_parts)]
+        return add_rows(value, halves)[0]
+
+    rows = Deferred(summed, uses=[a, b, u, v])
+    parts = merge_parts([a_parts, b_parts])
+    return Series(value, rows, parts, add_paths([left.paths, right.paths]), gate=_is_gate(left) and _is_gate(right))
 
 
 def _without_constants(left: Any, right: Any) -> tuple[Any, Any]:
@@ -295,7 +317,7 @@ def convolution(call: Call) -> Any:
         return call.func(a, w, None, *rest)
 
     if isinstance(x, Series) and not isinstance(weight, Series) and x.dim() == weight.dim():
-        out = x.mapped(lambda rows: _fold(rows, lambda stack: times(stack, weight)), value)
+        out = Series(value, _convolved(call, x, weight, times), x.parts, x.paths)
     else:
         out = multiply(call, x, weight, times, value)
     _mark(call, x, weight)
@@ -308,11 +330,26 @@ def _computed_bias(call: Call, bare: Callable[[], Any], bias: Series, spatial: i
         return call.with_value(bare() + bias.reshape(-1, *(1,) * spatial), call.clean())
 
 
+def _convolved(call: Call, x: Series, weight: Tensor, times: Bilinear) -> Deferred:
+    held = x.held
+
+    def convolve(by: Tensor) -> Tensor:
+        return _fold(read(held), lambda stack: times(stack, by))
+
+    transposed = bool(call.argument("transposed"))
+    if transposed:
+        return Deferred(lambda: convolve(weight), uses=[held, weight])
+    return Convolved(held, convolve, weight)
+
+
 def _fold(rows: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
     """Depth is folded into the batch: one call serves all parts."""
     if not rows.shape[0]:
         return each_row(operator, rows)
-    out = operator(rows.flatten(0, 1))
+    stack = rows.flatten(0, 1)
+    if stack.dim() == 4 and stack.device.type == "cpu":
+        stack = stack.contiguous(memory_format=torch.channels_last)  # the faster kernels; nothing else sees the order
+    out = operator(stack)
     return out.unflatten(0, rows.shape[:2])
 
 

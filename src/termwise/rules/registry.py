@@ -169,8 +169,11 @@ class _Passing(TorchDispatchMode):
 
 @contextlib.contextmanager
 def transforms() -> Iterator[None]:
-    """Context in which vmap and autograd work although an operator is being dispatched."""
-    with enable_reentrant_dispatch(), _Passing():
+    """Context in which vmap and autograd work although an operator is being dispatched, if one is."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(RuntimeError):  # of there being no dispatch to reenter: nothing is needed
+            stack.enter_context(enable_reentrant_dispatch())
+            stack.enter_context(_Passing())
         yield
 
 
