@@ -67,7 +67,7 @@ class Deferred:
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor that broadcasts to each of them, in new memory."""
         rows = self.take()
-        return self.read() * factor if rows is None else rows.mul_(factor)
+        return self.read() * alike(factor, self.read()) if rows is None else rows.mul_(alike(factor, rows))
 
     def _forget(self) -> None:
         """Let go of everything that was needed to compute them."""
@@ -94,7 +94,26 @@ def waits(rows: Rows) -> TypeGuard[Deferred]:
 
 def scaled(rows: Rows, factor: Tensor) -> Tensor:
     """The rows times a factor, in new memory."""
-    return rows.scaled(factor) if isinstance(rows, Deferred) else rows * factor
+    return rows.scaled(factor) if isinstance(rows, Deferred) else rows * alike(factor, rows)
+
+
+def alike(one: Tensor, rows: Tensor) -> Tensor:
+    """A tensor of the shape of each row, in memory ordered as they are: mixed orders make element-wise work slow."""
+    if one.shape != rows.shape[1:] or one.stride() == rows.stride()[1:]:
+        return one
+    return empty_rows(1, one, rows)[0].copy_(one)
+
+
+def empty_rows(count: int, one: Tensor, like: Tensor) -> Tensor:
+    """Memory for rows of the shape of `one`, ordered as that of the rows `like` is (channels last, say)."""
+    if like.dim() != one.dim() + 1:
+        return one.new_empty((count, *one.shape))
+    order = sorted(range(one.dim()), key=lambda d: (-like.stride(d + 1), d))
+    strides, size = [0] * one.dim(), 1
+    for d in reversed(order):
+        strides[d] = size
+        size *= max(one.shape[d], 1)
+    return torch.empty_strided((count, *one.shape), (size, *strides), dtype=one.dtype, device=one.device)
 
 
 class Added(Deferred):
@@ -135,7 +154,9 @@ class Shifted(Deferred):
         if self.is_read or self._taken or waits(self._base):
             return super().scaled(factor)
         self._taken = True
-        rows = read(self._base) * (self._scale * factor)
+        base = read(self._base)
+        factor = alike(factor, base)
+        rows = base * (self._scale * factor)
         rows[self._at] += self._added * factor
         return rows
 

@@ -33,7 +33,7 @@ from termwise.graph import Graph, Node, role_of
 from termwise.memory import Memory, Parameters, physical
 from termwise.operators import OperatorUse, Unsupported
 from termwise.rules import Call, Entry, linearise, plain
-from termwise.rules.registry import Kind, entry_of
+from termwise.rules.registry import Kind, entry_of, leaves_of
 from termwise.series import INPUT, Born, Series, carries, constant_series, frozen_series, integer_input
 from termwise.steps import Unit
 
@@ -183,7 +183,7 @@ class Program(TorchDispatchMode):
         keywords: dict[str, Any] = dict(kwargs or {})
         if self._memory:
             args, keywords = pytree.tree_map_only(Tensor, self._memory.lift, (args, keywords))
-        leaves = pytree.tree_leaves((args, keywords))
+        leaves = leaves_of(args, keywords)
         if _writes(func):
             written = _written(func, args, keywords)
             self._parameters_as_found.spare(written)
@@ -209,7 +209,7 @@ class Program(TorchDispatchMode):
 
     def own(self, tree: Any) -> Any:
         """Make the Series in `tree` those of this run, and note the coarsest precision that any of its values had."""
-        for leaf in pytree.tree_leaves(tree):
+        for leaf in [tree] if isinstance(tree, Tensor) else pytree.tree_leaves(tree):
             if isinstance(leaf, Series):
                 leaf.run = self._run
                 if waits(leaf.held):
@@ -258,7 +258,9 @@ class Program(TorchDispatchMode):
         flops = self._account(call, out) if func.overloadpacket in flop_registry else 0
         if self.graph is not None or self.unit.blocks is not None:
             self._enter(number, entry.family, call, out, where, flops)
-        return pytree.tree_map_only(Series, self._step, out) if self.unit.counts(call.event) else out
+        if not self.unit.counts(call.event):
+            return out
+        return self._step(out) if isinstance(out, Series) else pytree.tree_map_only(Series, self._step, out)
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         return Call(func, args, kwargs, self.is_weight, self.product, self, altered=bool(self._removed))
@@ -315,7 +317,7 @@ class Program(TorchDispatchMode):
 
     def _account(self, call: Call, out: Any) -> int:
         flops = flop_registry[call.func.overloadpacket](*plain(call.args), **plain(call.kwargs), out_val=plain(out))
-        operands = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Series)]
+        operands = [leaf for leaf in leaves_of(call.args, call.kwargs) if isinstance(leaf, Series)]
         window = max(operand.window for operand in operands)
         self.flops += flops
         self._ideal_flops += (window + 1) * flops
@@ -323,7 +325,7 @@ class Program(TorchDispatchMode):
 
     @staticmethod
     def _cannot_carry(call: Call) -> bool:
-        series = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Series)]
+        series = [leaf for leaf in leaves_of(call.args, call.kwargs) if isinstance(leaf, Series)]
         return not any(carries(s) for s in series)
 
     def _integers(self, call: Call) -> Any:

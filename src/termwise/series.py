@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
-from termwise.deferred import Added, Deferred, Rows, read, waits
+from termwise.deferred import Added, Deferred, Rows, empty_rows, read, waits
 from termwise.errors import ModelError, RuleError
 
 
@@ -368,7 +368,7 @@ def add_rows(value: Tensor, summands: Sequence[tuple[Tensor, Parts]]) -> tuple[T
     parts = merge_parts(layout for _, layout in summands)
     places = [{part: i for i, part in enumerate(layout)} for _, layout in summands]
     stacks = [broadcast_rows(rows, value) for rows, _ in summands]
-    out = torch.empty_like(value[None].expand(len(parts), *value.shape), memory_format=torch.contiguous_format)
+    out = empty_rows(len(parts), value, max((rows for rows, _ in summands), key=torch.numel))
     start = 0
     while start < len(parts):
         present = [parts[start] in place for place in places]

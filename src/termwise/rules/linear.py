@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from termwise.deferred import Deferred, read, waits
+from termwise.deferred import Deferred, empty_rows, read, waits
 from termwise.errors import RuleError
 from termwise.rules.fallback import linearise
 from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, plain, register
@@ -72,12 +72,12 @@ def _linear(call: Call, *, keep_gate: bool) -> Any:
     return outputs[0] if isinstance(value, Tensor) else type(value)(outputs)
 
 
-# A view of the value may be none of the rows, which are laid out by themselves: reshape copies where it must.
-_RESHAPES = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default}
-
-
 def _picker(func: Any, rest: list[Any], kwargs: dict[str, Any], which: int | None) -> Callable[[Tensor], Tensor]:
+    direct = _VIEWS.get(func) if not kwargs else None
+
     def apply(rows: Tensor) -> Tensor:
+        if direct is not None and rows.shape[0] and rows.dim() > 1:
+            return direct(rows, *rest)
         if func in _RESHAPES:
             return each_row(lambda row: row.reshape(rest[0]), rows)
         if which is None:
@@ -85,6 +85,40 @@ def _picker(func: Any, rest: list[Any], kwargs: dict[str, Any], which: int | Non
         return apply_to_rows(func, lambda row: func(row, *rest, **kwargs)[which], rows)
 
     return apply
+
+
+def _behind(rows: Tensor, dim: int, *, extra: int = 0) -> int:
+    """The axis of the rows that is dimension `dim` of each of them, or of what has `extra` more dimensions."""
+    return dim % (rows.dim() - 1 + extra) + 1
+
+
+def _reshaped(rows: Tensor, shape: list[int]) -> Tensor:
+    return rows.reshape(rows.shape[0], *shape)
+
+
+def _expanded(rows: Tensor, shape: list[int]) -> Tensor:
+    missing = len(shape) - (rows.dim() - 1)
+    return rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]).expand(-1, *shape)
+
+
+def _sliced(rows: Tensor, dim: int = 0, *bounds: Any) -> Tensor:
+    return torch.ops.aten.slice.Tensor(rows, _behind(rows, dim), *bounds)
+
+
+# A view of the value may be none of the rows, which are laid out by themselves: reshape copies where it must.
+_RESHAPES = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default}
+
+# The views that attention is full of, without the price of vmap.
+_VIEWS: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.view.default: _reshaped,
+    torch.ops.aten._unsafe_view.default: _reshaped,
+    torch.ops.aten.permute.default: lambda rows, dims: rows.permute(0, *(_behind(rows, d) for d in dims)),
+    torch.ops.aten.transpose.int: lambda rows, a, b: rows.transpose(_behind(rows, a), _behind(rows, b)),
+    torch.ops.aten.expand.default: _expanded,
+    torch.ops.aten.unsqueeze.default: lambda rows, dim: rows.unsqueeze(_behind(rows, dim, extra=1)),
+    torch.ops.aten.select.int: lambda rows, dim, index: rows.select(_behind(rows, dim), index),
+    torch.ops.aten.slice.Tensor: _sliced,
+}
 
 
 def duplicate(call: Call) -> Any:
@@ -243,7 +277,7 @@ def cat(call: Call) -> Any:
     parts = merge_parts(s.parts for s in series)
     axis = call.argument("dim") % value.dim() + 1
     call.event = "join"
-    out = torch.empty((len(parts), *value.shape), dtype=value.dtype, device=value.device)
+    out = empty_rows(len(parts), value, max((s.rows for s in series), key=torch.numel))
     start = 0
     for s in series:
         place = out.narrow(axis, start, s.shape[axis - 1])

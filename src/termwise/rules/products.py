@@ -12,6 +12,7 @@ many at once (prod, cumprod) has no bracketing, and gives each an equal share.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -38,10 +39,7 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
     def by(rows: Tensor, other: Any, product: Bilinear) -> Tensor:
         return _rows(call, rows, other, product, value)
 
-    def swapped(b: Any, a: Any) -> Tensor:
-        return times(a, b)
-
-    swap = torch.mul if times is torch.mul else swapped
+    swap = _swapped(times)
     if not isinstance(right, Series):
         return _by_plain(left, right, lambda rows: by(rows, right, times), value, scaling=_is_scaling(times))
     if not isinstance(left, Series):
@@ -81,6 +79,45 @@ def _halves(left: Series, right: Series, by_right: Bilinear, by_left: Bilinear, 
     return Series(value, rows, parts, add_paths([left.paths, right.paths]), gate=_is_gate(left) and _is_gate(right))
 
 
+def _swapped(times: Bilinear) -> Bilinear:
+    """The product whose first operand is the other's second."""
+    return _SWAPPED.get(times) or (lambda b, a: times(a, b))
+
+
+# Matrix products of all rows at once.  What multiplies them is the same for all, so depth joins the rows of the left
+# factor or the columns of the right one, and nothing is copied that is as large as a pattern of attention.
+
+
+def _mm_right(rows: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(rows.flatten(0, 1), b).unflatten(0, rows.shape[:2])
+
+
+def _mm_left(rows: Tensor, a: Tensor) -> Tensor:
+    return torch.matmul(a, rows)
+
+
+def _bmm_right(rows: Tensor, b: Tensor) -> Tensor:
+    parts, batch, n, m = rows.shape
+    return torch.bmm(rows.transpose(0, 1).reshape(batch, parts * n, m), b).unflatten(1, (parts, n)).transpose(0, 1)
+
+
+def _bmm_left(rows: Tensor, a: Tensor) -> Tensor:
+    parts, batch, m, n = rows.shape
+    stack = rows.permute(1, 2, 0, 3).reshape(batch, m, parts * n)
+    return torch.bmm(a, stack).unflatten(2, (parts, n)).permute(2, 0, 1, 3)
+
+
+_AT_ONCE: dict[Any, Bilinear] = {}
+_SWAPPED: dict[Any, Bilinear] = {torch.mul: torch.mul}
+for _product, _right, _left in (
+    *((mm, _mm_right, _mm_left) for mm in (torch.mm, torch.ops.aten.mm.default)),
+    *((bmm, _bmm_right, _bmm_left) for bmm in (torch.bmm, torch.ops.aten.bmm.default)),
+):
+    _AT_ONCE[_product] = _right
+    _SWAPPED[_product] = _swap = functools.partial(lambda times, b, a: times(a, b), _product)
+    _AT_ONCE[_swap] = _left
+
+
 def _without_constants(left: Any, right: Any) -> tuple[Any, Any]:
     """An operand that is all constant-born (a buffer that the program wrote to) is a constant, and no gate."""
     if isinstance(left, Series) and isinstance(right, Series):
@@ -111,6 +148,8 @@ def _rows(call: Call, rows: Tensor, other: Any, times: Bilinear, value: Tensor) 
         missing = value.dim() - (rows.dim() - 1)
         rows = rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]) if missing > 0 else rows
         return rows * other
+    if times in _AT_ONCE and rows.shape[0] and rows.dtype == other.dtype and other.layout is torch.strided:
+        return _AT_ONCE[times](rows, other).to(value.dtype)
     if other.layout is not torch.strided:
         return loop_rows(lambda row: times(row, other), rows)  # vmap knows nothing of sparse matrices
     return apply_to_rows(call.func, lambda row: times(row, other), rows).to(value.dtype)

@@ -151,7 +151,27 @@ def existing(names: str, library: Any = torch.ops.aten) -> list[Any]:
 
 def plain(tree: Any) -> Any:
     """The same arguments with every Series replaced by its clean value."""
+    kind = type(tree)
+    if kind is Series:
+        return tree.value
+    if kind is tuple or kind is list:
+        return kind([plain(item) for item in tree])
+    if not isinstance(tree, (tuple, list, dict)):
+        return tree
     return pytree.tree_map_only(Series, lambda series: series.value, tree)
+
+
+def leaves_of(*trees: Any) -> list[Any]:
+    """Everything in the arguments of an operator, which hold nothing but numbers, tensors, lists and tuples."""
+    leaves: list[Any] = []
+    for tree in trees:
+        if isinstance(tree, (tuple, list)):
+            leaves += leaves_of(*tree)
+        elif isinstance(tree, dict):
+            leaves += leaves_of(*tree.values())
+        else:
+            leaves.append(tree)
+    return leaves
 
 
 def as_series(operand: Series | Tensor) -> Series:
