@@ -69,6 +69,10 @@ class Deferred:
         rows = self.take()
         return self.read() * alike(factor, self.read()) if rows is None else rows.mul_(alike(factor, rows))
 
+    def plus(self, constant: Tensor, at: int) -> Deferred:
+        """The rows with something added to the one at `at`."""
+        return Added(self, constant, at)
+
     def _forget(self) -> None:
         """Let go of everything that was needed to compute them."""
         self._make = _made
@@ -190,3 +194,76 @@ class Convolved(Deferred):
         super()._forget()
         del self._convolve, self._weight
 
+
+class Projected(Deferred):
+    """Rows that a product by a matrix makes of others; some of its columns can be had without the rest.
+
+    Args:
+        rows: (R, n, in).
+        matrix: (in, out).
+        bias: (out,), added to the row at `at`, if there is one.
+    """
+
+    def __init__(self, rows: Rows, matrix: Tensor, bias: Tensor | None = None, at: int = 0) -> None:
+        super().__init__(lambda: self.columns(0, matrix.shape[1]), uses=[rows, matrix, bias])
+        self._base, self._matrix, self._bias, self._at = rows, matrix, bias, at
+
+    @property
+    def width(self) -> int:
+        """The number of columns."""
+        return self._matrix.shape[1]
+
+    def plus(self, constant: Tensor, at: int) -> Deferred:
+        """The rows with something added to the one at `at`."""
+        if self.is_read or self._bias is not None or constant.shape != self._matrix.shape[1:]:
+            return super().plus(constant, at)
+        return Projected(self._base, self._matrix, constant, at)
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """The rows, (R, n, out), of which only these columns mean anything."""
+        rows = read(self._base)
+        out = rows.new_empty((*rows.shape[:2], self._matrix.shape[1]))
+        torch.mm(rows.flatten(0, 1), self._matrix[:, start:stop], out=out.flatten(0, 1)[:, start:stop])
+        if self._bias is not None:
+            out[self._at, :, start:stop] += self._bias[start:stop]
+        return out
+
+    def _forget(self) -> None:
+        super()._forget()
+        del self._base, self._matrix, self._bias
+
+
+class Viewed(Deferred):
+    """The same numbers elsewhere: of what a matrix makes, only the columns that are seen are computed.
+
+    Args:
+        rows: what is looked at.
+        view: moves the numbers of all rows about, (R, ...) to (R, ...).
+        shape: of a row of `rows`.
+    """
+
+    def __init__(self, rows: Deferred, view: Callable[[Tensor], Tensor], shape: torch.Size, uses: Iterable[Any]) -> None:
+        super().__init__(self._see, owned=False, uses=[rows, *uses])
+        self._base, self._view, self._shape = rows, view, shape
+
+    def _see(self) -> Tensor:
+        source, views, shape = self._base, [self._view], self._shape
+        while isinstance(source, Viewed) and not source.is_read:
+            views.insert(0, source._view)
+            source, shape = source._base, source._shape
+        if isinstance(source, Projected) and not source.is_read:
+            numbers = torch.arange(source.width, dtype=torch.int32).expand(1, *shape)
+            low, high = map(int, _through(views, numbers).aminmax())
+            if 0 <= low and high - low + 1 < source.width:
+                return _through(views, source.columns(low, high + 1))
+        return self._view(self._base.read())
+
+    def _forget(self) -> None:
+        super()._forget()
+        del self._base, self._view
+
+
+def _through(views: Iterable[Callable[[Tensor], Tensor]], rows: Tensor) -> Tensor:
+    for view in views:
+        rows = view(rows)
+    return rows

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
-from termwise.deferred import Added, Deferred, Rows, empty_rows, read, waits
+from termwise.deferred import Deferred, Rows, Viewed, empty_rows, read, waits
 from termwise.errors import ModelError, RuleError
 
 
@@ -175,15 +175,18 @@ class Series(Tensor):
         *,
         gate: bool = False,
         view: bool = False,
+        moves: bool = False,
         uses: Iterable[Any] | None = None,
     ) -> Series:
         """The Series of a linear operator: `linear` takes all rows at once, (R, *S) to (R, *S').
 
-        Where all that `linear` reads beside the rows is named by `uses`, it waits as long as the rows do.
+        Where all that `linear` reads beside the rows is named by `uses`, it waits as long as the rows do; if it only
+        `moves` numbers about, those that nobody looks at need not be there.
         """
         held = self.held
         if uses is not None and waits(held):
-            out = Series(value, Deferred(lambda: linear(held.read()), owned=False, uses=[held, *uses]), self.parts, self.paths)
+            rows = Viewed(held, linear, self.shape, uses) if moves else Deferred(lambda: linear(held.read()), owned=False, uses=[held, *uses])
+            out = Series(value, rows, self.parts, self.paths)
         else:
             out = Series(value, linear(self.rows), self.parts, self.paths)
         out.gate = gate
@@ -199,7 +202,7 @@ class Series(Tensor):
     def plus(self, constant: Tensor, value: Tensor, *, part: Part = CONSTANT) -> Series:
         """Add what is born here; `constant` broadcasts to the value's shape."""
         if part in self.parts and waits(self.held) and self.value.shape == value.shape:
-            rows = Added(self.held, constant, self.parts.index(part))
+            rows = self.held.plus(constant, self.parts.index(part))
             return Series(value, rows, self.parts, self.paths, gate=self.gate)
         rows, parts = self.rows, self.parts
         if part in parts:

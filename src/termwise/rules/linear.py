@@ -67,8 +67,8 @@ def _linear(call: Call, *, keep_gate: bool) -> Any:
             outputs.append(frozen_series(clean))
             continue
         pick = _picker(call.func, rest, kwargs, None if isinstance(value, Tensor) else i)
-        uses = pytree.tree_leaves((rest, kwargs))
-        outputs.append(series.mapped(pick, clean, gate=keep_gate and series.gate, view=call.is_view, uses=uses))
+        uses, gate = pytree.tree_leaves((rest, kwargs)), keep_gate and series.gate
+        outputs.append(series.mapped(pick, clean, gate=gate, view=call.is_view, moves=keep_gate, uses=uses))
     return outputs[0] if isinstance(value, Tensor) else type(value)(outputs)
 
 

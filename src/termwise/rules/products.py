@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from termwise.deferred import Convolved, Deferred, read
+from termwise.deferred import Convolved, Deferred, Projected, read
 from termwise.rules.elementwise import frozen
 from termwise.rules.fallback import linearise, push
 from termwise.rules.linear import jointly
@@ -41,6 +41,8 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
 
     swap = _swapped(times)
     if not isinstance(right, Series):
+        if _AT_ONCE.get(times) is _mm_right and right.layout is torch.strided and right.dtype == left.dtype:
+            return Series(value, Projected(left.held, right), left.parts, left.paths)
         return _by_plain(left, right, lambda rows: by(rows, right, times), value, scaling=_is_scaling(times))
     if not isinstance(left, Series):
         return _by_plain(right, left, lambda rows: by(rows, left, swap), value, scaling=_is_scaling(times))
