@@ -122,15 +122,13 @@ _VIEWS: dict[Any, Callable[..., Tensor]] = {
 
 
 def duplicate(call: Call) -> Any:
-    """Copies, to another type or memory format too."""
+    """Copies, to another type or device too; the parts, which nobody writes into, need none."""
     series, value = call.args[0], call.clean()
     if not carries(value):
         return frozen_series(value)
-
-    def copied(rows: Tensor) -> Tensor:
-        return rows.to(value.device, value.dtype).clone(memory_format=torch.contiguous_format)
-
-    return series.mapped(copied, value, gate=series.gate)
+    if value.dtype == series.dtype and value.device == series.device:
+        return Series(value, series.held, series.parts, series.paths, gate=series.gate)
+    return series.mapped(lambda rows: rows.to(value.device, value.dtype), value, gate=series.gate, uses=[])
 
 
 # PyTorch sets a bit on the tensor alone and leaves the rest to whoever reads it; below a dispatch mode nobody looks at
