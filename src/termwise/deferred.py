@@ -1,8 +1,9 @@
 """Rows that are computed when somebody first reads them.
 
-Two things are had by waiting.  What a later operator freezes is never computed at all: the terms of queries and keys,
+Three things are had by waiting.  What a later operator freezes is never computed at all: the terms of queries and keys,
 whose products only decide a pattern.  What a later operator multiplies by is multiplied in where it costs nothing: the
 scale of a batch norm into the weights of the convolution before it, a gate into the memory that nobody else holds yet.
+And where one product holds queries, keys and values side by side, only the columns that somebody reads are made.
 
 Whoever waits must not see what changes meanwhile.  Rows themselves are never written into; of everything else that a
 `Deferred` will read it names the memory in `uses`, and the program has it computed before any of that is written.
@@ -17,9 +18,6 @@ import torch
 from torch import Tensor
 
 
-_STRIDED = torch.strided  # what has another layout is not written into
-
-
 class Deferred:
     """Rows yet to be computed.
 
@@ -27,20 +25,29 @@ class Deferred:
         make: computes them, into memory that nobody else holds if `owned`.
         owned: whether it does so; views of other rows do not.
         uses: what they are computed from.
+
+    Attributes:
+        generations: how many others they wait for, one after another.
     """
 
     def __init__(self, make: Callable[[], Tensor], *, owned: bool = True, uses: Iterable[Any] = ()) -> None:
         self._make, self._owned = make, owned
         self._rows: Tensor | None = None
         self._taken = False
-        self._uses = tuple(u for u in uses if isinstance(u, Deferred) or (isinstance(u, Tensor) and u.layout is _STRIDED))
+        self._uses = tuple(used for used in uses if isinstance(used, (Tensor, Deferred)))
+        self.generations = 1 + max((used.generations for used in self._uses if waits(used)), default=0)
 
     def reads(self, memory: int) -> bool:
         """Whether they will be computed from what is at this address."""
-        return any(
-            used.reads(memory) if isinstance(used, Deferred) else used.untyped_storage().data_ptr() == memory
-            for used in self._uses
-        )
+        pending, seen = [*self._uses], set[int]()
+        while pending:
+            used = pending.pop()
+            if isinstance(used, Deferred):
+                pending += used._uses if id(used) not in seen else ()
+                seen.add(id(used))
+            elif used.layout is torch.strided and used.untyped_storage().data_ptr() == memory:
+                return True
+        return False
 
     @property
     def is_read(self) -> bool:
@@ -91,7 +98,7 @@ def read(rows: Rows) -> Tensor:
     return rows.read() if isinstance(rows, Deferred) else rows
 
 
-def waits(rows: Rows) -> TypeGuard[Deferred]:
+def waits(rows: object) -> TypeGuard[Deferred]:
     """Whether they are yet to be computed."""
     return isinstance(rows, Deferred) and not rows.is_read
 
@@ -208,10 +215,9 @@ class Projected(Deferred):
         super().__init__(lambda: self.columns(0, matrix.shape[1]), uses=[rows, matrix, bias])
         self._base, self._matrix, self._bias, self._at = rows, matrix, bias, at
 
-    @property
-    def width(self) -> int:
-        """The number of columns."""
-        return self._matrix.shape[1]
+    def numbers(self, shape: torch.Size) -> Tensor:
+        """At each place of a row of this shape the number of its column, (1, ..., out); it takes no memory."""
+        return torch.arange(shape[-1], dtype=torch.int32, device=self._matrix.device).expand(1, *shape)
 
     def plus(self, constant: Tensor, at: int) -> Deferred:
         """The rows with something added to the one at `at`."""
@@ -242,7 +248,9 @@ class Viewed(Deferred):
         shape: of a row of `rows`.
     """
 
-    def __init__(self, rows: Deferred, view: Callable[[Tensor], Tensor], shape: torch.Size, uses: Iterable[Any]) -> None:
+    def __init__(
+        self, rows: Deferred, view: Callable[[Tensor], Tensor], shape: torch.Size, uses: Iterable[Any]
+    ) -> None:
         super().__init__(self._see, owned=False, uses=[rows, *uses])
         self._base, self._view, self._shape = rows, view, shape
 
@@ -252,10 +260,8 @@ class Viewed(Deferred):
             views.insert(0, source._view)
             source, shape = source._base, source._shape
         if isinstance(source, Projected) and not source.is_read:
-            numbers = torch.arange(source.width, dtype=torch.int32).expand(1, *shape)
-            low, high = map(int, _through(views, numbers).aminmax())
-            if 0 <= low and high - low + 1 < source.width:
-                return _through(views, source.columns(low, high + 1))
+            low, high = map(int, _through(views, source.numbers(shape)).aminmax())
+            return _through(views, source.columns(low, high + 1))
         return self._view(self._base.read())
 
     def _forget(self) -> None:

@@ -178,7 +178,9 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
             _explain(error)
             raise
         if isinstance(series, Series):
-            series.rows = series.rows  # what still waits is computed here, where all is pinned
+            # What still waits is computed here, where all is pinned, and in the precision that it was called in.
+            with torch.autocast(series.device.type, enabled=False):
+                series.rows = series.rows
     check_followed(program.unsupported)
     program.check_modules()
     return series

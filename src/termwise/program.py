@@ -40,6 +40,9 @@ from termwise.steps import Unit
 Product = Literal["half", "cauchy"]
 Constants = Literal["pooled", "by_depth"]
 
+# How long a chain of rows may wait for each other: each is computed by a call inside the one that needs it.
+_PATIENCE = 32
+
 _FALLBACK = Entry("fallback", linearise)
 
 # The tokens tell which rows of a table are shortened to its largest norm; they are constants all the same.
@@ -213,10 +216,15 @@ class Program(TorchDispatchMode):
             if isinstance(leaf, Series):
                 leaf.run = self._run
                 if waits(leaf.held):
-                    self._waiting.add(leaf.held)
+                    self._let_wait(leaf.held)
                 if carries(leaf) and (self.coarsest is None or _eps(leaf.dtype) > _eps(self.coarsest)):
                     self.coarsest = leaf.dtype
         return tree
+
+    def _let_wait(self, rows: Deferred) -> None:
+        self._waiting.add(rows)
+        if rows.generations > _PATIENCE:
+            rows.read()
 
     def _wait_no_longer(self, written: list[Any]) -> None:
         """Have the rows computed that need what is about to be written."""

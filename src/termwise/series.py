@@ -184,12 +184,13 @@ class Series(Tensor):
         `moves` numbers about, those that nobody looks at need not be there.
         """
         held = self.held
-        if uses is not None and waits(held):
-            rows = Viewed(held, linear, self.shape, uses) if moves else Deferred(lambda: linear(held.read()), owned=False, uses=[held, *uses])
-            out = Series(value, rows, self.parts, self.paths)
+        if uses is None or not waits(held):
+            rows = linear(self.rows)
+        elif moves:
+            rows = Viewed(held, linear, self.shape, uses)
         else:
-            out = Series(value, linear(self.rows), self.parts, self.paths)
-        out.gate = gate
+            rows = Deferred(lambda: linear(held.read()), owned=False, uses=[held, *uses])
+        out = Series(value, rows, self.parts, self.paths, gate=gate)
         if view:
             out._follow(self, linear)
         return out

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from termwise.deferred import Deferred, empty_rows, read, waits
 from termwise.errors import RuleError
 from termwise.rules.fallback import linearise
-from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, plain, register
+from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, leaves_of, plain, register
 from termwise.series import (
     CONSTANT,
     Series,
@@ -67,8 +67,9 @@ def _linear(call: Call, *, keep_gate: bool) -> Any:
             outputs.append(frozen_series(clean))
             continue
         pick = _picker(call.func, rest, kwargs, None if isinstance(value, Tensor) else i)
-        uses, gate = pytree.tree_leaves((rest, kwargs)), keep_gate and series.gate
-        outputs.append(series.mapped(pick, clean, gate=gate, view=call.is_view, moves=keep_gate, uses=uses))
+        gate, view = keep_gate and series.gate, call.is_view
+        moves, uses = view or call.func in _VIEWS, leaves_of(rest, kwargs)
+        outputs.append(series.mapped(pick, clean, gate=gate, view=view, moves=moves, uses=uses))
     return outputs[0] if isinstance(value, Tensor) else type(value)(outputs)
 
 
@@ -208,14 +209,15 @@ def _sum(call: Call, left: Any, right: Any, a: float, b: float) -> Series:
     carried = [(carrying(s, value), factor) for s, factor in series]
     paths = add_paths(s.paths for s, _ in carried)
 
-    def summed() -> tuple[Tensor, Parts]:
-        return add_rows(value, [(read(rows) if factor == 1 else read(rows) * factor, parts) for rows, parts, factor in held])
-
     held = [(s.held, s.parts, factor) for s, factor in carried]
-    if all(waits(rows) for rows, _, _ in held):
-        rows = Deferred(lambda: summed()[0], uses=[rows for rows, _, _ in held])
-        return Series(value, rows, merge_parts(parts for _, parts, _ in held), paths)
-    return Series(value, *summed(), paths)
+
+    def summed() -> Tensor:
+        summands = [(read(rows), parts, factor) for rows, parts, factor in held]
+        return add_rows(value, [(rows if factor == 1 else rows * factor, parts) for rows, parts, factor in summands])[0]
+
+    waiting = all(waits(rows) for rows, _, _ in held)
+    rows = Deferred(summed, uses=[rows for rows, _, _ in held]) if waiting else summed()
+    return Series(value, rows, merge_parts(parts for _, parts, _ in held), paths)
 
 
 def carrying(series: Series, value: Tensor) -> Series:

@@ -12,7 +12,6 @@ many at once (prod, cumprod) has no bracketing, and gives each an equal share.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from termwise.deferred import Convolved, Deferred, Projected, read
+from termwise.deferred import Convolved, Deferred, Projected, read, scaled
 from termwise.rules.elementwise import frozen
 from termwise.rules.fallback import linearise, push
 from termwise.rules.linear import jointly
@@ -36,88 +35,50 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
         return frozen_series(value)
     left, right = _without_constants(left, right)
 
-    def by(rows: Tensor, other: Any, product: Bilinear) -> Tensor:
-        return _rows(call, rows, other, product, value)
+    def by_right(rows: Tensor, b: Any) -> Tensor:
+        return _rows(call, rows, b, times, value)
 
-    swap = _swapped(times)
+    def by_left(rows: Tensor, a: Any) -> Tensor:
+        return _rows(call, rows, a, times, value, rows_first=False)
+
     if not isinstance(right, Series):
-        if _AT_ONCE.get(times) is _mm_right and right.layout is torch.strided and right.dtype == left.dtype:
+        if times in _MM and right.layout is torch.strided and right.dtype == left.dtype:
             return Series(value, Projected(left.held, right), left.parts, left.paths)
-        return _by_plain(left, right, lambda rows: by(rows, right, times), value, scaling=_is_scaling(times))
+        return _by_plain(left, right, by_right, times, value)
     if not isinstance(left, Series):
-        return _by_plain(right, left, lambda rows: by(rows, left, swap), value, scaling=_is_scaling(times))
+        return _by_plain(right, left, by_left, times, value)
     left_gate, right_gate = _is_gate(left), _is_gate(right)
     if not carries(left):
         left_gate, right_gate = True, False  # an integer or a mask has nothing to give but its value
     elif not carries(right):
         left_gate, right_gate = False, True
     if left_gate != right_gate:
-        free, gate, product = (right, left, swap) if left_gate else (left, right, times)
-        return Series(value, by(free.rows, call.freeze(gate), product), free.parts, free.paths)
+        free, gate, product = (right, left, by_left) if left_gate else (left, right, by_right)
+        frozen_gate = call.freeze(gate)
+        if times is torch.mul and free.shape == value.shape and free.dtype == gate.dtype == value.dtype:
+            return Series(value, scaled(free.held, frozen_gate), free.parts, free.paths)
+        return Series(value, product(free.rows, frozen_gate), free.parts, free.paths)
     if call.product == "cauchy" and not left_gate:
         return _cauchy(call, left, right, times, value)
-    return _halves(left, right, lambda rows, b: by(rows, b, times), lambda rows, a: by(rows, a, swap), value)
+    return _halves(left, right, by_right, by_left, value)
 
 
-def _by_plain(
-    series: Series, plain: Any, product: Callable[[Tensor], Tensor], value: Tensor, *, scaling: bool
-) -> Series:
-    if scaling:
-        return series.mapped(product, value, gate=series.gate, uses=[plain])
-    return series.later(product, value, uses=[plain])
+def _by_plain(series: Series, plain: Any, product: Bilinear, times: Bilinear, value: Tensor) -> Series:
+    if times in (torch.mul, torch.div):
+        # A gate scaled by a constant is still a gate (2 * sigmoid); what went through a weight is a feature.
+        return series.mapped(lambda rows: product(rows, plain), value, gate=series.gate, uses=[plain])
+    return series.later(lambda rows: product(rows, plain), value, uses=[plain])
 
 
 def _halves(left: Series, right: Series, by_right: Bilinear, by_left: Bilinear, value: Tensor) -> Series:
     """Half to each, when they are first read: if the product decides a pattern of attention, nobody will."""
-    (a, u), (b, v) = (left.held, left.value), (right.held, right.value)
-    a_parts, b_parts = left.parts, right.parts
+    (a, a_parts, u), (b, b_parts, v) = ((s.held, s.parts, s.value) for s in (left, right))
 
     def summed() -> Tensor:
-        halves = [(by_right(read(a), v / 2), a_parts), (by_left(read(b), u / 2), b_parts)]
-        return add_rows(value, halves)[0]
+        return add_rows(value, [(by_right(read(a), v / 2), a_parts), (by_left(read(b), u / 2), b_parts)])[0]
 
-    rows = Deferred(summed, uses=[a, b, u, v])
-    parts = merge_parts([a_parts, b_parts])
+    rows, parts = Deferred(summed, uses=[a, b, u, v]), merge_parts([a_parts, b_parts])
     return Series(value, rows, parts, add_paths([left.paths, right.paths]), gate=_is_gate(left) and _is_gate(right))
-
-
-def _swapped(times: Bilinear) -> Bilinear:
-    """The product whose first operand is the other's second."""
-    return _SWAPPED.get(times) or (lambda b, a: times(a, b))
-
-
-# Matrix products of all rows at once.  What multiplies them is the same for all, so depth joins the rows of the left
-# factor or the columns of the right one, and nothing is copied that is as large as a pattern of attention.
-
-
-def _mm_right(rows: Tensor, b: Tensor) -> Tensor:
-    return torch.mm(rows.flatten(0, 1), b).unflatten(0, rows.shape[:2])
-
-
-def _mm_left(rows: Tensor, a: Tensor) -> Tensor:
-    return torch.matmul(a, rows)
-
-
-def _bmm_right(rows: Tensor, b: Tensor) -> Tensor:
-    parts, batch, n, m = rows.shape
-    return torch.bmm(rows.transpose(0, 1).reshape(batch, parts * n, m), b).unflatten(1, (parts, n)).transpose(0, 1)
-
-
-def _bmm_left(rows: Tensor, a: Tensor) -> Tensor:
-    parts, batch, m, n = rows.shape
-    stack = rows.permute(1, 2, 0, 3).reshape(batch, m, parts * n)
-    return torch.bmm(a, stack).unflatten(2, (parts, n)).permute(2, 0, 1, 3)
-
-
-_AT_ONCE: dict[Any, Bilinear] = {}
-_SWAPPED: dict[Any, Bilinear] = {torch.mul: torch.mul}
-for _product, _right, _left in (
-    *((mm, _mm_right, _mm_left) for mm in (torch.mm, torch.ops.aten.mm.default)),
-    *((bmm, _bmm_right, _bmm_left) for bmm in (torch.bmm, torch.ops.aten.bmm.default)),
-):
-    _AT_ONCE[_product] = _right
-    _SWAPPED[_product] = _swap = functools.partial(lambda times, b, a: times(a, b), _product)
-    _AT_ONCE[_swap] = _left
 
 
 def _without_constants(left: Any, right: Any) -> tuple[Any, Any]:
@@ -138,23 +99,47 @@ def _is_gate(series: Series) -> bool:
     return series.gate or not series.has_input
 
 
-def _is_scaling(times: Bilinear) -> bool:
-    # A gate scaled by a constant is still a gate (2 * sigmoid); what went through a weight is a feature.
-    return times in (torch.mul, torch.div)
-
-
-def _rows(call: Call, rows: Tensor, other: Any, times: Bilinear, value: Tensor) -> Tensor:
+def _rows(call: Call, rows: Tensor, other: Any, times: Bilinear, value: Tensor, *, rows_first: bool = True) -> Tensor:
+    """All rows times the other operand, or it times them."""
     if not isinstance(other, Tensor):
-        return times(rows, other)
+        return times(rows, other) if rows_first else times(other, rows)
     if times is torch.mul and rows.dtype == value.dtype:
         missing = value.dim() - (rows.dim() - 1)
         rows = rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]) if missing > 0 else rows
         return rows * other
-    if times in _AT_ONCE and rows.shape[0] and rows.dtype == other.dtype and other.layout is torch.strided:
-        return _AT_ONCE[times](rows, other).to(value.dtype)
+
+    def product(row: Tensor) -> Tensor:
+        return times(row, other) if rows_first else times(other, row)
+
     if other.layout is not torch.strided:
-        return loop_rows(lambda row: times(row, other), rows)  # vmap knows nothing of sparse matrices
-    return apply_to_rows(call.func, lambda row: times(row, other), rows).to(value.dtype)
+        return loop_rows(product, rows)  # vmap knows nothing of sparse matrices
+    at_once = _AT_ONCE.get((times, rows_first)) if rows.shape[0] and rows.dtype == other.dtype else None
+    out = apply_to_rows(call.func, product, rows) if at_once is None else at_once(rows, other)
+    return out.to(value.dtype)
+
+
+# Matrix products of all rows at once.  What multiplies them is the same for all, so depth joins the rows of the left
+# factor or the columns of the right one, and nothing is copied that is as large as a pattern of attention.
+
+
+def _rows_bmm(rows: Tensor, b: Tensor) -> Tensor:
+    parts, batch, n, m = rows.shape
+    return torch.bmm(rows.transpose(0, 1).reshape(batch, parts * n, m), b).unflatten(1, (parts, n)).transpose(0, 1)
+
+
+def _bmm_rows(rows: Tensor, a: Tensor) -> Tensor:
+    parts, batch, m, n = rows.shape
+    stack = rows.permute(1, 2, 0, 3).reshape(batch, m, parts * n)
+    return torch.bmm(a, stack).unflatten(2, (parts, n)).permute(2, 0, 1, 3)
+
+
+_MM = (torch.mm, torch.ops.aten.mm.default)
+_AT_ONCE: dict[tuple[Bilinear, bool], Bilinear] = {
+    (torch.bmm, True): _rows_bmm,
+    (torch.bmm, False): _bmm_rows,
+    (torch.ops.aten.bmm.default, True): _rows_bmm,
+    (torch.ops.aten.bmm.default, False): _bmm_rows,
+}
 
 
 def _cauchy(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
