@@ -190,12 +190,16 @@ class Convolved(Deferred):
 
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor, in new memory."""
-        channels = self._weight.shape[0]
-        per_channel = factor.numel() == channels and factor.dim() > 1 and factor.shape[1] == channels
-        if self.is_read or self._taken or not per_channel or factor.dtype != self._weight.dtype:
+        if self.is_read or self._taken or not self._is_scale(factor):
             return super().scaled(factor)
         self._taken = True
         return self._convolve(self._weight * factor.reshape(-1, *(1,) * (self._weight.dim() - 1)))
+
+    def _is_scale(self, factor: Tensor) -> bool:
+        """Whether it is one number for each channel, which the result has second."""
+        channels = self._weight.shape[0]
+        alone = factor.dim() > 1 and factor.shape[1] == factor.numel() == channels
+        return alone and factor.dtype == self._weight.dtype
 
     def _forget(self) -> None:
         super()._forget()
