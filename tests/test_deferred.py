@@ -1,5 +1,8 @@
 """Rows that wait: never a stale number, never more arithmetic than somebody reads."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -251,3 +254,26 @@ def test_memory_in_the_order_of_other_rows() -> None:
     assert empty_rows(7, one, last).stride()[1:] == last.stride()[1:]
     assert torch.equal(alike(one, last), one) and alike(one, last).stride() == last.stride()[1:]
     assert empty_rows(7, torch.randn(3, 9, 4, 5), last)[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_rows_that_nobody_needs_are_gone_at_once() -> None:
+    rows, one = torch.randn(3, 2, 4, 5, 5), torch.randn(1)
+    base = Deferred(rows.clone)
+
+    def kinds() -> list[Deferred]:
+        return [
+            Deferred(rows.clone),
+            Added(base, one, 0),
+            Shifted(rows, one, one, 0),
+            Convolved(rows, lambda by: rows * by, one),
+            Projected(torch.randn(2, 3, 4), torch.randn(4, 5)),
+            Viewed(base, lambda r: r[:, :1], rows.shape[1:], []),
+        ]
+
+    gc.collect()
+    gc.disable()  # a cycle would keep them until the collector comes by, and with them gigabytes
+    try:
+        left = [weakref.ref(kind) for kind in kinds()]
+        assert all(reference() is None for reference in left)
+    finally:
+        gc.enable()

@@ -22,7 +22,7 @@ class Deferred:
     """Rows yet to be computed.
 
     Args:
-        make: computes them, into memory that nobody else holds if `owned`.
+        make: computes them, into memory that nobody else holds if `owned`; a subclass may have a method instead.
         owned: whether it does so; views of other rows do not.
         uses: what they are computed from.
 
@@ -30,7 +30,7 @@ class Deferred:
         generations: how many others they wait for, one after another.
     """
 
-    def __init__(self, make: Callable[[], Tensor], *, owned: bool = True, uses: Iterable[Any] = ()) -> None:
+    def __init__(self, make: Callable[[], Tensor] | None, *, owned: bool = True, uses: Iterable[Any] = ()) -> None:
         self._make, self._owned = make, owned
         self._rows: Tensor | None = None
         self._taken = False
@@ -57,7 +57,7 @@ class Deferred:
     def read(self) -> Tensor:
         """The rows, computed once; not to be written into."""
         if self._rows is None:
-            self._rows = self._make()
+            self._rows = self._compute()
             self._forget()
         return self._rows
 
@@ -69,7 +69,7 @@ class Deferred:
         if not self._owned or self._taken or self._rows is not None:
             return None
         self._taken = True
-        return self._make()
+        return self._compute()
 
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor that broadcasts to each of them, in new memory."""
@@ -80,14 +80,14 @@ class Deferred:
         """The rows with something added to the one at `at`."""
         return Added(self, constant, at)
 
+    # A method, never kept as an attribute: an object in a cycle keeps its rows until the collector comes by.
+    def _compute(self) -> Tensor:
+        assert self._make is not None
+        return self._make()
+
     def _forget(self) -> None:
         """Let go of everything that was needed to compute them."""
-        self._make = _made
-        self._uses = ()
-
-
-def _made() -> Tensor:
-    raise AssertionError("the rows are there already")
+        self._make, self._uses = None, ()
 
 
 Rows = Tensor | Deferred
@@ -131,10 +131,10 @@ class Added(Deferred):
     """Rows of which one gets something added; without a copy where nobody else holds them."""
 
     def __init__(self, rows: Deferred, constant: Tensor, at: int) -> None:
-        super().__init__(self._add, uses=[rows, constant])
+        super().__init__(None, uses=[rows, constant])
         self._base, self._constant, self._at = rows, constant, at
 
-    def _add(self) -> Tensor:
+    def _compute(self) -> Tensor:
         rows = self._base.take()
         rows = self._base.read().clone(memory_format=torch.preserve_format) if rows is None else rows
         rows[self._at] += self._constant
@@ -152,10 +152,10 @@ class Shifted(Deferred):
     """
 
     def __init__(self, rows: Rows, scale: Tensor, shift: Tensor, at: int) -> None:
-        super().__init__(self._shift, uses=[rows, scale, shift])
+        super().__init__(None, uses=[rows, scale, shift])
         self._base, self._scale, self._added, self._at = rows, scale, shift, at
 
-    def _shift(self) -> Tensor:
+    def _compute(self) -> Tensor:
         rows = scaled(self._base, self._scale)
         rows[self._at] += self._added
         return rows
@@ -185,8 +185,11 @@ class Convolved(Deferred):
     """
 
     def __init__(self, rows: Rows, convolve: Callable[[Tensor], Tensor], weight: Tensor) -> None:
-        super().__init__(lambda: convolve(weight), uses=[rows, weight])
+        super().__init__(None, uses=[rows, weight])
         self._convolve, self._weight = convolve, weight
+
+    def _compute(self) -> Tensor:
+        return self._convolve(self._weight)
 
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor, in new memory."""
@@ -216,8 +219,11 @@ class Projected(Deferred):
     """
 
     def __init__(self, rows: Rows, matrix: Tensor, bias: Tensor | None = None, at: int = 0) -> None:
-        super().__init__(lambda: self.columns(0, matrix.shape[1]), uses=[rows, matrix, bias])
+        super().__init__(None, uses=[rows, matrix, bias])
         self._base, self._matrix, self._bias, self._at = rows, matrix, bias, at
+
+    def _compute(self) -> Tensor:
+        return self.columns(0, self._matrix.shape[1])
 
     def numbers(self, shape: torch.Size) -> Tensor:
         """At each place of a row of this shape the number of its column, (1, ..., out); it takes no memory."""
@@ -255,10 +261,10 @@ class Viewed(Deferred):
     def __init__(
         self, rows: Deferred, view: Callable[[Tensor], Tensor], shape: torch.Size, uses: Iterable[Any]
     ) -> None:
-        super().__init__(self._see, owned=False, uses=[rows, *uses])
+        super().__init__(None, owned=False, uses=[rows, *uses])
         self._base, self._view, self._shape = rows, view, shape
 
-    def _see(self) -> Tensor:
+    def _compute(self) -> Tensor:
         source, views, shape = self._base, [self._view], self._shape
         while isinstance(source, Viewed) and not source.is_read:
             views.insert(0, source._view)
