@@ -167,7 +167,7 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
     """
     _check_input(x)
     _check_weights(bare(model))
-    lifted = program.own(pytree.tree_map_only(Tensor, _input, _detached(x)))
+    lifted = program.lifted(_detached(x), _input)
     with pinned(model), program.running():
         try:
             result = _called(model, lifted) if forward is None else forward(model, lifted)

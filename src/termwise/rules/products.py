@@ -4,6 +4,7 @@
     by a gate (exactly one operand is one):     y_k = x_k * g        the gate is frozen at its clean value
     of two values, half to each (default):      y_k = (a_k b + a b_k) / 2
     of two values, Cauchy (on request):         y_k = sum_{i+j=k} a_i b_j      depths add
+      and of its derivative in eps:             y' = a' b + a b'
 
 One function serves every bilinear operator: element-wise, matrix products, convolutions.  For more than two factors
 the halves depend on the bracketing: x * (y * z) gives x one half and y, z a quarter each.  An operator that multiplies
@@ -53,8 +54,8 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
     if left_gate != right_gate:
         free, gate, product = (right, left, swap) if left_gate else (left, right, times)
         return Series(value, by(free.rows, call.freeze(gate), product), free.parts, free.paths)
-    if call.product == "cauchy" and not left_gate:
-        return _cauchy(call, left, right, times, value)
+    if call.product != "half" and not left_gate:
+        return _by_depths(call, left, right, times, swap, value)
     halves = [(by(left.rows, right.value / 2, times), left.parts), (by(right.rows, left.value / 2, swap), right.parts)]
     return Series(value, *add_rows(value, halves), add_paths([left.paths, right.paths]), gate=left_gate and right_gate)
 
@@ -70,7 +71,8 @@ def _without_constants(left: Any, right: Any) -> tuple[Any, Any]:
 
 
 def _is_constant(series: Series) -> bool:
-    return bool(series.parts) and all(part.origin is Origin.CONSTANT for part in series.parts)
+    of_constants = all(part.origin is Origin.CONSTANT for part in series.parts)
+    return of_constants and carries(series) and not series.has_input
 
 
 def _is_gate(series: Series) -> bool:
@@ -94,8 +96,29 @@ def _rows(call: Call, rows: Tensor, other: Any, times: Bilinear, value: Tensor) 
     return apply_to_rows(call.func, lambda row: times(row, other), rows).to(value.dtype)
 
 
-def _cauchy(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
-    """Depths add; a product with something frozen keeps the other's origin, and the input's prevails."""
+def _by_depths(call: Call, left: Series, right: Series, times: Bilinear, swap: Bilinear, value: Tensor) -> Series:
+    """Depths add: by pairs of parts, or of a derivative in eps by Leibniz' rule."""
+    if call.product == "cauchy":
+        summands = _pairs(call, left, right, times, value)
+    else:
+        born, apart = zip(_parted(left), _parted(right), strict=True)
+        (a, a_parts), (b, b_parts) = born
+        summands = _pairs(call, *apart, times, value)
+        summands.append((_rows(call, a, right.value, times, value), a_parts))
+        summands.append((_rows(call, b, left.value, swap, value), b_parts))
+    paths: dict[int, int] = {}
+    for i, n in (left.paths or {0: 1}).items():
+        for j, m in (right.paths or {0: 1}).items():
+            paths[i + j] = paths.get(i + j, 0) + n * m
+    # Where a path meets a part of the other factor that is not born of the input, it goes on alone.
+    paths = add_paths([paths, *_alone(left, right)])
+    return Series(value, *add_rows(value, summands), paths)
+
+
+def _pairs(
+    call: Call, left: Series, right: Series, times: Bilinear, value: Tensor
+) -> list[tuple[Tensor, Parts]]:
+    """A product with something frozen keeps the other's origin, and the input's prevails."""
     summands: list[tuple[Tensor, Parts]] = []
     for i, a in enumerate(left.parts):
         for j, b in enumerate(right.parts):
@@ -104,13 +127,13 @@ def _cauchy(call: Call, left: Series, right: Series, times: Bilinear, value: Ten
             depth = 0 if origin is Origin.FROZEN else sum(p.depth for p in (a, b) if p.origin is origin)
             rows = _rows(call, left.rows[i : i + 1], right.rows[j], times, value)
             summands.append((rows, (Part(origin, depth),)))
-    paths: dict[int, int] = {}
-    for i, n in (left.paths or {0: 1}).items():
-        for j, m in (right.paths or {0: 1}).items():
-            paths[i + j] = paths.get(i + j, 0) + n * m
-    # Where a path meets a part of the other factor that is not born of the input, it goes on alone.
-    paths = add_paths([paths, *_alone(left, right)])
-    return Series(value, *add_rows(value, summands), paths)
+    return summands
+
+
+def _parted(series: Series) -> tuple[tuple[Tensor, Parts], Series]:
+    """The input-born rows, which are the last, and the Series of the others."""
+    n = sum(part.origin is not Origin.INPUT for part in series.parts)
+    return (series.rows[n:], series.parts[n:]), Series(series.value, series.rows[:n], series.parts[:n])
 
 
 def _alone(left: Series, right: Series) -> list[dict[int, int]]:
@@ -160,12 +183,16 @@ def prod(call: Call) -> Any:
     gate = _is_gate(series)
     if not series.dim():
         return series.mapped(lambda rows: rows, value, gate=gate)
-    if call.product == "cauchy" and not gate:
+    if call.product != "half" and not gate:
         return _folded(call, series, value)
     rest, kwargs = call.args[1:], call.kwargs
-    (rows,) = push(call, lambda u: (call.func(u, *rest, **kwargs),), [series], series.parts)
-    assert rows is not None
-    return Series(value, rows / _factors(call, series), series.parts, series.paths, gate=gate)
+
+    def shared(rows: Tensor) -> Tensor:
+        (pushed,) = push(call, lambda u: (call.func(u, *rest, **kwargs),), [series], [rows])
+        assert pushed is not None
+        return pushed / _factors(call, series)
+
+    return series.mapped(shared, value, gate=gate)
 
 
 def _factors(call: Call, series: Series) -> Any:
