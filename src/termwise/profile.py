@@ -242,7 +242,10 @@ class Measures:
         Raises:
             DataError: when the targets do not fit the output.
             ModelError: when the depths are other than the first batch's.
+            UsageError: when the expansion is not whole.
         """
+        if expansion.closure is None:
+            raise UsageError("a profile needs all terms: expand without max_depth and tolerance.")
         parts, stack = stack_parts(expansion)
         if self._first is None:
             self._first, self._parts = expansion, parts

@@ -101,11 +101,10 @@ def _by_depths(call: Call, left: Series, right: Series, times: Bilinear, swap: B
     if call.product == "cauchy":
         summands = _pairs(call, left, right, times, value)
     else:
-        born, apart = zip(_parted(left), _parted(right), strict=True)
-        (a, a_parts), (b, b_parts) = born
-        summands = _pairs(call, *apart, times, value)
-        summands.append((_rows(call, a, right.value, times, value), a_parts))
-        summands.append((_rows(call, b, left.value, swap, value), b_parts))
+        (a, a_others), (b, b_others) = _parted(left), _parted(right)
+        summands = _pairs(call, a_others, b_others, times, value)
+        summands.append((_rows(call, a.rows, right.value, times, value), a.parts))
+        summands.append((_rows(call, b.rows, left.value, swap, value), b.parts))
     paths: dict[int, int] = {}
     for i, n in (left.paths or {0: 1}).items():
         for j, m in (right.paths or {0: 1}).items():
@@ -115,9 +114,7 @@ def _by_depths(call: Call, left: Series, right: Series, times: Bilinear, swap: B
     return Series(value, *add_rows(value, summands), paths)
 
 
-def _pairs(
-    call: Call, left: Series, right: Series, times: Bilinear, value: Tensor
-) -> list[tuple[Tensor, Parts]]:
+def _pairs(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> list[tuple[Tensor, Parts]]:
     """A product with something frozen keeps the other's origin, and the input's prevails."""
     summands: list[tuple[Tensor, Parts]] = []
     for i, a in enumerate(left.parts):
@@ -130,10 +127,11 @@ def _pairs(
     return summands
 
 
-def _parted(series: Series) -> tuple[tuple[Tensor, Parts], Series]:
-    """The input-born rows, which are the last, and the Series of the others."""
+def _parted(series: Series) -> tuple[Series, Series]:
+    """The input-born rows, which are the last, and the others."""
     n = sum(part.origin is not Origin.INPUT for part in series.parts)
-    return (series.rows[n:], series.parts[n:]), Series(series.value, series.rows[:n], series.parts[:n])
+    born, others = (Series(series.value, series.rows[at], series.parts[at]) for at in (slice(n, None), slice(n)))
+    return born, others
 
 
 def _alone(left: Series, right: Series) -> list[dict[int, int]]:
