@@ -160,7 +160,7 @@ def expand(
         RuleError: when operators can neither be followed nor linearised (with strict, when they have no rule); it
             names all of them.
     """
-    _check_options(constants, product)
+    check_options(constants, product)
     _check_limits(max_depth, tolerance, threshold)
     located = unit_of(unit, bare(model))
     walks = _walks(max_depth, tolerance, threshold, product)
@@ -289,7 +289,12 @@ def _explain(error: Exception) -> None:
         raise leaves_pytorch("their memory is read, as by torch.tensor([...]) or a compiled extension") from error
 
 
-def _check_options(constants: str, product: str) -> None:
+def check_options(constants: str, product: str) -> None:
+    """Refuse unknown options.
+
+    Raises:
+        UsageError: naming those that there are.
+    """
     if constants not in ("pooled", "by_depth"):
         raise UsageError(f"constants={constants!r}: expected 'pooled' or 'by_depth'.")
     if product not in ("half", "cauchy"):

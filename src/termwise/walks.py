@@ -99,13 +99,16 @@ class AroundOne(Walk):
         if not series.has_input:
             return series.shifted(constants=False)
         others = tuple(part for part in series.parts if part.origin is not Origin.INPUT)
-        n = len(others)
-        rows = series.value.new_empty((n + 1, *series.shape))
-        rows[:n], derivative = series.rows[:n], rows[n]
-        derivative.copy_(series.value)
-        for row in series.rows[:n]:
+        old, n = series.rows, len(others)
+        rows = old.new_empty((n + 1, *series.shape))
+        rows[:n], derivative = old[:n], rows[n]
+        if n:
+            torch.sub(series.value, old[0], out=derivative)
+        else:
+            derivative.copy_(series.value)
+        for row in old[1:n]:
             derivative -= row
-        for row in series.rows[n:]:
+        for row in old[n:]:
             derivative += row
         moved = series.shifted(constants=False)
         moved.rows, moved.parts = rows, (*others, DERIVATIVE)
