@@ -80,6 +80,10 @@ class Deferred:
         """The rows with something added to the one at `at`."""
         return Added(self, constant, at)
 
+    def only(self, which: slice | list[int]) -> Deferred:
+        """Some of the rows."""
+        return Deferred(lambda: self.read()[which], owned=False, uses=[self])
+
     # A method, never kept as an attribute: an object in a cycle keeps its rows until the collector comes by.
     def _compute(self) -> Tensor:
         assert self._make is not None
@@ -234,6 +238,13 @@ class Projected(Deferred):
         if self.is_read or self._bias is not None or constant.shape != self._matrix.shape[1:]:
             return super().plus(constant, at)
         return Projected(self._base, self._matrix, constant, at)
+
+    def only(self, which: slice | list[int]) -> Deferred:
+        """Some of the rows; of the first so many nothing else is computed."""
+        if self.is_read or not isinstance(which, slice) or which.start or which.stop <= self._at:
+            return super().only(which)
+        base = self._base.only(which) if waits(self._base) else read(self._base)[which]
+        return Projected(base, self._matrix, self._bias, self._at)
 
     def columns(self, start: int, stop: int) -> Tensor:
         """The rows, (R, n, out), of which only these columns mean anything."""

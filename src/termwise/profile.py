@@ -226,8 +226,7 @@ class Measures:
 
     def __init__(self, *, replicates: int = 200, seed: int = 0) -> None:
         """No samples yet; replicate 0 is the data as they are."""
-        if replicates < 2:
-            raise UsageError(f"replicates={replicates}: an interval needs at least 2, and 200 are usual.")
+        check_replicates(replicates)
         self._draws = np.random.Generator(np.random.PCG64(seed))
         self._replicates = replicates
         self._sums: dict[str, np.ndarray] = {}
@@ -242,7 +241,10 @@ class Measures:
         Raises:
             DataError: when the targets do not fit the output.
             ModelError: when the depths are other than the first batch's.
+            UsageError: when the expansion is not whole.
         """
+        if expansion.closure is None:
+            raise UsageError("a profile needs all terms: expand without max_depth and tolerance.")
         parts, stack = stack_parts(expansion)
         if self._first is None:
             self._first, self._parts = expansion, parts
@@ -256,8 +258,7 @@ class Measures:
             raise DataError(f"one batch is {self._task}, another {task}: give targets with all batches or with none.")
         self._task = task
         count = next(iter(statistics.values())).shape[-1]
-        drawn = self._draws.poisson(1.0, size=(count, self._replicates)).astype(np.float64)
-        weights = np.concatenate([np.ones((count, 1)), drawn], axis=1)
+        weights = resampled(count, self._replicates, self._draws)
         for name, values in statistics.items():
             self._sums[name] = self._sums.get(name, 0.0) + values @ weights
         self._closure = max(self._closure, expansion.closure)
@@ -294,7 +295,7 @@ class Measures:
         return DepthProfile(
             share=self._share_table(first, shares),
             truncated=self._truncated_table(first, sums),
-            mean_depth=_estimate(depths @ norm[is_input]),
+            mean_depth=estimate(depths @ norm[is_input]),
             aligned_depth=_guarded_mean(depths, aligned[is_input]),
             effective_depth=self._effective_depth(first, sums),
             cancellation=float(sums["norm"][is_input].sum(axis=0)[0] / sums["full_norm"][0]),
@@ -336,7 +337,24 @@ class Measures:
         return int(first.depths[min(at, len(keeps) - 1)])
 
 
-def _estimate(values: np.ndarray) -> Estimate:
+def check_replicates(replicates: int) -> None:
+    """Refuse a bootstrap that gives no interval.
+
+    Raises:
+        UsageError: for fewer than two replicates.
+    """
+    if replicates < 2:
+        raise UsageError(f"replicates={replicates}: an interval needs at least 2, and 200 are usual.")
+
+
+def resampled(samples: int, replicates: int, draws: np.random.Generator) -> np.ndarray:
+    """How often a Poisson bootstrap takes each sample, (samples, 1 + replicates); at first the data as they are."""
+    drawn = draws.poisson(1.0, size=(samples, replicates)).astype(np.float64)
+    return np.concatenate([np.ones((samples, 1)), drawn], axis=1)
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """The first of the values, of the data as they are, with the interval of the others, of the replicates."""
     low, high = np.percentile(values[1:], [2.5, 97.5])
     return Estimate(float(values[0]), float(low), float(high))
 
@@ -350,10 +368,14 @@ def _guarded_mean(depths: np.ndarray, shares: np.ndarray) -> Estimate | None:
     """The mean of k under a signed share, or None where it means nothing."""
     total = shares.sum(axis=0)
     negative = -np.minimum(shares[:, 0], 0.0).sum()
-    uncertain = abs(total[0]) <= 3 * total[1:].std()
-    if uncertain or total[0] == 0 or negative >= 0.1 * np.abs(shares[:, 0]).sum():
+    if is_uncertain(total) or negative >= 0.1 * np.abs(shares[:, 0]).sum():
         return None
-    return _estimate((depths @ shares) / total)
+    return estimate((depths @ shares) / total)
+
+
+def is_uncertain(total: np.ndarray) -> bool:
+    """Whether a denominator is within 3 standard errors of zero."""
+    return bool(total[0] == 0 or abs(total[0]) <= 3 * total[1:].std())
 
 
 def stack_parts(expansion: Expansion) -> tuple[list[tuple[str, int | None]], Tensor]:
@@ -377,18 +399,15 @@ def _statistics(stack: Tensor, expansion: Expansion, targets: Tensor | None) -> 
     """Per-sample numbers, each of shape (P, N), (K, N) or (N,), and the task."""
     y = expansion.total.cpu().double()  # not every device has float64
     targets = None if targets is None else targets.cpu()
-    if y.dim() == 1:
-        raise ModelError("the output has one dimension: expected (samples, classes) or more. Keep the batch dimension.")
+    check_batched(y)
     inputs = len(expansion.depths)
     task = _task(y, targets)
     if task == "regression":
         assert targets is not None
         flat = [t.reshape(*t.shape[: t.dim() - y.dim() + 1], -1) for t in (stack, y, targets.double())]
-        statistics = _shares(flat[0], flat[1]) | _regression(flat[0], flat[1], flat[2], inputs)
+        statistics = overlaps(flat[0], flat[1]) | _regression(flat[0], flat[1], flat[2], inputs)
     else:
-        stack, y, labels = classes_last(stack, y, targets)
-        stack = stack - stack.mean(dim=-1, keepdim=True)
-        y = y - y.mean(dim=-1, keepdim=True)
+        stack, y, labels = centred(stack, y, targets)
         statistics = _classified(stack, y, labels, inputs)
     return task, {name: values.cpu().numpy() for name, values in statistics.items()}
 
@@ -406,6 +425,23 @@ def _task(y: Tensor, targets: Tensor | None) -> str:
     if not bool(torch.isfinite(targets).all()):
         raise DataError("the targets hold NaN or infinite values. Clean the data before profiling.")
     return "regression"
+
+
+def check_batched(y: Tensor) -> None:
+    """Refuse an output of which it cannot be said where a sample ends.
+
+    Raises:
+        ModelError: when it has no dimension but that of the samples.
+    """
+    if y.dim() < 2:
+        dimensions = "one dimension" if y.dim() else "no dimension"
+        raise ModelError(f"the output has {dimensions}: expected (samples, classes) or more. Keep the batch dimension.")
+
+
+def centred(stack: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`classes_last`, and then without the mean over the classes."""
+    stack, y, labels = classes_last(stack, y, targets)
+    return stack - stack.mean(dim=-1, keepdim=True), y - y.mean(dim=-1, keepdim=True), labels
 
 
 def classes_last(stack: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -443,7 +479,7 @@ def _misfit(y: Tensor, targets: Tensor) -> DataError:
     return DataError(f"targets of shape {tuple(targets.shape)} do not fit an output of shape {tuple(y.shape)}.")
 
 
-def _shares(stack: Tensor, y: Tensor) -> dict[str, Tensor]:
+def overlaps(stack: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Norms and products over everything but the sample: stack (P, N, ...), y (N, ...)."""
     stack, y = stack.flatten(2), y.flatten(1)
     return {
@@ -462,7 +498,7 @@ def _classified(stack: Tensor, y: Tensor, labels: Tensor, inputs: int) -> dict[s
     def per_sample(values: Tensor) -> Tensor:
         return (values * weight).sum(dim=-1)
 
-    statistics = _shares(stack * valid[..., None], y * valid[..., None])
+    statistics = overlaps(stack * valid[..., None], y * valid[..., None])
     # A sample of which nothing is asked does not count, not even as a right answer.
     statistics["weight"] = valid.any(dim=-1).double()
     statistics["margin"] = per_sample(stack.gather(-1, at.expand(len(stack), *at.shape)).squeeze(-1))

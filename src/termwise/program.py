@@ -14,7 +14,7 @@ import collections
 import contextlib
 import functools
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -33,9 +33,10 @@ from termwise.graph import Graph, Node, role_of
 from termwise.memory import Memory, Parameters, physical
 from termwise.operators import OperatorUse, Unsupported
 from termwise.rules import Call, Entry, linearise, plain
-from termwise.rules.registry import Kind, entry_of, leaves_of
+from termwise.rules.registry import Event, Kind, Rewriting, entry_of, leaves_of
 from termwise.series import INPUT, Born, Series, carries, constant_series, frozen_series, integer_input
 from termwise.steps import Unit
+from termwise.walks import Walk
 
 Product = Literal["half", "cauchy"]
 Constants = Literal["pooled", "by_depth"]
@@ -62,8 +63,9 @@ class Program(TorchDispatchMode):
         model: object,
         unit: Unit,
         constants: Constants = "pooled",
-        product: Product = "half",
+        product: Rewriting = "half",
         *,
+        walk: Walk | None = None,
         strict: bool = False,
         graph: Graph | None = None,
         removed: Collection[Place] = (),
@@ -75,6 +77,7 @@ class Program(TorchDispatchMode):
             unit: what counts as a step.
             constants: whether what is born of constants is kept by depth.
             product: how two values that are both no gates are multiplied.
+            walk: what a step makes of a Series, and what is carried on of it; by default all of it.
             strict: count an operator without a rule of its own as unsupported instead of linearising it.
             graph: where to enter the calls, if it is wanted.
             removed: operands of joins that are taken as zero.
@@ -90,7 +93,8 @@ class Program(TorchDispatchMode):
         self.route = self.wiring = 0
         self.unsupported: list[Unsupported] = []
         self.constants: Constants = constants
-        self.product: Product = product
+        self.product: Rewriting = product
+        self._walk = Walk() if walk is None else walk
         self._weights: Any = WeakTensorKeyDictionary()
         self._parameters = set(map(id, model.parameters())) if isinstance(model, nn.Module) else set()
         self._names = {id(m): name for name, m in model.named_modules()} if isinstance(model, nn.Module) else {}
@@ -175,7 +179,17 @@ class Program(TorchDispatchMode):
             )
 
     def _step(self, series: Series) -> Series:
-        return series.shifted(constants=self.constants == "by_depth")
+        return self._walk.step(series, constants=self.constants == "by_depth")
+
+    def lifted(self, tree: Any, lift: Callable[[Tensor], Tensor]) -> Any:
+        """The input with Series of this run in place of its tensors, as `lift` makes them."""
+        return self.own(self._arrived(pytree.tree_map_only(Tensor, lift, tree), None))
+
+    def _arrived(self, out: Any, event: Event | None) -> Any:
+        for leaf in (out,) if isinstance(out, Tensor) else pytree.tree_leaves(out):
+            if isinstance(leaf, Series):
+                self._walk.arrive(leaf, event)
+        return out
 
     # The dispatch.
 
@@ -267,7 +281,7 @@ class Program(TorchDispatchMode):
         if self.graph is not None or self.unit.blocks is not None:
             self._enter(number, entry.family, call, out, where, flops)
         if not self.unit.counts(call.event):
-            return out
+            return self._arrived(out, call.event)
         return self._step(out) if isinstance(out, Series) else pytree.tree_map_only(Series, self._step, out)
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

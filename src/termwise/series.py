@@ -13,6 +13,9 @@ Only parts that some path has are stored.  In a network whose blocks hold two la
 halves the work against carrying the whole window between the shortest and the longest path; and a plain network has
 exactly one input-born part everywhere.
 
+A run may keep fewer parts than there are (the shallow ones alone), so that they do not sum to the value: whether a
+value is computed from the input is said by its paths, and no rule takes a part for what the others leave of the value.
+
 No operator is known here: `termwise.rules` says what each of them does to the parts.
 """
 
@@ -155,12 +158,12 @@ class Series(Tensor):
     @property
     def is_input(self) -> bool:
         """Whether these are integers of the input itself, perhaps rearranged: no parts yet, but a path of no steps."""
-        return not self.parts and bool(self.paths)
+        return bool(self.paths) and not carries(self)
 
     @property
     def has_input(self) -> bool:
-        """Whether any part is born of the input."""
-        return bool(self.parts) and self.parts[-1].origin is Origin.INPUT
+        """Whether some path from the input leads here, be its part kept or not."""
+        return bool(self.paths) and carries(self)
 
     @property
     def window(self) -> int:
@@ -184,7 +187,9 @@ class Series(Tensor):
         `moves` numbers about, those that nobody looks at need not be there.
         """
         held = self.held
-        if uses is None or not waits(held):
+        if not self.parts:
+            rows: Rows = value.new_empty((0, *value.shape))
+        elif uses is None or not waits(held):
             rows = linear(self.rows)
         elif moves:
             rows = Viewed(held, linear, self.shape, uses)
@@ -214,10 +219,13 @@ class Series(Tensor):
         return Series(value, *add_rows(value, [(rows, parts), (born[None], (part,))]), self.paths, gate=self.gate)
 
     def keep(self, parts: Parts) -> None:
-        """Forget the rows of all other parts, which are known to be zero."""
+        """Forget the rows of all other parts."""
         held = [i for i, part in enumerate(self.parts) if part in parts]
         if len(held) < len(self.parts):
-            self.rows, self.parts = self.rows[held], tuple(self.parts[i] for i in held)
+            stretches = _runs(held)
+            whole = slice(held[0], held[-1] + 1) if len(stretches) == 1 else held  # one stretch need not be copied
+            self.held = self.held.only(whole) if waits(self.held) else self.rows[whole]
+            self.parts = tuple(self.parts[i] for i in held)
 
     def shifted(self, *, constants: bool) -> Series:
         """One step: every input-born part moves up by one; the constant-born too where they are kept by depth."""
@@ -251,7 +259,7 @@ class Series(Tensor):
             parts = merge_parts([kept[1], new.parts])
             rows = align_rows(*kept[:2], parts).clone(memory_format=torch.contiguous_format)
             place = self._alias_view(rows)
-            if place.untyped_storage().data_ptr() != rows.untyped_storage().data_ptr():
+            if parts and place.untyped_storage().data_ptr() != rows.untyped_storage().data_ptr():
                 raise RuleError(
                     "a write into a view that cannot be followed: its base lies in memory in another order than its "
                     "parts. Write the model's line without the in-place operator."
@@ -372,7 +380,7 @@ def add_rows(value: Tensor, summands: Sequence[tuple[Tensor, Parts]]) -> tuple[T
     parts = merge_parts(layout for _, layout in summands)
     places = [{part: i for i, part in enumerate(layout)} for _, layout in summands]
     stacks = [broadcast_rows(rows, value) for rows, _ in summands]
-    out = empty_rows(len(parts), value, max((rows for rows, _ in summands), key=torch.numel))
+    out = empty_rows(len(parts), value, max(stacks, key=torch.numel, default=value[None]))
     start = 0
     while start < len(parts):
         present = [parts[start] in place for place in places]

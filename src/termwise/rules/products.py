@@ -4,6 +4,7 @@
     by a gate (exactly one operand is one):     y_k = x_k * g        the gate is frozen at its clean value
     of two values, half to each (default):      y_k = (a_k b + a b_k) / 2
     of two values, Cauchy (on request):         y_k = sum_{i+j=k} a_i b_j      depths add
+      and of its derivative in eps:             y' = a' b + a b'
 
 One function serves every bilinear operator: element-wise, matrix products, convolutions.  For more than two factors
 the halves depend on the bracketing: x * (y * z) gives x one half and y, z a quarter each.  An operator that multiplies
@@ -58,8 +59,8 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
         if times is torch.mul and free.shape == value.shape and free.dtype == gate.dtype == value.dtype:
             return Series(value, scaled(free.held, frozen_gate), free.parts, free.paths)
         return Series(value, product(free.rows, frozen_gate), free.parts, free.paths)
-    if call.product == "cauchy" and not left_gate:
-        return _cauchy(call, left, right, times, value)
+    if call.product != "half" and not left_gate:
+        return _by_depths(call, left, right, times, value)
     return _halves(left, right, by_right, by_left, value)
 
 
@@ -92,7 +93,8 @@ def _without_constants(left: Any, right: Any) -> tuple[Any, Any]:
 
 
 def _is_constant(series: Series) -> bool:
-    return bool(series.parts) and all(part.origin is Origin.CONSTANT for part in series.parts)
+    of_constants = all(part.origin is Origin.CONSTANT for part in series.parts)
+    return of_constants and carries(series) and not series.has_input
 
 
 def _is_gate(series: Series) -> bool:
@@ -142,8 +144,26 @@ _AT_ONCE: dict[tuple[Bilinear, bool], Bilinear] = {
 }
 
 
-def _cauchy(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
-    """Depths add; a product with something frozen keeps the other's origin, and the input's prevails."""
+def _by_depths(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
+    """Depths add: by pairs of parts, or of a derivative in eps by Leibniz' rule."""
+    if call.product == "cauchy":
+        summands = _pairs(call, left, right, times, value)
+    else:
+        (a, a_others), (b, b_others) = _parted(left), _parted(right)
+        summands = _pairs(call, a_others, b_others, times, value)
+        summands.append((_rows(call, a.rows, right.value, times, value), a.parts))
+        summands.append((_rows(call, b.rows, left.value, times, value, rows_first=False), b.parts))
+    paths: dict[int, int] = {}
+    for i, n in (left.paths or {0: 1}).items():
+        for j, m in (right.paths or {0: 1}).items():
+            paths[i + j] = paths.get(i + j, 0) + n * m
+    # Where a path meets a part of the other factor that is not born of the input, it goes on alone.
+    paths = add_paths([paths, *_alone(left, right)])
+    return Series(value, *add_rows(value, summands), paths)
+
+
+def _pairs(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> list[tuple[Tensor, Parts]]:
+    """A product with something frozen keeps the other's origin, and the input's prevails."""
     summands: list[tuple[Tensor, Parts]] = []
     for i, a in enumerate(left.parts):
         for j, b in enumerate(right.parts):
@@ -152,13 +172,14 @@ def _cauchy(call: Call, left: Series, right: Series, times: Bilinear, value: Ten
             depth = 0 if origin is Origin.FROZEN else sum(p.depth for p in (a, b) if p.origin is origin)
             rows = _rows(call, left.rows[i : i + 1], right.rows[j], times, value)
             summands.append((rows, (Part(origin, depth),)))
-    paths: dict[int, int] = {}
-    for i, n in (left.paths or {0: 1}).items():
-        for j, m in (right.paths or {0: 1}).items():
-            paths[i + j] = paths.get(i + j, 0) + n * m
-    # Where a path meets a part of the other factor that is not born of the input, it goes on alone.
-    paths = add_paths([paths, *_alone(left, right)])
-    return Series(value, *add_rows(value, summands), paths)
+    return summands
+
+
+def _parted(series: Series) -> tuple[Series, Series]:
+    """The input-born rows, which are the last, and the others."""
+    n = sum(part.origin is not Origin.INPUT for part in series.parts)
+    born, others = (Series(series.value, series.rows[at], series.parts[at]) for at in (slice(n, None), slice(n)))
+    return born, others
 
 
 def _alone(left: Series, right: Series) -> list[dict[int, int]]:
@@ -208,12 +229,16 @@ def prod(call: Call) -> Any:
     gate = _is_gate(series)
     if not series.dim():
         return series.mapped(lambda rows: rows, value, gate=gate)
-    if call.product == "cauchy" and not gate:
+    if call.product != "half" and not gate:
         return _folded(call, series, value)
     rest, kwargs = call.args[1:], call.kwargs
-    (rows,) = push(call, lambda u: (call.func(u, *rest, **kwargs),), [series], series.parts)
-    assert rows is not None
-    return Series(value, rows / _factors(call, series), series.parts, series.paths, gate=gate)
+
+    def shared(rows: Tensor) -> Tensor:
+        (pushed,) = push(call, lambda u: (call.func(u, *rest, **kwargs),), [series], [rows])
+        assert pushed is not None
+        return pushed / _factors(call, series)
+
+    return series.mapped(shared, value, gate=gate)
 
 
 def _factors(call: Call, series: Series) -> Any:

@@ -29,6 +29,7 @@ from termwise.errors import RuleError
 from termwise.series import Series, constant_series
 
 Kind = Literal["exact", "frozen", "linearised"]
+Rewriting = Literal["half", "cauchy", "leibniz"]
 Event = Literal["weight", "nonlinearity", "mixer", "join"]
 
 
@@ -40,7 +41,8 @@ class Call:
         func: the functional overload that is called (never the in-place one).
         args, kwargs: as the model passed them; operands may be Series.
         is_weight: whether a plain tensor is computed from parameters (and constants) alone.
-        product: how two values that are both no gates are multiplied.
+        product: how two values that are both no gates are multiplied: half to each; by depth (Cauchy); or, where the
+            input-born row is the derivative in eps, by Leibniz' rule, which is the derivative of Cauchy's.
         kind: how the operator was treated; a rule may lower it from "exact".
         event: what the call is to a unit of depth: a product by a weight, a nonlinearity, a mixing of positions without
             a weight, or a sum or concatenation of several values.
@@ -53,7 +55,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     is_weight: Callable[[Tensor], bool]
-    product: Literal["half", "cauchy"]
+    product: Rewriting
     replay: AbstractContextManager[Any]
     altered: bool = False
     kind: Kind = "exact"
@@ -230,7 +232,9 @@ def loop_rows(linear: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
 
 def _with_value(out: Any, clean: Any) -> Any:
     if isinstance(out, Series):
-        whole = Series(clean, out.rows.to(clean.dtype), out.parts, out.paths, gate=out.gate)
+        # Rows that wait must not be read here: what is taken apart comes from inside the program.
+        rows = out.held if out.dtype == clean.dtype else out.rows.to(clean.dtype)
+        whole = Series(clean, rows, out.parts, out.paths, gate=out.gate)
         whole.born = out.born
         return whole
     if isinstance(out, (tuple, list)):
