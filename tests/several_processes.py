@@ -70,7 +70,8 @@ def profiles(group: dist.ProcessGroup | None) -> dict[str, DepthProfile]:
     return {
         "uneven": profile(model, (x, y), batch_size=8, group=group, replicates=50),
         "few": profile(model, (x[:5], y[:5]), batch_size=4, group=group, replicates=50),
-        "loader": profile(model, DataLoader(x, 10), unit="blocks", group=group, replicates=50),
+        "loader": profile(model, DataLoader(TensorDataset(x, y), 10), unit="blocks", group=group, replicates=50),
+        "agreement": profile(model, list(x.split(10)), group=group, replicates=50),
         "by_depth": profile(model, [{"x": x, "labels": y}], constants="by_depth", group=group, replicates=50),
         "regression": profile(nn.Linear(4, 2), (torch.ones(9, 4), torch.ones(9, 2)), batch_size=2, group=group),
     }
@@ -91,6 +92,8 @@ def profiling(directory: Path, rank: int, size: int) -> dict[str, Any]:
         if rank == 1:
             raise RuntimeError("out of luck")
 
+    outside: Any = dist.new_group([0, 2])
+
     def told(model: nn.Module, data: Any) -> list[str]:
         return said(lambda: profile(model, data, batch_size=8, group=world))
 
@@ -105,10 +108,8 @@ def profiling(directory: Path, rank: int, size: int) -> dict[str, Any]:
         "other weights": told(network(seed=rank), (x, y)),
         "other seed": said(lambda: profile(model, (x, y), seed=rank, group=world)),
         "error": told(Fails(refuse), torch.ones(30, 4)),
-        "not in it": said(lambda: profile(model, x, group=dist.new_group([0, 2]))) if rank == 1 else None,
+        "in two of three": said(lambda: profile(model, x, group=outside)),
     }
-    if rank != 1:
-        dist.new_group([0, 2])
     # After all this the processes are still together.
     again = profile(model, (x, y), batch_size=8, group=world, replicates=50)
     again.save(directory / f"again-{rank}.termwise")

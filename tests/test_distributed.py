@@ -17,9 +17,9 @@ import pytest
 import several_processes
 from termwise import DepthProfile
 from termwise.cli import main
+from termwise.distributed import own_device
 
 HERE = Path(__file__).parent
-PROFILES = ["uneven", "few", "loader", "by_depth", "regression"]
 
 
 def environment(**more: object) -> dict[str, str]:
@@ -97,8 +97,8 @@ def test_without_a_group_each_process_profiles_its_own(profiled: tuple[Path, lis
         ("sampled", "DataError", "batch 0 of process 1 is not that of process 0. Give every process all of the data"),
         ("shuffled", "DataError", "batch 0 of process 1 is not that of process 0"),
         ("shorter", "DataError", "batch 5 of process 1 is not that of process 0"),
-        ("other weights", "RunError", "process 1 is not like process 0; they differ in 'conv.weight'"),
-        ("other seed", "RunError", "process 1 is not like process 0; they differ in the options"),
+        ("other weights", "UsageError", "process 1 is not like process 0; they differ in 'conv.weight'"),
+        ("other seed", "UsageError", "process 1 is not like process 0; they differ in the options"),
     ],
 )
 def test_what_one_refuses_all_refuse(
@@ -118,7 +118,8 @@ def test_an_error_of_the_model_is_raised_where_it_is_and_told_to_the_others(
 
 
 def test_a_process_outside_of_the_group_is_refused(profiled: tuple[Path, list[dict[str, Any]]]) -> None:
-    kind, message = profiled[1][1]["not in it"]
+    first, (kind, message), third = [found["in two of three"] for found in profiled[1]]
+    assert first == third == []
     assert kind == "UsageError" and "this process is not in that process group" in message
 
 
@@ -149,9 +150,9 @@ def test_a_recorder_in_two_processes_records_what_one_does(tmp_path: Path) -> No
     assert found[0]["moody"] == [True, False, True, False]
     assert found[0]["one statistic"]
     for case, kind, message in (
-        ("kept", "RunError", "'norm.running_mean'"),
-        ("other step", "RunError", "they differ in step"),
-        ("other probe", "RunError", "they differ in probe"),
+        ("kept", "UsageError", "'norm.running_mean'"),
+        ("other step", "UsageError", "they differ in step"),
+        ("other probe", "UsageError", "they differ in probe"),
         ("bad probe", "DataError", "50 inputs but 49 targets"),
     ):
         assert found[0][case][0] == kind and message in found[0][case][1], found[0][case]
@@ -244,6 +245,13 @@ def test_a_refusal_under_torchrun_is_said_once(here: Path) -> None:
     assert several.stderr.count("termwise: unit: the model has no module called 'nonsense'") == 1
     assert "Traceback" not in several.stderr.partition("ChildFailedError")[0].partition("torch/distributed")[0]
     assert not list(here.glob("x*"))
+
+
+def test_the_processes_of_a_machine_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_device("cuda") == "cuda"
+    for name, value in {"WORLD_SIZE": "8", "RANK": "5", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert [own_device(name) for name in ("cpu", "cuda", "cuda:0")] == ["cpu", "cuda:1", "cuda:0"]
 
 
 def test_other_commands_are_not_for_several_processes(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

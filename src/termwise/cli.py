@@ -121,7 +121,7 @@ def profile(
     from termwise.profile import profile as measure
 
     def prepare() -> tuple[Any, Any]:
-        where = own_device(device_of(device))
+        where = device_of(own_device(device))
         network = place(load_model(model, weights, pretrained=pretrained, trust_remote_code=trust_remote_code), where)
         chosen = load(data, size=size)
         inputs, targets = chosen.test_inputs[:samples], chosen.test_targets[:samples]
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CycloptsError:
         sys.exit(2)
     except TermwiseError as error:
-        # What one process refuses all refuse; who misses one, or failed by itself, must say so.
+        # What one process refuses all refuse; but process 0 may be the one that is lost.
         if speaks() or isinstance(error, RunError):
             errors.print(f"termwise: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)

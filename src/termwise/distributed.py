@@ -139,7 +139,7 @@ class Group:
         """Refuse to go on where the processes are not alike; `facts` is not called in a process alone.
 
         Raises:
-            RunError: says in what they differ.
+            UsageError: says in what they differ.
         """
         if self.size == 1:
             return
@@ -148,7 +148,7 @@ class Group:
             names = [name for name in {**found[0], **other} if found[0].get(name) != other.get(name)]
             if names:
                 more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-                raise RunError(
+                raise UsageError(
                     f"process {rank} is not like process 0; they differ in {', '.join(names[:_SHOWN])}{more}. All must "
                     "make the same call with the same model: seed it, or load one file; and buffers that each process "
                     "keeps for itself (the running statistics of batch norms) must be brought together first, with "
@@ -292,11 +292,9 @@ def require_single(what: str) -> None:
         raise UsageError(f"{what}: a training is the work of one process. Start it without torchrun.")
 
 
-def own_device(device: torch.device) -> torch.device:
-    """The device of this process where torchrun started several and only the kind of device was named."""
-    if not _is_launched() or device.type != "cuda" or device.index is not None:
-        return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0))
+def own_device(name: str) -> str:
+    """The name of this process's device: that of its number on its machine, where several share the name "cuda"."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" and _is_launched() else name
 
 
 def identity(model: object) -> dict[str, str]:

@@ -209,7 +209,8 @@ def profile(
 
     Raises:
         DataError: when there is no data, it is not finite, targets do not fit, or processes hold different data.
-        RunError: when a process of the group is lost, or their models differ.
+        RunError: when a process of the group is lost, or fails with an error that is none of Termwise's.
+        UsageError: for an unknown unit or option; when the processes differ in their model or options.
         ModelError: see `expand`; and when a later batch has other depths than the first.
     """
     measures = Measures(replicates=replicates, seed=seed)

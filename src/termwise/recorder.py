@@ -158,7 +158,8 @@ class Recorder:
 
     Raises:
         DataError: when the probe is empty, not finite, or inputs and targets do not pair up.
-        RunError: when the directory holds records of another probe, unit or option, or the processes differ in one.
+        UsageError: when an option is unknown, or the processes of the group differ in one.
+        RunError: when the directory holds records of another probe, unit or option.
         RecordError: when one of them is corrupt or of a newer version.
     """
 
@@ -260,9 +261,10 @@ class Recorder:
             Whether a record was made.
 
         Raises:
-            UsageError: when steps go backwards, or a scalar has the name of a measure.
-            RunError: when the step is on record with other weights, the record is of another network, a process of
-                the group is lost, or their steps or weights differ.
+            UsageError: when steps go backwards, a scalar has the name of a measure, or the processes of the group
+                differ in step or weights.
+            RunError: when the step is on record with other weights, the record is of another network, or a process of
+                the group is lost.
             DataError, ModelError: see `termwise.profile`.
         """
         start = time.perf_counter()
