@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -191,7 +191,7 @@ def losing(directory: Path, rank: int, size: int, lost: int) -> dict[str, Any]:
     """One process hangs, and then ends in the middle of its work, without a word."""
     world = dist.group.WORLD
     if lost != 0:
-        waiting = Group(world, patience=timedelta(seconds=1))
+        waiting = Group(cast(Any, dist.new_group(timeout=timedelta(seconds=1))))
         start = time.monotonic()
         found = said(lambda: waiting.together(lambda: time.sleep(4) if rank == lost else None))
         Path(directory / f"hung-{rank}.json").write_text(json.dumps([found, time.monotonic() - start]))

@@ -40,10 +40,11 @@ def start(work: str, directory: Path, size: int) -> list[tuple[int, str]]:
         for rank in range(size)
     ]
     try:
-        errors = [process.communicate(timeout=60)[1] for process in processes]
+        errors = [process.communicate(timeout=180)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
 
 
@@ -164,13 +165,13 @@ def test_a_recorder_in_two_processes_records_what_one_does(tmp_path: Path) -> No
 def test_a_lost_process_is_named_and_ends_the_others(tmp_path: Path) -> None:
     begun = time.monotonic()
     ended = start("losing:1", tmp_path, 3)
-    assert time.monotonic() - begun < 45
+    assert time.monotonic() - begun < 120
     assert [code for code, _ in ended] == [1, 7, 1]
     for rank in (0, 2):
         assert "RunError: lost, of 3 processes: process 1 (its connection is closed)" in ended[rank][1]
     waited = [json.loads((tmp_path / f"hung-{rank}.json").read_text()) for rank in range(3)]
     assert waited[0][0][0] == waited[2][0][0] == "RunError"
-    assert "process 1 (no answer in 0:00:01)" in waited[0][0][1]
+    assert "process 1 (no answer within the timeout)" in waited[0][0][1]
     assert "process 0" in waited[2][0][1]
     assert waited[0][1] < 4 and waited[2][1] < 4
 
@@ -209,7 +210,7 @@ class Dying(torch.nn.Module):
 def torchrun(size: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), "-m", "termwise"]
     return subprocess.run(
-        [sys.executable, *launcher, *arguments], env=environment(), capture_output=True, text=True, timeout=90
+        [sys.executable, *launcher, *arguments], env=environment(), capture_output=True, text=True, timeout=180
     )
 
 

@@ -67,7 +67,7 @@ def test_the_page_of_several_processes_runs_as_written(tmp_path: Path) -> None:
         launcher, *arguments = shlex.split(command)
         assert launcher == "torchrun"
         line = [sys.executable, "-m", "torch.distributed.run", *arguments]
-        run = subprocess.run(line, cwd=tmp_path, env=os.environ | fixed, capture_output=True, text=True, timeout=120)
+        run = subprocess.run(line, cwd=tmp_path, env=os.environ | fixed, capture_output=True, text=True, timeout=180)
         assert run.returncode == 0, run.stderr
         assert run.stdout == expected or (not expected and run.stdout.startswith("closure "))
     assert DepthProfile.load(tmp_path / "net.termwise").samples == 359

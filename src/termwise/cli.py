@@ -5,7 +5,6 @@ Exit codes: 0, 1 when something is refused (one clear message), 2 when the comma
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import sys
@@ -139,7 +138,8 @@ def profile(
             print(f"saved: {save}")
 
     options: dict[str, Any] = {"unit": _unit(unit), "constants": constants, "output": output, "strict": strict}
-    with launched() as group, contextlib.closing(Group(group)) as processes:
+    with launched() as group:
+        processes = Group(group)
         network, pair = processes.together(prepare)
         result = measure(network, pair, **options, batch_size=32, group=group)
         processes.together(finish)

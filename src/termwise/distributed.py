@@ -29,12 +29,12 @@ from termwise import errors
 from termwise.batches import fingerprint
 from termwise.errors import DataError, RunError, TermwiseError, UsageError, first_line
 
-PATIENCE = timedelta(minutes=30)
-"""How long a process waits for one that does not answer; one that has ended is missed at once."""
+_PATIENCE = timedelta(minutes=30)  # with a process that does not answer; one that has ended is missed at once
 
 _T = TypeVar("_T")
 _END = object()
 _SHOWN = 3  # names in a message
+_TAG = 7301  # of messages: none of the training's gets between them
 
 
 class _Said(msgspec.Struct):
@@ -59,40 +59,27 @@ class Group:
         size: how many there are; 1 without a process group: then nothing is sent.
     """
 
-    def __init__(self, processes: dist.ProcessGroup | None = None, patience: timedelta = PATIENCE) -> None:
-        """Join, together with all the other processes of the group.
+    def __init__(self, processes: dist.ProcessGroup | None = None) -> None:
+        """Join.
 
         Args:
-            processes: a process group that is initialised, or None for this process alone.
-            patience: how long to wait for a process that does not answer, at each exchange.
+            processes: a process group of which this process is one, or None for this process alone.  An exchange waits
+                for a process that does not answer as long as the group's timeout says.
 
         Raises:
-            UsageError: when this process is not in the group.
-            RunError: when the others do not come.
+            UsageError: when this process is not in it, or it cannot carry what is exchanged.
         """
-        self.rank, self.size, self._patience = 0, 1, patience
-        self._link: Any = None
+        self.rank, self.size, self._link = 0, 1, processes
         if processes is None:
             return
         self.rank, self.size = dist.get_rank(processes), dist.get_world_size(processes)
         if self.rank < 0:
             raise UsageError("group: this process is not in that process group. Call it in the processes that are.")
-        if self.size > 1:
-            # A link of its own, so that no message of the training's gets between these.
-            ranks = dist.get_process_group_ranks(processes)
-            try:
-                self._link = dist.new_group(ranks, patience, "gloo", use_local_synchronization=True)
-            except RuntimeError as error:
-                raise RunError(
-                    f"the {self.size} processes of the group did not come together ({first_line(error)}). All of them "
-                    "must make this call."
-                ) from error
-
-    def close(self) -> None:
-        """Give up the connections."""
-        if self._link is not None:
-            dist.destroy_process_group(self._link)
-            self._link = None
+        if "gloo" not in dist.get_backend_config(processes):
+            raise UsageError(
+                f"group: its backend is {dist.get_backend(processes)}, and what the processes say to each other goes "
+                'by gloo. Make a group for it, in every process: torch.distributed.new_group(backend="gloo").'
+            )
 
     def exchange(self, work: Callable[[], _T], kind: Any) -> list[_T]:
         """What `work` gives in every process, in order; it fails in all of them if it fails in one.
@@ -202,7 +189,7 @@ class Group:
                 self._send(msgspec.msgpack.encode(mine), 0)
                 reply = msgspec.msgpack.decode(self._receive(0), type=_Reply)
             except RuntimeError as error:
-                raise self._missed({0: self._reason(error)}) from error
+                raise self._missed({0: _reason(error)}) from error
         if reply.missed:
             raise self._missed(reply.missed)
         return reply.said
@@ -213,7 +200,7 @@ class Group:
             try:
                 reply.said.append(msgspec.msgpack.decode(self._receive(rank), type=_Said))
             except RuntimeError as error:
-                reply.missed[rank] = self._reason(error)
+                reply.missed[rank] = _reason(error)
         content = msgspec.msgpack.encode(reply if not reply.missed else _Reply([], reply.missed))
         for rank in range(1, self.size):
             # One that ended since it spoke is missed at the next exchange.
@@ -223,17 +210,14 @@ class Group:
 
     def _send(self, content: bytes, rank: int) -> None:
         for part in (torch.tensor([len(content)]), torch.frombuffer(bytearray(content), dtype=torch.uint8)):
-            dist.send(part, group=self._link, group_dst=rank)
+            dist.send(part, group=self._link, group_dst=rank, tag=_TAG)
 
     def _receive(self, rank: int) -> bytes:
         length = torch.zeros(1, dtype=torch.int64)
-        dist.recv(length, group=self._link, group_src=rank)
+        dist.recv(length, group=self._link, group_src=rank, tag=_TAG)
         content = torch.empty(int(length), dtype=torch.uint8)
-        dist.recv(content, group=self._link, group_src=rank)
+        dist.recv(content, group=self._link, group_src=rank, tag=_TAG)
         return content.numpy().tobytes()
-
-    def _reason(self, error: RuntimeError) -> str:
-        return f"no answer in {self._patience}" if "imed out" in str(error) else "its connection is closed"
 
     def _missed(self, ranks: dict[int, str]) -> RunError:
         lost = ", ".join(f"process {rank} ({reason})" for rank, reason in ranks.items())
@@ -261,7 +245,7 @@ def launched() -> Iterator[dist.ProcessGroup | None]:
         yield None
         return
     try:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        dist.init_process_group("gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise RunError(
             f"the {os.environ['WORLD_SIZE']} processes that WORLD_SIZE speaks of did not come together "
@@ -329,14 +313,20 @@ def _different(before: int, rank: int, first: list[str], other: list[str]) -> Da
     )
 
 
+def _reason(error: RuntimeError) -> str:
+    return "no answer within the timeout" if "imed out" in str(error) else "its connection is closed"
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.tobytes()
+        # The order of the axes in memory as well: it decides how a product by the array is rounded.
+        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        return value.dtype.str, value.shape, order, value.tobytes(order)
     raise NotImplementedError(f"a {type(value).__name__} cannot be sent")
 
 
 def _array(kind: type, value: Any) -> Any:
     if kind is not np.ndarray:
         raise NotImplementedError(f"a {kind.__name__} cannot be received")
-    dtype, shape, content = value
-    return np.frombuffer(content, np.dtype(dtype)).reshape(shape)
+    dtype, shape, order, content = value
+    return np.frombuffer(content, np.dtype(dtype)).reshape(shape, order=order)

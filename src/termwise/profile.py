@@ -17,7 +17,6 @@ bootstrap over samples, on running sums: any number of batches, constant memory.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -205,7 +204,8 @@ def profile(
         batch_size: samples a batch, where `data` is one tensor or pair.
         replicates: bootstrap replicates.
         seed: of the bootstrap; the model's random state is not touched.
-        group: processes to share the work with, such as torch.distributed.group.WORLD; all must make this call.
+        group: processes to share the work with, such as torch.distributed.group.WORLD; all must make this call.  They
+            speak by gloo: beside a training by NCCL give them torch.distributed.new_group(backend="gloo").
 
     Raises:
         DataError: when there is no data, it is not finite, targets do not fit, or processes hold different data.
@@ -231,12 +231,12 @@ def profile(
         )
         return measured(expansion, targets)
 
-    with contextlib.closing(Group(group)) as processes:
-        located = processes.together(lambda: unit_of(unit, bare(model)))
-        options = f"{located} {constants} {product} {strict} {batch_size} {replicates} {seed}"
-        processes.require_same(lambda: {**identity(model), "the options": options})
-        for one in processes.dealt(batches(data, batch_size), measure, Measured):
-            measures.add(one)
+    processes = Group(group)
+    located = processes.together(lambda: unit_of(unit, bare(model)))
+    options = f"{located} {constants} {product} {strict} {batch_size} {replicates} {seed}"
+    processes.require_same(lambda: {**identity(model), "the options": options})
+    for one in processes.dealt(batches(data, batch_size), measure, Measured):
+        measures.add(one)
     return measures.result()
 
 
@@ -442,7 +442,7 @@ def _statistics(stack: Tensor, expansion: Expansion, targets: Tensor | None) -> 
         stack = stack - stack.mean(dim=-1, keepdim=True)
         y = y - y.mean(dim=-1, keepdim=True)
         statistics = _classified(stack, y, labels, inputs)
-    return task, {name: np.ascontiguousarray(values.cpu().numpy()) for name, values in statistics.items()}
+    return task, {name: values.cpu().numpy() for name, values in statistics.items()}
 
 
 def _task(y: Tensor, targets: Tensor | None) -> str:

@@ -150,8 +150,8 @@ class Recorder:
         batch_size: probe samples that are expanded at once; small ones stay in the cache.
         replicates: of the bootstrap for the intervals.
         seed: of the bootstrap; the random state of the training is not touched.
-        group: processes to share the work with, such as torch.distributed.group.WORLD.  Whether a step is due is for
-            process 0 to say, and scalars are taken from it.  A directory must be one that all can read.
+        group: processes to share the work with, as in `termwise.profile`.  Whether a step is due is for process 0 to
+            say, and scalars are taken from it.  A directory must be one that all can read.
 
     Attributes:
         seconds: the time spent inside so far.
@@ -448,4 +448,4 @@ def _terms(expansion: Expansion, targets: Tensor) -> np.ndarray:
         stack = (stack - stack.mean(dim=-1, keepdim=True)) * (labels != IGNORED)[..., None]
         if expansion.total.dim() == 2:
             stack = stack.squeeze(2)
-    return stack.float().cpu().numpy()
+    return stack.float().cpu().contiguous().numpy()
