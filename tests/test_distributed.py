@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed
 
 import several_processes
-from termwise import DepthProfile
+from termwise import DepthProfile, profile
 from termwise.cli import main
 from termwise.distributed import own_device
+from termwise.errors import UsageError
 
 HERE = Path(__file__).parent
 
@@ -122,6 +125,17 @@ def test_a_process_outside_of_the_group_is_refused(profiled: tuple[Path, list[di
     first, (kind, message), third = [found["in two of three"] for found in profiled[1]]
     assert first == third == []
     assert kind == "UsageError" and "this process is not in that process group" in message
+
+
+def test_a_group_that_does_not_speak_by_gloo_is_refused() -> None:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        with pytest.raises(UsageError, match=r"its backend is fake.*new_group\(backend=\"gloo\"\)"):
+            profile(torch.nn.Linear(2, 2), torch.ones(3, 2), group=torch.distributed.group.WORLD)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_after_a_refusal_they_go_on_together(profiled: tuple[Path, list[dict[str, Any]]]) -> None:

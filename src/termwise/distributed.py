@@ -209,13 +209,14 @@ class Group:
         return reply
 
     def _send(self, content: bytes, rank: int) -> None:
-        for part in (torch.tensor([len(content)]), torch.frombuffer(bytearray(content), dtype=torch.uint8)):
+        length = torch.tensor([len(content)], device="cpu")
+        for part in (length, torch.frombuffer(bytearray(content), dtype=torch.uint8)):
             dist.send(part, group=self._link, group_dst=rank, tag=_TAG)
 
     def _receive(self, rank: int) -> bytes:
-        length = torch.zeros(1, dtype=torch.int64)
+        length = torch.zeros(1, dtype=torch.int64, device="cpu")
         dist.recv(length, group=self._link, group_src=rank, tag=_TAG)
-        content = torch.empty(int(length), dtype=torch.uint8)
+        content = torch.empty(int(length), dtype=torch.uint8, device="cpu")
         dist.recv(content, group=self._link, group_src=rank, tag=_TAG)
         return content.numpy().tobytes()
 
