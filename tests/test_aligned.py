@@ -147,8 +147,15 @@ def images(dtype: torch.dtype) -> Any:
 
 
 def vit() -> nn.Module:
-    size = {"image_size": 8, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 24}
-    model = torchvision.models.VisionTransformer(**size, num_classes=5)
+    size: dict[str, Any] = {
+        "image_size": 8,
+        "patch_size": 4,
+        "num_layers": 2,
+        "num_heads": 2,
+        "hidden_dim": 16,
+        "mlp_dim": 24,
+    }
+    model: Any = torchvision.models.VisionTransformer(**size, num_classes=5)
     nn.init.normal_(model.heads[0].weight)
     return model
 
@@ -209,7 +216,7 @@ def test_it_is_undefined_where_the_share_is_within_its_error() -> None:
 
 
 def test_constants_and_frozen_values_have_no_part_in_it() -> None:
-    model = Written(
+    model: Any = Written(
         lambda m, x: m.second(torch.tanh(m.first(x))) + x.softmax(dim=1) + x + torch.arange(4),
         first=dense(4, 4),
         second=dense(4, 4),

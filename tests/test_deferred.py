@@ -62,7 +62,7 @@ def test_a_weight_that_is_written_into_before_its_product_is_read() -> None:
     y = x @ model.weight.detach().T
     expansion = tw.expand(model, x)
     assert close(expansion.terms[1], y.relu() + y)
-    assert expansion.closure < 1e-12
+    assert expansion.closure is not None and expansion.closure < 1e-12
 
 
 # --- what nobody reads ---
@@ -118,8 +118,8 @@ class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
-        self.norm.running_mean = torch.randn(3)
-        self.norm.running_var = torch.rand(3) + 0.5
+        self.mean, self.variance = torch.randn(3).double(), torch.rand(3).double() + 0.5
+        self.norm.running_mean, self.norm.running_var = self.mean, self.variance
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
@@ -134,13 +134,14 @@ def test_one_convolution_with_many_readers(layout: torch.memory_format) -> None:
     x = torch.randn(4, 2, 6, 6).double().to(memory_format=layout)
     expansion = tw.expand(model, x)
     bare = functional.conv2d(x, model.conv.weight, padding=1)
+    assert model.conv.bias is not None
     y = bare + model.conv.bias[:, None, None]
-    scale = (model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt())[:, None, None]
+    scale = (model.norm.weight / (model.variance + model.norm.eps).sqrt())[:, None, None]
     z = model.norm(y)
     gates = [(y > 0) * 1.0, (-y > 0) * -1.0, (z > 0) * scale, scale.expand(4, 3, 6, 6)]
     gates.append(functional.gelu(z) / z * scale)
     assert close(expansion.terms[1], torch.cat([gate * bare for gate in gates], dim=1))
-    assert expansion.closure < 1e-12
+    assert expansion.closure is not None and expansion.closure < 1e-12
 
 
 class Doubling(nn.Module):

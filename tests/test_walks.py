@@ -15,7 +15,7 @@ from residual import Net
 from termwise import expand, nets
 from termwise.errors import UsageError
 from termwise.expand import Expansion, relative
-from termwise.profile import Measures
+from termwise.profile import measured
 from termwise.reference import at_roots, by_paths, describe, discrepancy, of_linear_network
 from termwise.series import Origin
 from termwise.steps import Unit
@@ -155,7 +155,7 @@ def test_a_path_shorter_than_any_leaves_everything_in_the_remainder() -> None:
 
 def test_what_was_cut_is_still_computed_from_the_input() -> None:
     """It is no gate and no constant: a product with it is halved as ever."""
-    model = Written(lambda m, x: m.second(torch.tanh(m.first(x))) * x, first=dense(4, 4), second=dense(4, 4))
+    model: Any = Written(lambda m, x: m.second(torch.tanh(m.first(x))) * x, first=dense(4, 4), second=dense(4, 4))
     x = torch.randn(3, 4, dtype=DOUBLE)
     with torch.no_grad():
         deep = model.second(torch.tanh(model.first(x)))
@@ -166,7 +166,7 @@ def test_what_was_cut_is_still_computed_from_the_input() -> None:
 
 def test_a_cauchy_product_beyond_the_depth_needs_all_constants() -> None:
     """The constant of two steps that x is multiplied by makes a term of no step."""
-    model = Written(lambda m, x: m.second(m.first(x)) * x, first=dense(4, 4), second=dense(4, 4))
+    model: Any = Written(lambda m, x: m.second(m.first(x)) * x, first=dense(4, 4), second=dense(4, 4))
     x = torch.randn(3, 4, dtype=DOUBLE)
     with torch.no_grad():
         constant = model.second(model.first.bias)
@@ -230,7 +230,7 @@ class Decaying(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(dense(4, 4) for _ in range(3))
+        self.layers: Any = nn.ModuleList(dense(4, 4) for _ in range(3))
         with torch.no_grad():
             for layer in self.layers:
                 layer.weight.div_(1000)
@@ -346,4 +346,4 @@ def test_limits_that_mean_nothing_are_refused(options: dict[str, Any], message: 
 def test_a_profile_is_made_of_all_terms() -> None:
     model, x = NETWORKS["resnet"]().double(), images()
     with pytest.raises(UsageError, match="a profile needs all terms"):
-        Measures().update(expand(model, x, max_depth=4), None)
+        measured(expand(model, x, max_depth=4), None)

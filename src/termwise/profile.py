@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from termwise.batches import batches
+from termwise.distributed import Group, identity
 from termwise.errors import DataError, ModelError, RecordError, UsageError
 from termwise.expand import Expansion, Forward, Output, expand, locate
 from termwise.operators import OperatorUse
@@ -35,6 +36,9 @@ from termwise.pinning import bare, home
 from termwise.program import Constants, Product
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import UNITS, Unit, unit_of
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 KIND = "depth-profile"
 IGNORED = -100  # PyTorch's cross-entropy leaves these targets out
@@ -175,8 +179,16 @@ def profile(
     batch_size: int = 32,
     replicates: int = 200,
     seed: int = 0,
+    group: ProcessGroup | None = None,
 ) -> DepthProfile:
     """Profile `model` by depth on `data`.
+
+    It never speaks to other processes unless `group` says so: in a training of several processes each call without it
+    profiles what it is given, alone.  With it, all processes of the group make the same call, **each with all of the
+    data in the same order**; the batches are dealt out, and each process gets the same result, that of one process
+    alone, bit by bit where all compute with as many threads.  Shares of the data, as a DistributedSampler cuts them,
+    are not taken: it pads them, so that samples would count twice.  Neither do other data in another process, nor
+    another model, go unnoticed: fingerprints are compared.
 
     Args:
         model: an nn.Module or callable; run in evaluation mode and left as found.
@@ -192,20 +204,24 @@ def profile(
         batch_size: samples a batch, where `data` is one tensor or pair.
         replicates: bootstrap replicates.
         seed: of the bootstrap; the model's random state is not touched.
+        group: processes to share the work with, such as torch.distributed.group.WORLD; all must make this call.  They
+            speak by gloo: beside a training by NCCL give them torch.distributed.new_group(backend="gloo").
 
     Raises:
-        DataError: when there is no data, it is not finite, or targets do not fit.
+        DataError: when there is no data, it is not finite, targets do not fit, or processes hold different data.
+        RunError: when a process of the group is lost, or fails with an error that is none of Termwise's.
+        UsageError: for an unknown unit or option; when the processes differ in their model or options.
         ModelError: see `expand`; and when a later batch has other depths than the first.
     """
     measures = Measures(replicates=replicates, seed=seed)
-    located = unit_of(unit, bare(model))
-    device = home(model)
-    for inputs, targets in batches(data, batch_size):
-        moved = _to(inputs, device)
-        located = locate(located, model, moved, output=output, forward=forward)
+
+    def measure(batch: tuple[Any, Tensor | None]) -> Measured:
+        nonlocal located
+        inputs, targets = (_to(part, home(model)) for part in batch)
+        located = locate(located, model, inputs, output=output, forward=forward)
         expansion = expand(
             model,
-            moved,
+            inputs,
             unit=located,
             constants=constants,
             product=product,
@@ -213,12 +229,54 @@ def profile(
             forward=forward,
             strict=strict,
         )
-        measures.update(expansion, _to(targets, device))
+        return measured(expansion, targets)
+
+    processes = Group(group)
+    located = processes.together(lambda: unit_of(unit, bare(model)))
+    options = f"{located} {constants} {product} {strict} {batch_size} {replicates} {seed}"
+    processes.require_same(lambda: {**identity(model), "the options": options})
+    for one in processes.dealt(batches(data, batch_size), measure, Measured):
+        measures.add(one)
     return measures.result()
 
 
 def _to(tree: Any, device: torch.device | None) -> Any:
     return pytree.tree_map_only(Tensor, lambda t: t if device is None else t.to(device), tree)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """What is measured of one batch: plain values and arrays, which can be sent to another process.
+
+    Attributes:
+        statistics: per-sample numbers, each of shape (P, N), (K, N) or (N,).
+        parts: origin and depth of each of the P parts.
+        paths: the number of paths of each of the K depths of the input-born terms.
+        task: as in DepthProfile; likewise the rest.
+    """
+
+    statistics: dict[str, np.ndarray]
+    parts: list[tuple[str, int | None]]
+    paths: dict[int, str]
+    task: str
+    unit: str
+    closure: float
+    operators: tuple[OperatorUse, ...]
+
+
+def measured(expansion: Expansion, targets: Tensor | None) -> Measured:
+    """The measures of a batch.
+
+    Raises:
+        DataError: when the targets do not fit the output.
+        UsageError: when the expansion is not whole.
+    """
+    if expansion.closure is None:
+        raise UsageError("a profile needs all terms: expand without max_depth and tolerance.")
+    parts, stack = stack_parts(expansion)
+    task, statistics = _statistics(stack, expansion, targets)
+    paths = {depth: str(expansion.paths[depth]) for depth in expansion.depths}
+    return Measured(statistics, parts, paths, task, expansion.unit, expansion.closure, expansion.operators)
 
 
 class Measures:
@@ -230,43 +288,37 @@ class Measures:
         self._draws = np.random.Generator(np.random.PCG64(seed))
         self._replicates = replicates
         self._sums: dict[str, np.ndarray] = {}
-        self._first: Expansion | None = None
-        self._parts: list[tuple[str, int | None]] = []
+        self._first: Measured | None = None
         self._operators: dict[tuple[str, str, str], OperatorUse] = {}
-        self._closure, self._samples, self._task = 0.0, 0, ""
+        self._closure, self._samples = 0.0, 0
 
-    def update(self, expansion: Expansion, targets: Tensor | None) -> None:
+    def add(self, batch: Measured) -> None:
         """Add a batch.
 
         Raises:
-            DataError: when the targets do not fit the output.
+            DataError: when this batch has targets and the first has none, or the other way round.
             ModelError: when the depths are other than the first batch's.
-            UsageError: when the expansion is not whole.
         """
-        if expansion.closure is None:
-            raise UsageError("a profile needs all terms: expand without max_depth and tolerance.")
-        parts, stack = stack_parts(expansion)
-        if self._first is None:
-            self._first, self._parts = expansion, parts
-        elif parts != self._parts:
+        first = self._first = self._first or batch
+        if batch.parts != first.parts:
             raise ModelError(
                 "the depths of the paths changed between batches: the model's control flow depends on the data. "
                 "Profile each case by itself."
             )
-        task, statistics = _statistics(stack, expansion, targets)
-        if self._task and task != self._task:
-            raise DataError(f"one batch is {self._task}, another {task}: give targets with all batches or with none.")
-        self._task = task
-        count = next(iter(statistics.values())).shape[-1]
+        if batch.task != first.task:
+            raise DataError(
+                f"one batch is {first.task}, another {batch.task}: give targets with all batches or with none."
+            )
+        count = next(iter(batch.statistics.values())).shape[-1]
         weights = resampled(count, self._replicates, self._draws)
-        for name, values in statistics.items():
+        for name, values in batch.statistics.items():
             self._sums[name] = self._sums.get(name, 0.0) + values @ weights
-        self._closure = max(self._closure, expansion.closure)
+        self._closure = max(self._closure, batch.closure)
         self._samples += count
-        self._count_operators(expansion)
+        self._count_operators(batch.operators)
 
-    def _count_operators(self, expansion: Expansion) -> None:
-        for use in expansion.operators:
+    def _count_operators(self, operators: Sequence[OperatorUse]) -> None:
+        for use in operators:
             key = (use.operator, use.rule, use.kind)
             known = self._operators.get(key)
             modules = dict.fromkeys((*(known.modules if known else ()), *use.modules))
@@ -286,10 +338,10 @@ class Measures:
         drawn = self._sums["weight"] > 0
         drawn[0] = True
         sums = {name: values[..., drawn] for name, values in self._sums.items()}
-        is_input = np.array([origin == "input" for origin, _ in self._parts])
+        is_input = np.array([origin == "input" for origin, _ in first.parts])
         norm = sums["norm"] / sums["norm"][is_input].sum(axis=0)
         aligned, margin = sums["dot"] / sums["square"], sums["margin"] / sums["full_margin"]
-        depths = np.array(list(first.depths), dtype=float)
+        depths = np.array(list(first.paths), dtype=float)
         correct = sums["full_correct"] / sums["weight"] if "full_correct" in sums else None
         shares = {"norm_share": norm, "aligned_share": aligned, "margin_share": margin}
         return DepthProfile(
@@ -299,42 +351,42 @@ class Measures:
             aligned_depth=_guarded_mean(depths, aligned[is_input]),
             effective_depth=self._effective_depth(first, sums),
             cancellation=float(sums["norm"][is_input].sum(axis=0)[0] / sums["full_norm"][0]),
-            accuracy=None if correct is None or self._task == "agreement" else float(correct[0]),
+            accuracy=None if correct is None or first.task == "agreement" else float(correct[0]),
             loss=float(sums["full_loss"][0] / sums["weight"][0]),
             samples=self._samples,
             closure=self._closure,
-            task=self._task,
+            task=first.task,
             unit=first.unit,
             operators=tuple(sorted(self._operators.values(), key=lambda use: (-use.count, use.operator))),
         )
 
-    def _share_table(self, first: Expansion, shares: dict[str, np.ndarray]) -> Table:
+    def _share_table(self, first: Measured, shares: dict[str, np.ndarray]) -> Table:
         columns: dict[str, Any] = {
-            "origin": [origin for origin, _ in self._parts],
-            "depth": [depth for _, depth in self._parts],
-            "paths": [str(first.paths[d]) if o == "input" and d is not None else None for o, d in self._parts],
+            "origin": [origin for origin, _ in first.parts],
+            "depth": [depth for _, depth in first.parts],
+            "paths": [first.paths[d] if o == "input" and d is not None else None for o, d in first.parts],
         }
         for name, values in shares.items():
             columns |= _with_interval(name, values)
         return Table(columns, {"depth": first.unit if first.unit in UNITS else "modules"})
 
-    def _truncated_table(self, first: Expansion, sums: dict[str, np.ndarray]) -> Table:
-        columns: dict[str, Any] = {"depth": np.array(first.depths)}
+    def _truncated_table(self, first: Measured, sums: dict[str, np.ndarray]) -> Table:
+        columns: dict[str, Any] = {"depth": np.array(list(first.paths))}
         for name in ("head", "tail", "alone"):
             if f"{name}_correct" in sums:
                 columns |= _with_interval(f"{name}_accuracy", sums[f"{name}_correct"] / sums["weight"])
             columns |= _with_interval(f"{name}_loss", sums[f"{name}_loss"] / sums["weight"])
-        unit = "nats" if self._task != "regression" else "squared error"
+        unit = "nats" if first.task != "regression" else "squared error"
         return Table(columns, {name: unit for name in columns if "loss" in name})
 
-    def _effective_depth(self, first: Expansion, sums: dict[str, np.ndarray]) -> int | None:
+    def _effective_depth(self, first: Measured, sums: dict[str, np.ndarray]) -> int | None:
         if "full_correct" not in sums:
             return None
         keeps = sums["head_correct"][:, 0] >= _KEEP * sums["full_correct"][0]
         # From the deep end: the longest run of truncations that all keep it.
         fails = np.flatnonzero(~keeps)
         at = 0 if not len(fails) else int(fails[-1]) + 1
-        return int(first.depths[min(at, len(keeps) - 1)])
+        return list(first.paths)[min(at, len(keeps) - 1)]
 
 
 def check_replicates(replicates: int) -> None:
