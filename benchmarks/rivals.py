@@ -166,16 +166,16 @@ def _on_digits(depth: int, updates: int) -> tuple[ResNet, data.DataSet]:
 # Derivatives of higher order.
 
 
-def nested_rows(repeats: int, orders: tuple[int, int] = (3, 5)) -> Iterator[Row]:
-    """torch.func.jvp inside of itself: all orders of ResNet-20; a few of ResNet-56, the rest extrapolated."""
-    model = resnet(20)
+def nested_rows(repeats: int, depth: int = 20, orders: tuple[int, int] = (3, 5)) -> Iterator[Row]:
+    """torch.func.jvp inside of itself: all orders of a shallow ResNet; a few of ResNet-56, the rest extrapolated."""
+    model = resnet(depth)
     blocks = len(peers.frozen(model, images(32)(1)).blocks)
     runs = _ours(model) | {"jvp": Run(lambda x: peers.by_nested_jvp(peers.frozen(model, x), blocks), (2,))}
     best = medians(runs, images(32), repeats)
-    small, x = _doubled(20, 1)
+    small, x = _doubled(depth, 1)
     agrees = difference(peers.by_nested_jvp(peers.frozen(small, x), blocks), stacked(small, x))
     yield _row(
-        "nested torch.func.jvp / full expansion", f"ResNet-20, all {blocks} orders", best, best["jvp"], 1.0,
+        "nested torch.func.jvp / full expansion", f"ResNet-{depth}, all {blocks} orders", best, best["jvp"], 1.0,
         f"on a network whose gates were frozen by hand; differs from Termwise by {agrees:.0e} (float64)",
     )  # fmt: skip
     deep = resnet(56)
