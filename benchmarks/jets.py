@@ -98,7 +98,7 @@ def limits() -> str:
         try:
             jet(layer, (x,), ([jnp.ones(shape), jnp.zeros(shape)],))
         except Exception as error:  # whatever it says is what is reported
-            fails.append(f"{name} (`{type(error).__name__}: {str(error).splitlines()[0][:90]}`)")
+            fails.append(f"{name} (`{type(error).__name__}: {str(error).splitlines()[0].partition('. ')[0]}`)")
         else:
             runs.append(name)
     return (
