@@ -35,7 +35,6 @@ class FileWeights(Mapping[str, Tensor]):
     Attributes:
         shapes: of every weight, by its key, from the headers of the files alone.
         types: of every weight, as the format calls them ("BF16").
-        bytes_read: how many bytes of weights were handed out so far.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -47,7 +46,6 @@ class FileWeights(Mapping[str, Tensor]):
         """
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, str] = {}
-        self.bytes_read = 0
         self._files: dict[str, Path] = {}
         for file in files:
             with _opened(file) as content:
@@ -70,7 +68,6 @@ class FileWeights(Mapping[str, Tensor]):
             tensor = content.get_tensor(key)
         if tuple(tensor.shape) != self.shapes[key]:
             raise DataError(f"{file} was changed while it was read: {key!r} has another shape. Load the model again.")
-        self.bytes_read += tensor.numel() * tensor.element_size()
         # The least and the greatest value tell, and need no memory.
         bounds = tensor.aminmax() if tensor.is_floating_point() and tensor.numel() else ()
         if not all(bool(torch.isfinite(bound)) for bound in bounds):
