@@ -1,6 +1,6 @@
 """Models larger than memory: a Llama expanded to full depth in less memory than its weights take, and what that costs.
 
-    python -m benchmarks.large [--write] [--sequences 2] [--tokens 64] [--networks tiny small medium TinyLlama]
+    python -m benchmarks.large [--write] [--sequences 2] [--tokens 64] [--networks stories15M ...]
 
 Every network has random weights (bfloat16 in the file, standard deviation 0.02) and the shape of a published Llama; it
 is written piece by piece, read lazily in fresh processes, and computed in float32.  The output is the logits of the
@@ -236,8 +236,13 @@ def run(directory: Path, sequences: int, tokens: int, *, limit: int = 0, how: st
     """The task in a fresh process; {"died": the last line that it said} where it did not end well."""
     options = json.dumps([str(directory), sequences, tokens, limit, how])
     command = [sys.executable, "-m", "benchmarks.large", "--task", options]
-    # One arena for all threads, and no thread pools: their reserves would count against the limit.
-    quiet = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    # What malloc and thread pools keep in reserve would count against the limit.
+    quiet = {
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": "4194304",
+        "OMP_NUM_THREADS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
     quiet["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | quiet)
     if done.returncode:
@@ -273,7 +278,7 @@ def limited(directory: Path, shape: Shape) -> str:
 
 
 def fitted(rows: Sequence[tuple[Shape, int, int, dict[str, Any]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds for each unit of (work, bytes of weights, layers), and bytes for each of (widest, largest), by least squares.
+    """By least squares: seconds a unit of (work, bytes of weights, layers), and bytes a unit of (widest, largest).
 
     No coefficient is negative, and every measurement counts by its relative error.
     """
@@ -315,11 +320,13 @@ def rule(rows: Sequence[tuple[str, int, int, dict[str, Any]]], sequences: int, t
 
     lines += [line(name, NETWORKS[name], n, t, found) for name, n, t, found in rows]
     lines += [line(f"{name}, extrapolated", shape, sequences, tokens, None) for name, shape in PUBLISHED.items()]
+    rate = f"work / {1 / work / 1e9:.1f} GFLOP/s" if work else "0 x work"
     return "\n".join(lines) + (
-        f"\n\nseconds = work / {1 / work / 1e9 if work else float('inf'):.1f} GFLOP/s"
-        f" + {weights * 1e9:.2f} s x GB of weights + {layer:.3f} s x layers, with work = FLOPs of a plain pass x ideal cost;  \n"
-        f"memory = {window:.1f} x (rows of the widest window x its activation) + {module:.1f} x largest module in "
-        "float32, over what the process held before;  \ntraffic = the weights, once for each batch."
+        f"\n\nseconds = {rate} + {weights * 1e9:.2f} s x GB of weights + {layer:.3f} s x layers, "
+        f"with work = FLOPs of a plain pass x ideal cost;  \n"
+        f"memory = {window:.1f} x (rows of the widest window x its activation) + {module:.1f} x "
+        "(largest module in float32), over what the process held before the run;  \n"
+        "read = the weights, once for each batch."
     )
 
 
@@ -327,7 +334,7 @@ def main() -> None:
     """Measure, print, and write the page if that is asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--write", action="store_true", help="put what was measured into docs/large-models.md")
-    parser.add_argument("--sequences", type=int, default=2, help="of the batch")
+    parser.add_argument("--sequences", type=int, default=2, help="of the batch that is not limited")
     parser.add_argument("--tokens", type=int, default=64, help="of each sequence of the batch")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--task", help=argparse.SUPPRESS)

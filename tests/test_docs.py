@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from termwise import rules
 
 PAGE = Path(__file__).parents[1] / "docs" / "add-a-rule.md"
+LARGE = PAGE.with_name("large-models.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
 
@@ -47,3 +49,23 @@ def test_families_named_on_the_page_exist() -> None:
     for family, rule in table:
         assert family in families
         assert callable(eval(f"rules.{rule}", {"rules": rules}))
+
+
+def test_the_script_for_large_models_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+    )
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    found = re.findall(r"^```python\n(.*?)^```\n", LARGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(found) == 1
+    exec(compile(found[0], str(LARGE), "exec"), {"directory": tmp_path, "tokens": torch.randint(50, (1, 6))})
+    assert "output (1, 1, 50)" in capsys.readouterr().out
+
+
+def test_the_page_on_large_models_is_what_the_benchmark_wrote() -> None:
+    """Its table of costs has a row for every network of the benchmark."""
+    from benchmarks.large import NETWORKS, PUBLISHED
+
+    table = LARGE.read_text().partition("<!-- measured -->")[2].partition("<!-- end -->")[0]
+    for name in (*NETWORKS, *PUBLISHED):
+        assert f"| {name}" in table
