@@ -201,8 +201,8 @@ def task(directory: Path, sequences: int, tokens: int, limit: int, how: str) -> 
     read: dict[str, int] = {}
     original = FileWeights.__getitem__
 
-    def counted(weights: FileWeights, key: str) -> Tensor:
-        tensor = original(weights, key)
+    def counted(self: FileWeights, key: str) -> Tensor:
+        tensor = original(self, key)
         read[key] = read.get(key, 0) + tensor.numel() * tensor.element_size()
         return tensor
 

@@ -24,7 +24,7 @@ from termwise.models import load_model
 TOKENS = torch.randint(50, (2, 6), generator=torch.Generator().manual_seed(0))
 
 
-def llama(*, tied: bool = False) -> transformers.PreTrainedModel:
+def llama(*, tied: bool = False) -> Any:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=50,
@@ -38,7 +38,7 @@ def llama(*, tied: bool = False) -> transformers.PreTrainedModel:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-def gpt2() -> transformers.PreTrainedModel:
+def gpt2() -> Any:
     """Tied, with biases, and with weights that lie transposed in their file."""
     torch.manual_seed(0)
     config = transformers.GPT2Config(
@@ -191,7 +191,7 @@ def test_keys_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_weights_that_are_no_numbers_are_refused_when_they_are_read(tmp_path: Path) -> None:
     for value in (torch.nan, torch.inf, -torch.inf):
-        model: Any = llama()
+        model = llama()
         model.model.layers[1].mlp.up_proj.weight.data[3, 5] = value
         model.save_pretrained(tmp_path)
         lazy = load_model(f"hf:{tmp_path}", lazy_weights=True)

@@ -132,12 +132,12 @@ def without_weights() -> Iterator[None]:
     register = nn.Module.register_parameter
     blank: Any = WeakTensorKeyDictionary()  # what a parameter that is registered twice became the first time
 
-    def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:
-            if parameter not in blank:
-                blank[parameter] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-            parameter = blank[parameter]
-        register(module, name, parameter)
+    def registered(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:
+            if param not in blank:
+                blank[param] = nn.Parameter(param.detach().to("meta"), param.requires_grad)
+            param = blank[param]
+        register(self, name, param)
 
     nn.Module.register_parameter = registered
     try:
@@ -230,7 +230,7 @@ class _Reader:
     """The hooks of one module: its weights are there while it runs, and at no other time."""
 
     def __init__(self, places: Sequence[_Place], weights: FileWeights, keys: Mapping[str, str]) -> None:
-        self._places = [(owner, name, keys[full], owner._parameters[name]) for owner, name, full in places]
+        self._places = [(owner, name, keys[full], owner.get_parameter(name)) for owner, name, full in places]
         self._weights = weights
 
     def attach(self, module: nn.Module) -> None:

@@ -255,7 +255,7 @@ def _lazy_huggingface(
             config = transformers.AutoConfig.from_pretrained(str(directory), trust_remote_code=trust)
             head = _head(transformers, config, trust)
             with without_weights():
-                model = _blank(head, config, trust, dtype)
+                model: Any = _blank(head, config, trust, dtype)
             model.tie_weights()
     except Exception as error:
         raise _unloadable(spec, error) from error
