@@ -272,7 +272,7 @@ def limited(directory: Path, shape: Shape) -> str:
     return (
         f"{LARGEST}, {shape.parameters / 1e9:.2f} billion parameters, {2 * shape.parameters / 1e9:.2f} GB in the file; "
         f"RLIMIT_DATA {LIMIT / 1e9:.2f} GB; {SHORT[0]} sequence of {SHORT[1]} tokens\n"
-        f"loaded whole in bfloat16: ended by the limit ({whole['died'][:90]})\n"
+        f"loaded whole in bfloat16: ended by the limit ({whole['died'].replace(str(directory), 'DIR')[:200]})\n"
         f"read lazily: {told(found)}"
     )
 
