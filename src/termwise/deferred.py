@@ -76,6 +76,11 @@ class Deferred:
         rows = self.take()
         return self.read() * alike(factor, self.read()) if rows is None else rows.mul_(alike(factor, rows))
 
+    def rectified(self, u: Tensor) -> Tensor:
+        """The rows where u > 0, and zero elsewhere, in new memory."""
+        rows = self.take()
+        return _rectified(self.read(), u) if rows is None else _rectified(rows, u, out=rows)
+
     def plus(self, constant: Tensor, at: int) -> Deferred:
         """The rows with something added to the one at `at`."""
         return Added(self, constant, at)
@@ -112,23 +117,36 @@ def scaled(rows: Rows, factor: Tensor) -> Tensor:
     return rows.scaled(factor) if isinstance(rows, Deferred) else rows * alike(factor, rows)
 
 
+def rectified(rows: Rows, u: Tensor) -> Tensor:
+    """The rows where u > 0, and zero elsewhere, in new memory; u has the shape of each."""
+    return rows.rectified(u) if isinstance(rows, Deferred) else _rectified(rows, u)
+
+
+def _rectified(rows: Tensor, u: Tensor, out: Tensor | None = None) -> Tensor:
+    # The derivative of a ReLU does it in one pass, and without the gate as numbers.
+    where = alike(u, rows).expand_as(rows)
+    if out is None:
+        return torch.ops.aten.threshold_backward(rows, where, 0)
+    return torch.ops.aten.threshold_backward.grad_input(rows, where, 0, grad_input=out)
+
+
 def alike(one: Tensor, rows: Tensor) -> Tensor:
-    """A tensor of the shape of each row, in memory ordered as they are: mixed orders make element-wise work slow."""
-    if one.shape != rows.shape[1:] or one.stride() == rows.stride()[1:]:
-        return one
-    return empty_rows(1, one, rows)[0].copy_(one)
+    """What each row is multiplied by, of their type and in their order: mixed ones make element-wise work slow."""
+    if one.shape == rows.shape[1:] and (one.stride() != rows.stride()[1:] or one.dtype == torch.bool):
+        return empty_rows(1, one, rows, rows.dtype)[0].copy_(one)
+    return one
 
 
-def empty_rows(count: int, one: Tensor, like: Tensor) -> Tensor:
+def empty_rows(count: int, one: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Memory for rows of the shape of `one`, ordered as that of the rows `like` is (channels last, say)."""
     if like.dim() != one.dim() + 1:
-        return one.new_empty((count, *one.shape))
+        return one.new_empty((count, *one.shape), dtype=dtype or one.dtype)
     order = sorted(range(one.dim()), key=lambda d: (-like.stride(d + 1), d))
     strides, size = [0] * one.dim(), 1
     for d in reversed(order):
         strides[d] = size
         size *= max(one.shape[d], 1)
-    return torch.empty_strided((count, *one.shape), (size, *strides), dtype=one.dtype, device=one.device)
+    return torch.empty_strided((count, *one.shape), (size, *strides), dtype=dtype or one.dtype, device=one.device)
 
 
 class Added(Deferred):
@@ -166,7 +184,7 @@ class Shifted(Deferred):
 
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor, in new memory."""
-        if self.is_read or self._taken or waits(self._base):
+        if not self._is_cheap:
             return super().scaled(factor)
         self._taken = True
         base = read(self._base)
@@ -174,6 +192,15 @@ class Shifted(Deferred):
         rows = base * (self._scale * factor)
         rows[self._at] += self._added * factor
         return rows
+
+    def rectified(self, u: Tensor) -> Tensor:
+        """The rows where u > 0, and zero elsewhere, in new memory."""
+        return self.scaled(u > 0) if self._is_cheap else super().rectified(u)
+
+    @property
+    def _is_cheap(self) -> bool:
+        """Whether a factor saves a pass over all rows: what they are made of is there, and to be kept."""
+        return not (self.is_read or self._taken or waits(self._base))
 
     def _forget(self) -> None:
         super()._forget()

@@ -8,14 +8,16 @@ infinite slope there, or no function of one value have no such gate: their resul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from termwise.deferred import scaled
+from termwise.deferred import rectified, scaled
 from termwise.errors import RuleError, first_line
 from termwise.rules.registry import Call, differentiating, existing, leaves_of, plain, register
 from termwise.series import Series, broadcast_rows, carries, frozen_series
@@ -39,8 +41,30 @@ def _gated(call: Call, *, provenance: bool) -> Any:
         return frozen(call)  # |z|: a norm of two numbers
     rest, kwargs = plain(call.args[1:]), plain(call.kwargs)
     call.event = "nonlinearity"
+    known = _KNOWN.get(call.func.overloadpacket)
+    if known is not None:
+        value = call.clean()
+        rows = held(series, known(series.value, *rest, **kwargs), value, value)
+        return Series(value, rows, series.parts, series.paths)
     alone = not any(isinstance(operand, Tensor) for operand in leaves_of(rest, kwargs))
     return by_value_gate(series, lambda u: call.func(u, *rest, **kwargs), provenance=provenance, alone=alone)
+
+
+# Functions that are u times something known: their gates, without the quotient that loses its digits near 0.
+_KNOWN: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.gelu: lambda u, approximate="none": _normal_cdf(u) if approximate == "none" else _tanh_cdf(u),
+    torch.ops.aten.silu: torch.sigmoid,
+    torch.ops.aten.hardswish: functional.hardsigmoid,
+    torch.ops.aten.mish: lambda u: functional.softplus(u).tanh_(),
+}
+
+
+def _normal_cdf(u: Tensor) -> Tensor:
+    return (u * -(0.5**0.5)).erfc_().mul_(0.5)
+
+
+def _tanh_cdf(u: Tensor) -> Tensor:
+    return u.square().mul_(0.044715).add_(1).mul_(u).mul_((2 / math.pi) ** 0.5).tanh_().add_(1).mul_(0.5)
 
 
 def by_value_gate(
@@ -73,9 +97,10 @@ def value_gate(
     at_zero = function(u.new_zeros(()) if alone else torch.zeros_like(u))
     gate = (value - at_zero) / u
     near = u.abs() < torch.finfo(u.dtype).eps ** (1 / 3)
-    if alone and bool(near.any()):
-        gate[near] = _near_zero(function, u[near], value[near], at_zero, gate[near])  # there are few of them
-    elif bool(near.any()):
+    if alone and len(few := near.flatten().nonzero().squeeze(1)):
+        at = [x.flatten()[few] for x in (u, value, gate)]
+        gate = gate.flatten().index_copy_(0, few, _near_zero(function, *at[:2], at_zero, at[2])).view(gate.shape)
+    elif not alone and bool(near.any()):
         gate = torch.where(near, _near_zero(function, u, value, at_zero, gate), gate)
     return value, gate, at_zero
 
@@ -95,11 +120,12 @@ def held(series: Series, gate: Tensor, value: Tensor, whole: Tensor) -> Tensor:
     s(u) - s(0), to the row that holds the infinity, and nothing to the others.
     """
     u = series.value
-    if u.shape == value.shape and bool(torch.isfinite(u.sum())):
+    finite = bool(torch.isfinite(u.sum()))
+    if finite and u.shape == value.shape:
         return scaled(series.held, gate)
     rows = broadcast_rows(series.rows, value)
     out = rows * gate
-    if bool(torch.isfinite(u.sum())):
+    if finite:
         return out
     holds = torch.isinf(rows)
     first = holds & (holds.cumsum(dim=0) == 1)
@@ -129,10 +155,8 @@ def slope(function: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
 def relu(call: Call) -> Any:
     """max(u, 0): the gate is u > 0."""
     series = call.args[0]
-    value = call.clean()
     call.event = "nonlinearity"
-    gate = (series.value > 0).to(value.dtype)
-    return Series(value, held(series, gate, value, value), series.parts, series.paths)
+    return Series(call.clean(), rectified(series.held, series.value), series.parts, series.paths)
 
 
 def power(call: Call) -> Any:
