@@ -98,8 +98,9 @@ def value_gate(
     gate = (value - at_zero) / u
     near = u.abs() < torch.finfo(u.dtype).eps ** (1 / 3)
     if alone and len(few := near.flatten().nonzero().squeeze(1)):
-        at = [x.flatten()[few] for x in (u, value, gate)]
-        gate = gate.flatten().index_copy_(0, few, _near_zero(function, *at[:2], at_zero, at[2])).view(gate.shape)
+        u, value_there, quotient = (x.flatten()[few] for x in (u, value, gate))
+        mean = _near_zero(function, u, value_there, at_zero, quotient)
+        gate = gate.flatten().index_copy_(0, few, mean).view(gate.shape)
     elif not alone and bool(near.any()):
         gate = torch.where(near, _near_zero(function, u, value, at_zero, gate), gate)
     return value, gate, at_zero
