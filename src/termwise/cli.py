@@ -111,6 +111,9 @@ def profile(
     size: Annotated[int | None, Parameter(help="Resize images to so many pixels; of tokens, the length.")] = None,
     channels: Annotated[int | None, Parameter(help="Repeat the one channel of grey images so often.")] = None,
     samples: Annotated[int, Parameter(help="At most so many of the test part.")] = 1024,
+    chunk: Annotated[
+        int | None, Parameter(help="Samples that are expanded at once, a power of two; by default what memory holds.")
+    ] = None,
     save: Annotated[Path | None, Parameter(help="Keep the profile in this file.")] = None,
 ) -> None:
     """Print which depth does the work in a model of yours."""
@@ -126,7 +129,7 @@ def profile(
         inputs = repeat_channels(inputs, channels)
     check_input(network, inputs[:1], model, data)
     options: dict[str, Any] = {"unit": _unit(unit), "constants": constants, "output": output, "strict": strict}
-    result = measure(network, (inputs, targets), **options, batch_size=32)
+    result = measure(network, (inputs, targets), **options, batch_size=max(32, chunk or 0), chunk=chunk)
     print(result)
     if save is not None:
         result.save(save)

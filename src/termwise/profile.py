@@ -25,13 +25,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from termwise.batches import batches
+from termwise.chunks import Chunks, Sizes
 from termwise.errors import DataError, ModelError, RecordError, UsageError
-from termwise.expand import Expansion, Forward, Output, expand, locate
+from termwise.expand import Expansion, Forward, Output
 from termwise.operators import OperatorUse
-from termwise.pinning import bare, home
+from termwise.pinning import bare
 from termwise.program import Constants, Product
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import UNITS, Unit, unit_of
@@ -73,6 +73,8 @@ class DepthProfile:
             prediction stands in for them.
         unit: the unit of depth.
         operators: how each operator was treated.
+        chunk: how many samples were expanded at once; given to `profile` it gives the same bits. Where memory ran out
+            on the way ((first sample, chunk), ...); None where no batch could be cut, and in older records.
 
     A share says what a depth contributes with all gates as they are, not what would be left without it.
     """
@@ -90,6 +92,7 @@ class DepthProfile:
     task: str
     unit: str
     operators: tuple[OperatorUse, ...]
+    chunk: Sizes | None = None
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -149,13 +152,14 @@ class DepthProfile:
         try:
             plain = dict(record.metadata["profile"])
             uses = tuple(OperatorUse(**{**use, "modules": tuple(use["modules"])}) for use in plain.pop("operators"))
-            aligned = plain.pop("aligned_depth")
+            aligned, chunk = plain.pop("aligned_depth"), plain.pop("chunk", None)
             return DepthProfile(
                 share=record.tables["share"],
                 truncated=record.tables["truncated"],
                 mean_depth=Estimate(*plain.pop("mean_depth")),
                 aligned_depth=None if aligned is None else Estimate(*aligned),
                 operators=uses,
+                chunk=tuple((start, size) for start, size in chunk) if isinstance(chunk, list | tuple) else chunk,
                 **plain,
             )
         except (KeyError, TypeError) as error:
@@ -173,6 +177,7 @@ def profile(
     forward: Forward = None,
     strict: bool = False,
     batch_size: int = 32,
+    chunk: Sizes | None = None,
     replicates: int = 200,
     seed: int = 0,
 ) -> DepthProfile:
@@ -190,35 +195,68 @@ def profile(
         forward: how to call the model, as in `expand`; it is given the inputs of a batch.
         strict: refuse operators without a rule, as in `expand`.
         batch_size: samples a batch, where `data` is one tensor or pair.
+        chunk: samples that are expanded at once, a power of two; None: as many as the memory holds. Whatever it is, it
+            is halved where memory runs out, and the result says what was used.
         replicates: bootstrap replicates.
         seed: of the bootstrap; the model's random state is not touched.
 
     Raises:
         DataError: when there is no data, it is not finite, or targets do not fit.
-        ModelError: see `expand`; and when a later batch has other depths than the first.
+        ModelError: see `expand`; when a later batch has other depths than the first; when memory runs out with one
+            sample; and when a batch has to be cut whose samples influence each other.
+        UsageError: see `expand`; and when the chunk is no power of two.
     """
     measures = Measures(replicates=replicates, seed=seed)
-    located = unit_of(unit, bare(model))
-    device = home(model)
+    chunks = Chunks(
+        model,
+        size=chunk,
+        unit=unit_of(unit, bare(model)),
+        constants=constants,
+        product=product,
+        output=output,
+        forward=forward,
+        strict=strict,
+    )
     for inputs, targets in batches(data, batch_size):
-        moved = _to(inputs, device)
-        located = locate(located, model, moved, output=output, forward=forward)
-        expansion = expand(
-            model,
-            moved,
-            unit=located,
-            constants=constants,
-            product=product,
-            output=output,
-            forward=forward,
-            strict=strict,
-        )
-        measures.update(expansion, _to(targets, device))
-    return measures.result()
+        for reading in chunks.measure(inputs, targets, Reading.of):
+            measures.add(reading)
+    return measures.result(chunks.used)
 
 
-def _to(tree: Any, device: torch.device | None) -> Any:
-    return pytree.tree_map_only(Tensor, lambda t: t if device is None else t.to(device), tree)
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What one expansion says of its samples: numbers for each of them, and none of the tensors.
+
+    Attributes:
+        parts: origin and depth of each of the P parts.
+        statistics: by name, of shape (P, N), (K, N) or (N,).
+        task: as in `DepthProfile`, and so are paths, closure, operators and unit.
+    """
+
+    parts: list[tuple[str, int | None]]
+    statistics: dict[str, np.ndarray]
+    task: str
+    paths: Mapping[int, int]
+    closure: float
+    operators: tuple[OperatorUse, ...]
+    unit: str
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths that some path has."""
+        return tuple(self.paths)
+
+    @staticmethod
+    def of(expansion: Expansion, targets: Tensor | None) -> Reading:
+        """Measure every sample.
+
+        Raises:
+            DataError: when the targets do not fit the output.
+        """
+        parts, stack = stack_parts(expansion)
+        task, statistics = _statistics(stack, expansion, targets)
+        paths, unit = expansion.paths, expansion.unit
+        return Reading(parts, statistics, task, paths, expansion.closure, expansion.operators, unit)
 
 
 class Measures:
@@ -231,49 +269,43 @@ class Measures:
         self._draws = np.random.Generator(np.random.PCG64(seed))
         self._replicates = replicates
         self._sums: dict[str, np.ndarray] = {}
-        self._first: Expansion | None = None
-        self._parts: list[tuple[str, int | None]] = []
+        self._first: Reading | None = None
         self._operators: dict[tuple[str, str, str], OperatorUse] = {}
-        self._closure, self._samples, self._task = 0.0, 0, ""
+        self._closure, self._samples = 0.0, 0
 
-    def update(self, expansion: Expansion, targets: Tensor | None) -> None:
-        """Add a batch.
+    def add(self, reading: Reading) -> None:
+        """Add the samples of an expansion; the draws of the bootstrap go by the order of the samples alone.
 
         Raises:
-            DataError: when the targets do not fit the output.
-            ModelError: when the depths are other than the first batch's.
+            DataError: when some samples have targets and others have none.
+            ModelError: when the depths are other than those of the first samples.
         """
-        parts, stack = stack_parts(expansion)
-        if self._first is None:
-            self._first, self._parts = expansion, parts
-        elif parts != self._parts:
+        first = self._first = self._first or reading
+        if reading.parts != first.parts:
             raise ModelError(
                 "the depths of the paths changed between batches: the model's control flow depends on the data. "
                 "Profile each case by itself."
             )
-        task, statistics = _statistics(stack, expansion, targets)
-        if self._task and task != self._task:
-            raise DataError(f"one batch is {self._task}, another {task}: give targets with all batches or with none.")
-        self._task = task
-        count = next(iter(statistics.values())).shape[-1]
+        if reading.task != first.task:
+            raise DataError(
+                f"one batch is {first.task}, another {reading.task}: give targets with all batches or with none."
+            )
+        count = next(iter(reading.statistics.values())).shape[-1]
         drawn = self._draws.poisson(1.0, size=(count, self._replicates)).astype(np.float64)
         weights = np.concatenate([np.ones((count, 1)), drawn], axis=1)
-        for name, values in statistics.items():
+        for name, values in reading.statistics.items():
             self._sums[name] = self._sums.get(name, 0.0) + values @ weights
-        self._closure = max(self._closure, expansion.closure)
+        self._closure = max(self._closure, reading.closure)
         self._samples += count
-        self._count_operators(expansion)
-
-    def _count_operators(self, expansion: Expansion) -> None:
-        for use in expansion.operators:
+        for use in reading.operators:
             key = (use.operator, use.rule, use.kind)
             known = self._operators.get(key)
             modules = dict.fromkeys((*(known.modules if known else ()), *use.modules))
-            count = use.count + (known.count if known else 0)
-            self._operators[key] = dataclasses.replace(use, count=count, modules=tuple(modules))
+            total = use.count + (known.count if known else 0)
+            self._operators[key] = dataclasses.replace(use, count=total, modules=tuple(modules))
 
-    def result(self) -> DepthProfile:
-        """The profile of all batches so far.
+    def result(self, chunk: Sizes | None = None) -> DepthProfile:
+        """The profile of all samples so far, which were expanded in such chunks.
 
         Raises:
             DataError: when there was none.
@@ -285,55 +317,59 @@ class Measures:
         drawn = self._sums["weight"] > 0
         drawn[0] = True
         sums = {name: values[..., drawn] for name, values in self._sums.items()}
-        is_input = np.array([origin == "input" for origin, _ in self._parts])
+        is_input = np.array([origin == "input" for origin, _ in first.parts])
         norm = sums["norm"] / sums["norm"][is_input].sum(axis=0)
         aligned, margin = sums["dot"] / sums["square"], sums["margin"] / sums["full_margin"]
-        depths = np.array(list(first.depths), dtype=float)
+        depths = np.array(first.depths, dtype=float)
         correct = sums["full_correct"] / sums["weight"] if "full_correct" in sums else None
         shares = {"norm_share": norm, "aligned_share": aligned, "margin_share": margin}
         return DepthProfile(
-            share=self._share_table(first, shares),
-            truncated=self._truncated_table(first, sums),
+            share=_share_table(first, shares),
+            truncated=_truncated_table(first, sums),
             mean_depth=_estimate(depths @ norm[is_input]),
             aligned_depth=_guarded_mean(depths, aligned[is_input]),
-            effective_depth=self._effective_depth(first, sums),
+            effective_depth=_effective_depth(first, sums),
             cancellation=float(sums["norm"][is_input].sum(axis=0)[0] / sums["full_norm"][0]),
-            accuracy=None if correct is None or self._task == "agreement" else float(correct[0]),
+            accuracy=None if correct is None or first.task == "agreement" else float(correct[0]),
             loss=float(sums["full_loss"][0] / sums["weight"][0]),
             samples=self._samples,
             closure=self._closure,
-            task=self._task,
+            task=first.task,
             unit=first.unit,
             operators=tuple(sorted(self._operators.values(), key=lambda use: (-use.count, use.operator))),
+            chunk=chunk,
         )
 
-    def _share_table(self, first: Expansion, shares: dict[str, np.ndarray]) -> Table:
-        columns: dict[str, Any] = {
-            "origin": [origin for origin, _ in self._parts],
-            "depth": [depth for _, depth in self._parts],
-            "paths": [str(first.paths[d]) if o == "input" and d is not None else None for o, d in self._parts],
-        }
-        for name, values in shares.items():
-            columns |= _with_interval(name, values)
-        return Table(columns, {"depth": first.unit if first.unit in UNITS else "modules"})
 
-    def _truncated_table(self, first: Expansion, sums: dict[str, np.ndarray]) -> Table:
-        columns: dict[str, Any] = {"depth": np.array(first.depths)}
-        for name in ("head", "tail", "alone"):
-            if f"{name}_correct" in sums:
-                columns |= _with_interval(f"{name}_accuracy", sums[f"{name}_correct"] / sums["weight"])
-            columns |= _with_interval(f"{name}_loss", sums[f"{name}_loss"] / sums["weight"])
-        unit = "nats" if self._task != "regression" else "squared error"
-        return Table(columns, {name: unit for name in columns if "loss" in name})
+def _share_table(first: Reading, shares: dict[str, np.ndarray]) -> Table:
+    columns: dict[str, Any] = {
+        "origin": [origin for origin, _ in first.parts],
+        "depth": [depth for _, depth in first.parts],
+        "paths": [str(first.paths[d]) if o == "input" and d is not None else None for o, d in first.parts],
+    }
+    for name, values in shares.items():
+        columns |= _with_interval(name, values)
+    return Table(columns, {"depth": first.unit if first.unit in UNITS else "modules"})
 
-    def _effective_depth(self, first: Expansion, sums: dict[str, np.ndarray]) -> int | None:
-        if "full_correct" not in sums:
-            return None
-        keeps = sums["head_correct"][:, 0] >= _KEEP * sums["full_correct"][0]
-        # From the deep end: the longest run of truncations that all keep it.
-        fails = np.flatnonzero(~keeps)
-        at = 0 if not len(fails) else int(fails[-1]) + 1
-        return int(first.depths[min(at, len(keeps) - 1)])
+
+def _truncated_table(first: Reading, sums: dict[str, np.ndarray]) -> Table:
+    columns: dict[str, Any] = {"depth": np.array(first.depths)}
+    for name in ("head", "tail", "alone"):
+        if f"{name}_correct" in sums:
+            columns |= _with_interval(f"{name}_accuracy", sums[f"{name}_correct"] / sums["weight"])
+        columns |= _with_interval(f"{name}_loss", sums[f"{name}_loss"] / sums["weight"])
+    unit = "nats" if first.task != "regression" else "squared error"
+    return Table(columns, {name: unit for name in columns if "loss" in name})
+
+
+def _effective_depth(first: Reading, sums: dict[str, np.ndarray]) -> int | None:
+    if "full_correct" not in sums:
+        return None
+    keeps = sums["head_correct"][:, 0] >= _KEEP * sums["full_correct"][0]
+    # From the deep end: the longest run of truncations that all keep it.
+    fails = np.flatnonzero(~keeps)
+    at = 0 if not len(fails) else int(fails[-1]) + 1
+    return int(first.depths[min(at, len(keeps) - 1)])
 
 
 def _estimate(values: np.ndarray) -> Estimate:

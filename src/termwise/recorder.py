@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from termwise.batches import batches
+from termwise.chunks import Chunks
 from termwise.credit import cross_entropy
 from termwise.errors import DataError, ModelError, RunError, UsageError
-from termwise.expand import Expansion, Output, expand, locate, pick_output
+from termwise.expand import Expansion, Output, pick_output
 from termwise.moments import STEPS, Moment, fingerprint, read_directory, require_alike, require_settings
 from termwise.pinning import bare, home, pinned
-from termwise.profile import IGNORED, Measures, classes_last, stack_parts
+from termwise.profile import IGNORED, Measures, Reading, classes_last, stack_parts
 from termwise.program import Constants, Product
 from termwise.records import write_record
 from termwise.steps import Unit, unit_of
@@ -133,7 +134,8 @@ class Recorder:
             statistics as they are.
         directory: where each record is written as soon as it is made, one file each.  Records that are there already
             are taken over: a training that is resumed goes on, and a step that is there is not recorded again.
-        batch_size: probe samples that are expanded at once; small ones stay in the cache.
+        batch_size: probe samples that are expanded at once; small ones stay in the cache. Where memory runs out they
+            are halved from there on, and the profile of a record says it.
         replicates: of the bootstrap for the intervals.
         seed: of the bootstrap; the random state of the training is not touched.
 
@@ -176,6 +178,7 @@ class Recorder:
         self._refine = refine if schedule is None else 0.0
         self._look = log_spaced(_ROOT2**0.5)
         self._batch_size, self._replicates, self._seed = batch_size, replicates, seed
+        self._chunk = 1 << max(batch_size - 1, 0).bit_length()
         self._directory = None if directory is None else Path(directory)
         self._settings = self._describe()
         self._moments = self._found()
@@ -314,26 +317,27 @@ class Recorder:
     def _measure(self, n: int, network: Any, scalars: dict[str, float | None]) -> Moment:
         measures = Measures(replicates=self._replicates, seed=self._seed)
         terms: list[Tensor] = []
-        for inputs, targets in self._batches():
-            self._unit = locate(self._unit, network, inputs, output=self._output)
-            expansion = expand(
-                network,
-                inputs,
-                unit=self._unit,
-                constants=self._constants,
-                product=self._product,
-                output=self._output,
-            )
-            measures.update(expansion, targets)
-            terms.append(_terms(expansion, targets))
-            if terms[0].numel() * terms[0].element_size() / len(inputs) * len(self._inputs) > _LARGEST:
-                raise UsageError(
-                    f"one record would hold the terms of {len(self._inputs)} outputs of shape "
-                    f"{tuple(expansion.total.shape[1:])}, more than 1 GiB. Take a smaller probe."
-                )
+        chunks = Chunks(
+            network,
+            size=self._chunk,
+            unit=self._unit,
+            constants=self._constants,
+            product=self._product,
+            output=self._output,
+        )
+        for inputs, targets in batches((self._inputs, self._targets), self._batch_size):
+            for reading, part in chunks.measure(inputs, targets, _read):
+                measures.add(reading)
+                terms.append(part)
+                if part.nbytes / part.shape[1] * len(self._inputs) > _LARGEST:
+                    raise UsageError(
+                        f"one record would hold the terms of {len(self._inputs)} outputs of shape "
+                        f"{tuple(part.shape[2:])}, more than 1 GiB. Take a smaller probe."
+                    )
+        self._unit, self._chunk = chunks.unit, chunks.size
         all_terms = torch.cat(terms, dim=1).numpy()
         classes = self._targets.cpu().long().numpy() if all_terms.ndim == 3 and _are_classes(self._targets) else None
-        return Moment(n, scalars, self._settings, self._weights(), measures.result(), all_terms, classes)
+        return Moment(n, scalars, self._settings, self._weights(), measures.result(chunks.used), all_terms, classes)
 
     def _moved(self, n: int, network: Any) -> bool:
         """Whether the loss has moved since the record before `n`.
@@ -384,6 +388,10 @@ def _numbers(scalars: dict[str, Any]) -> dict[str, float | None]:
     plain = {name: value.item() if isinstance(value, Tensor) else value for name, value in scalars.items()}
     floats = {name: None if value is None else float(value) for name, value in plain.items()}
     return {name: value if value is None or math.isfinite(value) else None for name, value in floats.items()}
+
+
+def _read(expansion: Expansion, targets: Tensor) -> tuple[Reading, Tensor]:
+    return Reading.of(expansion, targets), _terms(expansion, targets)
 
 
 def _terms(expansion: Expansion, targets: Tensor) -> Tensor:

@@ -1,0 +1,360 @@
+"""How many samples are expanded at once: a batch is cut into chunks that the memory holds.
+
+The terms of a batch take many times the memory of the batch.  So it goes through the expansion in chunks over its
+samples, of one size, a power of two: the whole batch where its estimated need fits into half of the memory that is
+free, else the largest that does.  Where memory runs out all the same the chunk is halved and done again.
+
+A chunk is as good as a batch only if no sample of a batch influences another.  That is tried, not assumed: the outputs
+of the first chunks are compared with what a plain pass over all of them together computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from termwise.errors import ModelError, UsageError, first_line
+from termwise.expand import Expansion, Forward, Output, call, expand, locate, pick_output
+from termwise.pinning import bare, home, pinned
+from termwise.program import Constants, Product
+from termwise.steps import Unit
+from termwise.support import support
+
+_T = TypeVar("_T")
+Sizes = int | tuple[tuple[int, int], ...]  # a chunk, or the chunk from each sample on: ((0, 32), (320, 16))
+
+_SHARE = 0.5  # of the free memory that a chunk may be expected to take
+# The peak over what `support` counts, which is a lower bound: with float32 on a CPU a fresh process peaked at 1.8 times
+# it (DenseNet-40), 2.3 (ViT-Ti/16), 2.2 to 2.7 (ResNet-20), 2.5 (plain-20), 2.7 (an MLP) and 4.0 (ResNet-56).
+_PEAK = 4.0
+_BY_DEPTH = 2.5  # times as much again where constants are kept by depth: ResNet-20 took 2.4 times as much
+_READ = 8.0  # times the terms of the output while they are measured, in float64: a language model took 7.5
+_LIVE = 64  # bytes for each number of an activation, in a bound that need not be tight
+_TOGETHER = 4  # chunks in the plain pass: even without any shortcuts it takes about what a chunk is allowed
+
+_NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Unable to allocate", "_STATUS_ALLOC_FAILED")
+
+_log = logging.getLogger(__name__)
+
+
+class Chunks:
+    """Expands the batches of one data set, chunk by chunk.
+
+    Args:
+        model: an nn.Module or callable, as in `termwise.expand`, and so are unit, constants, product, output, forward
+            and strict.
+        size: samples a chunk; None: chosen at the first batch.  What `used` returned gives the same chunks again.
+
+    Attributes:
+        unit: the unit; once a chunk was expanded, with its residual branches where these are its steps.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        size: Sizes | None,
+        unit: Unit,
+        constants: Constants,
+        product: Product,
+        output: Output,
+        forward: Forward = None,
+        strict: bool = False,
+    ) -> None:
+        self.unit = unit
+        self._model, self._output, self._forward = model, output, forward
+        self._options: dict[str, Any] = {"constants": constants, "product": product, "strict": strict}
+        self._sizes = _as_sizes(size)
+        self._seen = 0
+        self._compared = False
+
+    @property
+    def used(self) -> Sizes | None:
+        """The chunk so far; where it was halved on the way, ((first sample, chunk), ...); None: no batch could be cut.
+
+        Samples are counted over all batches.
+        """
+        begun = tuple((start, size) for start, size in self._sizes if start < max(self._seen, 1))
+        return begun if len(begun) > 1 else begun[0][1] if begun else None
+
+    def measure(self, inputs: Any, targets: Any, read: Callable[[Expansion, Any], _T]) -> Iterator[_T]:
+        """What `read` says of the expansion of each chunk and its targets, once for each sample, in order.
+
+        Args:
+            inputs: a tensor, or a tuple or dictionary of them; cut along the first dimension where all of them, and the
+                targets, have the same, else taken whole.
+            targets: a tensor of as many samples, or None.
+            read: may run out of memory too, and is then called again; so it must change nothing.
+
+        Raises:
+            ModelError: memory runs out with one sample, or with a batch that cannot be cut; or the samples of a batch
+                that has to be cut influence each other.
+        """
+        count = _samples((inputs, targets))
+        if count and not self._sizes:
+            self._sizes = [(0, self._choose(inputs, count))]
+        start, together = 0, None
+        while start < (count or 1):
+            size = self.size if count else None
+            stop = min(start + size, count) if size and count else None
+            try:
+                if size and count and size < count and start == 0 and not self._compared:
+                    together = self._together(_part(inputs, 0, _TOGETHER * size))
+                expansion = self._expand(_part(inputs, start, stop))
+                if together is not None and start < len(together):
+                    _compare(expansion, together[start:stop])
+                result = read(expansion, self._placed(_part(targets, start, stop)))
+                samples = len(expansion.total) if stop is None else stop - start
+            except Exception as error:
+                if not ran_out(error):
+                    raise
+                _require_divisible(size, count, error)
+                result = expansion = None
+            else:
+                del expansion
+                self._seen += samples
+                yield result
+                start = stop or 1
+                continue
+            # Only here, when the error is gone, is the memory of the failed chunk free.
+            self._halve()
+        self._compared = self._compared or together is not None
+
+    @property
+    def size(self) -> int:
+        """The chunk that comes next, once one was given or chosen."""
+        return next(size for start, size in reversed(self._sizes) if start <= self._seen)
+
+    def _halve(self) -> None:
+        size = self.size // 2
+        earlier = [(s, held) for s, held in self._sizes if s < self._seen]
+        later = [(s, held) for s, held in self._sizes if s > self._seen and held < size]
+        self._sizes = [*earlier, (self._seen, size), *later]
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        _log.warning("memory ran out: from sample %d on, %d at a time", self._seen, size)
+
+    def _placed(self, tree: Any) -> Any:
+        device = home(self._model)
+        return tree if device is None else pytree.tree_map_only(Tensor, lambda t: t.to(device), tree)
+
+    def _expand(self, inputs: Any) -> Expansion:
+        placed = self._placed(inputs)
+        way: dict[str, Any] = {"output": self._output, "forward": self._forward}
+        self.unit = locate(self.unit, self._model, placed, **way)
+        return expand(self._model, placed, unit=self.unit, **way, **self._options)
+
+    def _together(self, inputs: Any) -> Tensor:
+        """The output of a plain pass, the samples first."""
+        with pinned(self._model):
+            output = pick_output(call(self._model, self._placed(inputs), self._forward), self._output)
+        if output.dim() == 0 or len(output) != _samples(inputs):
+            raise _dependent(f"of {_samples(inputs)} samples together the output has the shape {tuple(output.shape)}")
+        return output
+
+    # The choice.
+
+    def _choose(self, inputs: Any, count: int) -> int:
+        """The whole batch where it fits, else the largest power of two that does."""
+        whole = 1 << (count - 1).bit_length()
+        first = next(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+        free = free_memory(home(self._model) or first.device)
+        if count == 1 or free is None or self._is_small(inputs, free):
+            return whole
+        each = self._need(_part(inputs, 0, 2)) / 2
+        size = whole
+        while size > 1 and min(size, count) * each > _SHARE * free:
+            size //= 2
+        if size < whole:
+            _log.info("%d samples at a time: each takes about %.0f MiB", size, each / 2**20)
+        return size
+
+    def _is_small(self, inputs: Any, free: int) -> bool:
+        """Whether the batch is so small that the dry run can be spared.
+
+        No activation of a usual network is wider than its input times the largest dimension of its weights, and no path
+        is longer than it has weights.
+        """
+        network = bare(self._model)
+        weights = [w.shape for w in network.parameters() if w.dim() > 1] if isinstance(network, nn.Module) else []
+        if not weights:
+            return False
+        numbers = sum(leaf.numel() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+        return numbers * max(max(shape) for shape in weights) * (len(weights) + 2) * _LIVE < _SHARE * free
+
+    def _need(self, inputs: Any) -> float:
+        """Bytes that the expansion of these samples will probably take; 0 where that cannot be told."""
+        sizes: list[int] = []
+
+        def output(result: Any) -> Tensor:
+            picked = pick_output(result, self._output)
+            sizes.append(picked.numel() * picked.element_size())
+            return picked
+
+        try:
+            found = support(self._model, self._placed(inputs), unit=self.unit, output=output, forward=self._forward)
+        except Exception:
+            return 0.0  # what is wrong with model or data the run itself will say better
+        parts = len(found.paths) + 1
+        by_depth = _BY_DEPTH if self._options["constants"] == "by_depth" else 1.0
+        return by_depth * (_PEAK * found.memory + _READ * parts * max(sizes, default=0))
+
+
+def _as_sizes(size: Sizes | None) -> list[tuple[int, int]]:
+    """The chunk from each sample on.
+
+    Raises:
+        UsageError: no chunk is a power of two, or the samples do not ascend from 0.
+    """
+    if size is None:
+        return []
+    pairs = list(size) if isinstance(size, tuple) else [(0, size)]
+    starts = [start for start, _ in pairs]
+    ascending = starts[:1] == [0] and starts == sorted(set(starts))
+    if not ascending or not all(isinstance(held, int) and held.bit_count() == 1 and held > 0 for _, held in pairs):
+        raise UsageError(
+            f"chunk={size!r}: expected a power of two (1, 2, 4, ...), how many samples are expanded at once, or None. "
+            "A chunk that was halved on the way is given as it was recorded: ((0, 32), (320, 16))."
+        )
+    return pairs
+
+
+# Cutting.
+
+
+def _samples(tree: Any) -> int | None:
+    """How many samples a batch holds; None where it cannot be cut: its tensors do not share their first dimension."""
+    leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    if any(leaf.layout is not torch.strided or leaf.is_nested or not leaf.dim() for leaf in leaves):
+        return None
+    lengths = {len(leaf) for leaf in leaves}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _part(tree: Any, start: int, stop: int | None) -> Any:
+    """The samples start..stop of every tensor; everything where there is no stop."""
+    return tree if stop is None else pytree.tree_map_only(Tensor, lambda t: t[start:stop], tree)
+
+
+def _compare(expansion: Expansion, together: Tensor) -> None:
+    """Refuse a chunk whose output is another than the one that the same samples have in company.
+
+    The outputs may differ by rounding, as much as the parts do or in half of their digits.
+    """
+    own = expansion.total
+    if own.shape != together.shape:
+        raise _dependent(f"alone the output has the shape {tuple(own.shape)}, together {tuple(together.shape)}")
+    left, right = (t.detach().cpu().double().reshape(len(t), -1) for t in (own, together))
+    scale, error = float(right.norm(dim=1).max()), float((left - right).norm(dim=1).max())
+    tolerance = max(torch.finfo(own.dtype).eps ** 0.5, 4 * expansion.closure)
+    if not error <= tolerance * scale:
+        raise _dependent(f"the outputs differ by {error / scale if scale else error:.1e} of their size")
+
+
+def _dependent(how: str) -> ModelError:
+    return ModelError(
+        "the batch has to be cut to be expanded in the memory there is (or in the chunk that was given), but the "
+        f"samples of a batch influence each other in this model: {how}, so its parts would be those of another "
+        "function. Give batches of as few samples as you mean to be run together, or a chunk= (--chunk) at least as "
+        "large as a batch. A model that draws random numbers in evaluation mode looks the same: switch that off."
+    )
+
+
+# Running out.
+
+
+def ran_out(error: BaseException | None) -> bool:
+    """Whether an error says that memory ran out, or was raised because of one that does."""
+    while error is not None:
+        # What cannot be allocated inside of a rule is told in the words of a refusal.
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(w in str(error) for w in _NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _require_divisible(size: int | None, count: int | None, error: Exception) -> None:
+    """Refuse to go on where a chunk cannot be halved."""
+    advice = "fewer tokens or smaller images, or keep constants='pooled'"
+    if size is None:
+        raise ModelError(
+            f"memory ran out ({first_line(error)}), and the batch cannot be cut: its tensors, or the targets, do not "
+            f"share their first dimension. Give batches of fewer samples, {advice}."
+        ) from error
+    if size == 1:
+        raise ModelError(
+            f"memory ran out ({first_line(error)}) with one sample at a time (chunk=1, --chunk 1), so there is nothing "
+            f"left to halve. Give {advice}; `termwise support` (tw.support) says what a sample takes."
+        ) from error
+
+
+# What is free.
+
+
+def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
+    """Bytes that this process can still allocate there; None where it cannot be told.
+
+    On a CPU the least of: what the machine has available, what the memory limits of its control groups leave, and what
+    the limits of the process leave.  `root` is the root of the file system.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    found = [*_of_machine(root), *_of_groups(root), *_of_process(root)]
+    return max(min(found), 0) if found else None
+
+
+def _of_machine(root: Path) -> Iterator[int]:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        yield 1024 * _fields(root / "proc/meminfo")["MemAvailable:"]
+
+
+def _of_groups(root: Path) -> Iterator[int]:
+    """What each control group around the process leaves; files that were read, and can be forgotten, are not in use."""
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":  # version 2
+                mount, files = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                mount = root / "sys/fs/cgroup/memory"
+                files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            inner = mount / path.strip("/")
+            for group in (inner, *inner.parents):
+                if group == mount or mount in group.parents:
+                    yield from _of_group(group, *files)
+
+
+def _of_group(group: Path, limit: str, usage: str, cache: str) -> Iterator[int]:
+    with contextlib.suppress(OSError, ValueError):  # no such group from in here, or "max"
+        left = int((group / limit).read_text()) - int((group / usage).read_text())
+        yield left + _fields(group / "memory.stat").get(cache, 0)
+
+
+def _of_process(root: Path) -> Iterator[int]:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pages = (root / "proc/self/statm").read_text().split()
+        for limit, in_use in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+            most, _ = resource.getrlimit(limit)
+            if most != resource.RLIM_INFINITY:
+                yield most - int(in_use) * resource.getpagesize()
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """The numbers of a file of names and numbers."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
