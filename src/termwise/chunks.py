@@ -11,6 +11,7 @@ of the first chunks are compared with what a plain pass over all of them togethe
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import logging
 import resource
@@ -41,7 +42,11 @@ _READ = 8.0  # times the terms of the output while they are measured, in float64
 _LIVE = 64  # bytes for each number of an activation, in a bound that need not be tight
 _TOGETHER = 4  # chunks in the plain pass: even without any shortcuts it takes about what a chunk is allowed
 
-_NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Unable to allocate", "_STATUS_ALLOC_FAILED")
+# What PyTorch, its allocators and its libraries say; oneDNN no more than that it lacks something.
+_NO_MEMORY = (
+    *("can't allocate memory", "out of memory", "bad_alloc", "_STATUS_ALLOC_FAILED"),
+    *("could not create a primitive", "could not create a memory"),
+)
 
 _log = logging.getLogger(__name__)
 
@@ -139,9 +144,7 @@ class Chunks:
         earlier = [(s, held) for s, held in self._sizes if s < self._seen]
         later = [(s, held) for s, held in self._sizes if s > self._seen and held < size]
         self._sizes = [*earlier, (self._seen, size), *later]
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        _release()
         _log.warning("memory ran out: from sample %d on, %d at a time", self._seen, size)
 
     def _placed(self, tree: Any) -> Any:
@@ -281,6 +284,15 @@ def ran_out(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def _release() -> None:
+    """Give back what nobody uses: cycles around the error, and what the allocators hold in reserve."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it, and else keeps pieces under the limit
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _require_divisible(size: int | None, count: int | None, error: Exception) -> None:
