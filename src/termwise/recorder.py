@@ -10,8 +10,7 @@ import copy
 import math
 import operator
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from termwise.batches import batches
+from termwise.budget import Spending
 from termwise.chunks import Chunks
 from termwise.credit import cross_entropy
 from termwise.errors import DataError, ModelError, RunError, UsageError
@@ -126,10 +126,16 @@ class Recorder:
         constants: "pooled" or "by_depth".
         product: "half" or "cauchy".
         output: which tensor of the model's result, as in `termwise.expand`.
-        schedule: whether a step is due; by default `log_spaced()`, refined where the learning is.
+        schedule: whether a step is due, or the steps that are (`timeline.steps` replays those of another run); by
+            default `log_spaced()`, refined where the learning is.
         refine: between two ticks of the default schedule the loss on the probe is looked at, on the tick of
             `log_spaced(2 ** 0.25)` there, and recorded if it has moved since the last record by more than this fraction
             of the largest loss on record.  So there are at most twice as many records.  0: never.
+        budget: the fraction of the training time that recording may take, such as 0.05; the training time is what
+            passes between the calls of step().  Of the schedule 20 ticks are taken in any case; any later one, and any
+            look between ticks, only if the budget holds it.  The last record and those that are forced are always made.
+            Which steps are recorded then depends on the clock: every record says what was spent, and by what its step
+            was chosen.  None: the schedule as it is, the same steps each time.
         calibration: inputs from which batch-norm statistics are estimated anew; by default the probe's.  False: the
             statistics as they are.
         directory: where each record is written as soon as it is made, one file each.  Records that are there already
@@ -138,9 +144,6 @@ class Recorder:
             are halved from there on, and the profile of a record says it.
         replicates: of the bootstrap for the intervals.
         seed: of the bootstrap; the random state of the training is not touched.
-
-    Attributes:
-        seconds: the time spent inside so far.
 
     Raises:
         DataError: when the probe is empty, not finite, or inputs and targets do not pair up.
@@ -157,8 +160,9 @@ class Recorder:
         constants: Constants = "pooled",
         product: Product = "half",
         output: Output = None,
-        schedule: Callable[[int], bool] | None = None,
+        schedule: Callable[[int], bool] | Collection[int] | None = None,
         refine: float = 0.05,
+        budget: float | None = None,
         calibration: Tensor | Literal[False] | None = None,
         directory: str | os.PathLike[str] | None = None,
         batch_size: int = 32,
@@ -174,8 +178,10 @@ class Recorder:
             raise UsageError(
                 f"calibration={calibration!r}: expected a tensor of inputs, None for the probe's, or False."
             )
-        self._due = log_spaced() if schedule is None else schedule
         self._refine = refine if schedule is None else 0.0
+        if schedule is None:
+            schedule = log_spaced()
+        self._due = schedule if callable(schedule) else frozenset(schedule).__contains__
         self._look = log_spaced(_ROOT2**0.5)
         self._batch_size, self._replicates, self._seed = batch_size, replicates, seed
         self._chunk = 1 << max(batch_size - 1, 0).bit_length()
@@ -183,7 +189,10 @@ class Recorder:
         self._settings = self._describe()
         self._moments = self._found()
         self._last = 0
-        self.seconds = 0.0
+        self._spending = Spending(budget)
+        timings = [moment.timing for moment in self._moments.values() if moment.timing is not None]
+        if timings:
+            self._spending.resume(timings[-1], len(self._moments))
 
     def _found(self) -> dict[int, Moment]:
         """The records that are in the directory already."""
@@ -213,6 +222,11 @@ class Recorder:
             "replicates": self._replicates,
             "seed": self._seed,
         }
+
+    @property
+    def seconds(self) -> float:
+        """The time spent inside so far."""
+        return self._spending.seconds
 
     @property
     def recorded(self) -> tuple[int, ...]:
@@ -248,15 +262,19 @@ class Recorder:
             RunError: when the step is on record with other weights, or the record is of another network.
             DataError, ModelError: see `termwise.profile`.
         """
-        start = time.perf_counter()
+        self._spending.enter()
+        made = False
         try:
-            return self._step(self._number(n), force, scalars)
+            made = self._step(self._number(n), force, scalars)
         finally:
-            self.seconds += time.perf_counter() - start
+            self._spending.leave(made)
+        return made
 
     def finish(self, n: int, **scalars: Any) -> bool:
         """Record the last step, unless it is on record; returns whether a record was made."""
-        return self.step(n, force=True, **scalars)
+        made = self.step(n, force=True, **scalars)
+        self._spending.warn()
+        return made
 
     def _number(self, n: int) -> int:
         try:
@@ -275,13 +293,16 @@ class Recorder:
         if n in self._moments:
             self._require_same_weights(self._moments[n])
             return False
-        due = force or self._due(n)
-        if not due and not (self._refine and self._look(n)):
+        tick = force or self._due(n)
+        if tick and not force and not self._spending.allows(len(self._moments)):
+            return False
+        before = [] if tick else self._looked_at(n)
+        if not tick and not before:
             return False
         network = self._network()
-        if not due and not self._moved(n, network):
+        if not tick and not self._moved(before, network):
             return False
-        moment = self._measure(n, network, _numbers(scalars))
+        moment = self._measure(n, network, _numbers(scalars), force)
         require_alike([*list(self._moments.values())[:1], moment], str(self._directory or "this recorder"))
         if self._directory is not None:
             write_record(self._directory / f"step-{n:08d}.termwise", moment.to_record())
@@ -314,7 +335,7 @@ class Recorder:
             assert targets is not None
             yield (inputs, targets) if device is None else (inputs.to(device), targets.to(device))
 
-    def _measure(self, n: int, network: Any, scalars: dict[str, float | None]) -> Moment:
+    def _measure(self, n: int, network: Any, scalars: dict[str, float | None], forced: bool) -> Moment:
         measures = Measures(replicates=self._replicates, seed=self._seed)
         terms: list[Tensor] = []
         chunks = Chunks(
@@ -337,16 +358,21 @@ class Recorder:
         self._unit, self._chunk = chunks.unit, chunks.size
         all_terms = torch.cat(terms, dim=1).numpy()
         classes = self._targets.cpu().long().numpy() if all_terms.ndim == 3 and _are_classes(self._targets) else None
-        return Moment(n, scalars, self._settings, self._weights(), measures.result(chunks.used), all_terms, classes)
+        profile, timing = measures.result(chunks.used), self._spending.timing(len(self._moments), forced)
+        return Moment(n, scalars, self._settings, self._weights(), profile, all_terms, classes, timing)
 
-    def _moved(self, n: int, network: Any) -> bool:
-        """Whether the loss has moved since the record before `n`.
+    def _looked_at(self, n: int) -> list[Moment]:
+        """The records before `n`, where the loss is to be compared with theirs; else none.
 
         Later records are not looked at, so that a training that is resumed decides as it did before.
         """
+        if not self._refine or not self._look(n) or not self._spending.room:
+            return []
         before = [self._moments[step] for step in self.recorded if step < n]
-        if not before or before[-1].targets is None:
-            return False
+        return before if before and before[-1].targets is not None else []
+
+    def _moved(self, before: list[Moment], network: Any) -> bool:
+        """Whether the loss has moved since the last of these records."""
         total = 0.0
         with pinned(network):
             for inputs, targets in self._batches():
