@@ -107,12 +107,12 @@ def test_the_chunk_is_saved_and_told(network: nn.Module, tmp_path: Path) -> None
     found = profile(network, samples(20), batch_size=20, chunk=8)
     found.save(tmp_path / "a.termwise")
     assert DepthProfile.load(tmp_path / "a.termwise").chunk == 8
-    assert "20 samples, 8 at a time |" in str(found)
+    assert "20 samples, at most 8 at a time |" in str(found)
     halved = profile(Tight(network, [8, 4, 4]), samples(20), batch_size=20, chunk=8)
     assert halved.chunk == ((0, 8), (8, 4))
     halved.save(tmp_path / "b.termwise")
     assert DepthProfile.load(tmp_path / "b.termwise").chunk == ((0, 8), (8, 4))
-    assert "20 samples, 8, then 4 at a time |" in str(halved)
+    assert "20 samples, at most 8, then 4 at a time |" in str(halved)
 
 
 def test_a_record_from_before_there_were_chunks_can_be_read(network: nn.Module) -> None:
@@ -286,7 +286,7 @@ def test_a_batch_of_tensors_without_a_common_first_dimension_is_taken_whole() ->
     model, batch = Masked(), {"x": torch.randn(8, 4), "mask": torch.ones(1, 4)}
     found = profile(model, [batch], chunk=2)
     assert found.samples == 8 and same(found, profile(model, [batch]))
-    assert profile(model, [batch]).chunk is None
+    assert found.chunk is None and profile(model, [batch]).chunk is None
     refusing = Tight(nn.Identity(), 4)
     with pytest.raises(ModelError, match=r"cannot be cut.*do not share their first dimension.*fewer samples"):
         profile(lambda x, mask: refusing(model(x, mask)), [batch])
@@ -453,4 +453,4 @@ def test_the_command_takes_a_chunk(capsys: pytest.CaptureFixture[str], tmp_path:
         "    return nets.resnet(8, channels=1, width=4)\n"
     )
     main(["profile", f"{tmp_path / 'model.py'}:build", "--samples", "12", "--chunk", "4"])
-    assert "12 samples, 4 at a time" in capsys.readouterr().out
+    assert "12 samples, at most 4 at a time" in capsys.readouterr().out

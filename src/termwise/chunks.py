@@ -80,7 +80,7 @@ class Chunks:
         self._options: dict[str, Any] = {"constants": constants, "product": product, "strict": strict}
         self._sizes = _as_sizes(size)
         self._seen = 0
-        self._compared = False
+        self._cuttable = self._compared = False
 
     @property
     def used(self) -> Sizes | None:
@@ -88,8 +88,10 @@ class Chunks:
 
         Samples are counted over all batches.
         """
+        if not self._cuttable:
+            return None
         begun = tuple((start, size) for start, size in self._sizes if start < max(self._seen, 1))
-        return begun if len(begun) > 1 else begun[0][1] if begun else None
+        return begun if len(begun) > 1 else begun[0][1]
 
     def measure(self, inputs: Any, targets: Any, read: Callable[[Expansion, Any], _T]) -> Iterator[_T]:
         """What `read` says of the expansion of each chunk and its targets, once for each sample, in order.
@@ -107,6 +109,7 @@ class Chunks:
         count = _samples((inputs, targets))
         if count and not self._sizes:
             self._sizes = [(0, self._choose(inputs, count))]
+        self._cuttable = self._cuttable or bool(count)
         start, together = 0, None
         while start < (count or 1):
             size = self.size if count else None
@@ -124,6 +127,7 @@ class Chunks:
                     raise
                 _require_divisible(size, count, error)
                 result = expansion = None
+                together = together if start else None
             else:
                 del expansion
                 self._seen += samples
