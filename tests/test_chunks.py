@@ -108,7 +108,7 @@ def test_the_chunk_is_saved_and_told(network: nn.Module, tmp_path: Path) -> None
     found.save(tmp_path / "a.termwise")
     assert DepthProfile.load(tmp_path / "a.termwise").chunk == 8
     assert "20 samples, at most 8 at a time |" in str(found)
-    halved = profile(Tight(network, [8, 4, 4]), samples(20), batch_size=20, chunk=8)
+    halved = profile(Tight(network, [8, 4, 4, 4, 4]), samples(20), batch_size=20, chunk=8)
     assert halved.chunk == ((0, 8), (8, 4))
     halved.save(tmp_path / "b.termwise")
     assert DepthProfile.load(tmp_path / "b.termwise").chunk == ((0, 8), (8, 4))
