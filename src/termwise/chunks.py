@@ -90,8 +90,8 @@ class Chunks:
         """
         if not self._cuttable:
             return None
-        begun = tuple((start, size) for start, size in self._sizes if start < max(self._seen, 1))
-        return begun if len(begun) > 1 else begun[0][1]
+        begun = [(start, size) for start, size in self._sizes if start < max(self._seen, 1)]
+        return begun[0][1] if len(begun) == 1 else tuple(begun)
 
     def measure(self, inputs: Any, targets: Any, read: Callable[[Expansion, Any], _T]) -> Iterator[_T]:
         """What `read` says of the expansion of each chunk and its targets, once for each sample, in order.
