@@ -1,6 +1,7 @@
 # make demo              make the environment, install, run the demonstration (make demo ARGS=--quick: under a minute)
 # make test              make the environment with the test tools, then run everything that checks the project
-# make env, make test-env    only the environment
+# make bench             make the environment with the peers, then measure (25 minutes; make bench ARGS=--quick: a few)
+# make env, make test-env, make bench-env    only the environment
 #
 # PYTHON=python3.12      the interpreter to build on; else the first suitable one of those below
 # VENV=.venv             where the environment is made, or one that already exists
@@ -14,8 +15,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11 python3.14 python)
 DEMO_STAMP := $(VENV)/.termwise
 TEST_STAMP := $(VENV)/.termwise-test
+BENCH_STAMP := $(VENV)/.termwise-bench
 
-.PHONY: demo test env test-env browser
+.PHONY: demo test bench env test-env bench-env browser
 .DEFAULT_GOAL := demo
 
 demo: env
@@ -27,8 +29,12 @@ test: test-env browser
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest $(ARGS)
 
+bench: bench-env
+	$(BIN)/python -m benchmarks.performance $(ARGS)
+
 env: $(DEMO_STAMP)
 test-env: $(TEST_STAMP)
+bench-env: $(BENCH_STAMP)
 
 # A stamp is written last, so that an interrupted installation is taken up again.  Old versions of pip know no
 # dependency groups: pip comes first.  An environment that works is kept, and only brought up to date.
@@ -55,6 +61,11 @@ $(DEMO_STAMP): pyproject.toml
 $(TEST_STAMP): pyproject.toml
 	$(python-environment)
 	$(PIP) install --editable . --group test
+	@touch $(DEMO_STAMP) $(BENCH_STAMP) $@
+
+$(BENCH_STAMP): pyproject.toml
+	$(python-environment)
+	$(PIP) install --editable . --group bench
 	@touch $(DEMO_STAMP) $@
 
 # The report is tested in a real browser, and with a font that has Chinese characters.

@@ -102,6 +102,7 @@ def examine(subject: Subject, *, seed: int = 0, parameters: float = math.inf) ->
     except Exception as error:  # no refusal: a defect, to be listed as one
         status = "skipped" if "allocate memory" in str(error) else "failed"
         return Row(subject.name, status, in_one_line(error), parameters=size, plain_seconds=plain_seconds)
+    assert found.closure is not None  # nothing was cut
     return Row(
         subject.name,
         "closed" if found.closure <= CLOSURE else "open",

@@ -1,160 +1,168 @@
-"""What the expansion costs: time and memory against the floor, side by side in one run.
+"""What the expansion costs against the floor: time, growth with depth, memory.
 
-    python benchmarks/expansion.py [--threads 1] [--repeats 7] [--networks ResNet-20 ...]
+The floor of time is the *ideal cost* of a program in plain passes: the sum over its convolutions and matrix products of
+(width of the window of depths + 1 for the constants) x FLOPs, over the sum of FLOPs: what all terms cost were only
+arithmetic paid.  Below it the expansion left out depths that no path has.
 
-Time: `expand` per sample at its best batch size, over (ideal cost x one plain forward pass per sample at its own best
-batch size).  The ideal cost of a program is the sum over its convolutions and matrix products of (width of the window
-of depths + 1 for the constants) x FLOPs, over the sum of FLOPs: what all terms cost were only arithmetic paid.
-A ratio of 1 is that floor; below 1 the expansion left out depths that no path has.
-
-Memory: peak of a fresh process that expands, less that of a fresh process that runs the plain pass, over (widest window
-x largest activation).
+    python -m benchmarks.expansion NETWORK BATCH plain|expand      print the peak memory of one run, in bytes
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import subprocess
+import inspect
+import math
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from termwise import expand, nets
+import termwise as tw
+from benchmarks.measuring import Row, Run, images, medians, peak_bytes, plain_pass, print_peak
+from termwise import nets
 
-TIME_BAR, MEMORY_BAR = 1.6, 4.0
-MEMORY_BATCH = 640
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "ResNet-20": lambda: nets.resnet(20),
-    "ResNet-20, projections": lambda: nets.resnet(20, shortcut="projection"),
-    "ResNet-56": lambda: nets.resnet(56),
-    "ResNet-56, projections": lambda: nets.resnet(56, shortcut="projection"),
-    "DenseNet-22 (k=12)": lambda: nets.densenet(22, 12),
+DEPTHS = (20, 56, 110, 218)
+KEPT = 10  # the depths that a truncated expansion keeps
+
+
+def _resnet50() -> nn.Module:
+    import torchvision
+
+    return torchvision.models.resnet50()
+
+
+def _vit_tiny() -> nn.Module:
+    import timm
+
+    return timm.create_model("vit_tiny_patch16_224")
+
+
+def _gpt2() -> nn.Module:
+    import transformers
+
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config())
+
+
+def _tokens(n: int) -> torch.Tensor:
+    return torch.randint(0, 50257, (n, 128), generator=torch.Generator().manual_seed(n))
+
+
+# The network, its batches, and the batch sizes that are tried for it.
+SUBJECTS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Any], tuple[int, ...]]] = {
+    "ResNet-20, projections": (lambda: nets.resnet(20, shortcut="projection"), images(32), (8, 32)),
+    "ResNet-56": (lambda: nets.resnet(56), images(32), (8, 32)),
+    "ResNet-56, projections": (lambda: nets.resnet(56, shortcut="projection"), images(32), (8, 32)),
+    "DenseNet-BC-100-12": (
+        lambda: nets.densenet(100, 12, bottleneck=True, compression=0.5),
+        images(32),
+        (4, 16),
+    ),
+    "ResNet-50 at 224": (_resnet50, images(224), (1, 4)),
+    "ViT-Ti at 224": (_vit_tiny, images(224), (1, 4)),
+    "GPT-2, 128 tokens": (_gpt2, _tokens, (1,)),
 }
+TIMED = tuple(SUBJECTS)[1:]
+# Samples for which the widest window x the largest activation exceeds 500 MB.
+MEMORY = {"ResNet-20, projections": 640, "ResNet-56": 320, "ViT-Ti at 224": 20}
 
 
-def seconds(run: Callable[[Tensor], object], x: Tensor) -> float:
-    """One call, timed."""
-    start = time.perf_counter()
-    run(x)
-    return time.perf_counter() - start
+def subject(name: str) -> nn.Module:
+    """The network with seeded random weights, in evaluation mode."""
+    torch.manual_seed(0)
+    return SUBJECTS[name][0]().eval()
 
 
-def best_per_sample(
-    runs: dict[str, Callable[[Tensor], object]], repeats: int, sizes: tuple[int, ...]
-) -> dict[str, tuple[float, int]]:
-    """For each run the least median time per sample over batch sizes, in seconds, and the size that gave it.
-
-    The runs take turns, so that a machine that slows down slows all of them.
-    """
-    times: dict[tuple[str, int], list[float]] = {}
-    for turn in range(repeats + 1):
-        for size in sizes:
-            for name, run in runs.items():
-                spent = seconds(run, images(size)) / size
-                if turn:  # the first turn warms up
-                    times.setdefault((name, size), []).append(spent)
-    return {name: min((statistics.median(times[name, size]), size) for size in sizes) for name in runs}
-
-
-def images(n: int) -> Tensor:
-    """A batch of random 32 x 32 colour images."""
-    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(n))
-
-
-def plain_pass(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """One forward pass without gradients."""
-
-    def run(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return model(x)
-
-    return run
+def time_rows(name: str, repeats: int) -> Iterator[Row]:
+    """Full expansion against ideal cost x plain pass, and the aligned depth against a plain pass."""
+    model, (_, batch, sizes) = subject(name), SUBJECTS[name]
+    aligned: Callable[..., object] | None = getattr(tw, "aligned_depth", None)
+    runs = {
+        "plain": Run(plain_pass(model), sizes),
+        "expand": Run(lambda x: tw.expand(model, x), sizes),
+    }
+    if aligned is not None:
+        runs["aligned"] = Run(lambda x: aligned(model, x), sizes)
+    best = medians(runs, batch, repeats)
+    ideal = tw.expand(model, batch(1)).ideal_cost
+    passes = best["expand"] / best["plain"]
+    yield Row("full expansion / floor", name, passes, ideal, passes / ideal, 1.0, "at most", 0.7)
+    price = best["aligned"] / best["plain"] if aligned is not None else None
+    yield Row(
+        "aligned depth / plain pass", name, price, 1.0, price, 3.5, "at most", 2.5,
+        note="" if price is not None else "termwise.aligned_depth is not there yet",
+    )  # fmt: skip
 
 
-def time_row(name: str, repeats: int) -> str:
-    """One line of the table of times."""
-    model = NETWORKS[name]().eval()
-    runs = {"plain": plain_pass(model), "expand": lambda x: expand(model, x)}
-    best = best_per_sample(runs, repeats, (8, 16, 32, 64))
-    (plain, plain_size), (whole, size) = best["plain"], best["expand"]
-    ideal = expand(model, images(2)).ideal_cost
-    ratio = whole / (ideal * plain)
-    verdict = "met" if ratio <= TIME_BAR else "NOT MET"
-    return (
-        f"{name:<24} {ideal:6.2f} {plain * 1e3:9.3f} ({plain_size:>3}) {whole * 1e3:9.3f} ({size:>3})"
-        f" {whole / plain:8.2f} {ratio:7.2f}  {verdict}"
-    )
+def growth_rows(repeats: int, depths: tuple[int, ...] = DEPTHS, samples: int = 4) -> Iterator[Row]:
+    """The exponent of time in the depth of a ResNet, from a line through the logarithms of all depths."""
+    truncates = "max_depth" in inspect.signature(tw.expand).parameters
+    kept: Any = {"max_depth": KEPT}
+    runs: dict[str, Run] = {}
+    for depth in depths:
+        torch.manual_seed(0)
+        model = nets.resnet(depth).eval()
+        runs[f"full {depth}"] = Run(lambda x, model=model: tw.expand(model, x), (samples,))
+        if truncates:
+            runs[f"kept {depth}"] = Run(lambda x, model=model: tw.expand(model, x, **kept), (samples,))
+    times = medians(runs, images(32), repeats)
+    network = f"ResNet-{', -'.join(map(str, depths))}"
+    full = exponent({depth: times[f"full {depth}"] for depth in depths})
+    yield Row("growth of time with depth, full expansion", network, full, None, full, 2.1, "at most")
+    short = exponent({depth: times[f"kept {depth}"] for depth in depths}) if truncates else None
+    yield Row(
+        f"growth of time with depth, max_depth={KEPT}", network, short, None, short, 1.1, "at most",
+        note="" if truncates else "expand(..., max_depth=) is not there yet",
+    )  # fmt: skip
 
 
-def peak_bytes(task: str) -> int:
-    """The peak memory of a fresh process that runs `task` ("plain" or "expand") once."""
-    command = [sys.executable, __file__, "--memory-task", task]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def exponent(times: dict[int, float]) -> float:
+    """The slope of log time over log depth, by least squares."""
+    x, y = ([math.log(value) for value in values] for values in (times.keys(), times.values()))
+    mean = sum(x) / len(x)
+    return sum((a - mean) * b for a, b in zip(x, y, strict=True)) / sum((a - mean) ** 2 for a in x)
 
 
-def memory_task(task: str) -> None:
-    """Run in the fresh process: print the peak resident size in bytes."""
-    torch.set_num_threads(1)
-    model = nets.resnet(20, shortcut="projection").eval()
-    x = images(MEMORY_BATCH)
-    if task == "plain":
-        plain_pass(model)(x)
-    else:
-        expand(model, x)
-    # VmHWM belongs to this program alone; ru_maxrss would count the parent's memory at the fork.
-    status = Path("/proc/self/status").read_text()
-    print(int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024)
+def memory_row(name: str, samples: int) -> Row:
+    """Peak of a fresh process that expands, less that of one that runs the plain pass, in the least possible unit."""
+    model, batch = subject(name), SUBJECTS[name][1]
+    unit = samples * _widest_window(model, batch(1)) * _largest_activation(model, batch(1))
+    plain, whole = (peak_bytes("-m", "benchmarks.expansion", name, str(samples), task) for task in ("plain", "expand"))
+    ratio = (whole - plain) / unit
+    note = f"{samples} samples: the unit is {unit / 1e6:.0f} MB"
+    return Row("peak memory / (widest window x largest activation)", name, ratio, 1.0, ratio, 3.0, "at most", note=note)
 
 
-def memory_row() -> str:
-    """Peak memory against the widest window times the largest activation."""
-    model = nets.resnet(20, shortcut="projection").eval()
+def _largest_activation(model: nn.Module, x: Any) -> int:
     sizes: list[int] = []
-    hooks = [
-        m.register_forward_hook(lambda m, a, out: sizes.append(out.numel() * out.element_size()))
-        for m in model.modules()
-    ]
-    plain_pass(model)(images(1))
+
+    def note(module: nn.Module, args: Any, out: Any) -> None:
+        if isinstance(out, torch.Tensor):
+            sizes.append(out.numel() * out.element_size())
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    plain_pass(model)(x)
     for hook in hooks:
         hook.remove()
-    depths = expand(model, images(1)).depths
-    unit = (depths[-1] - depths[0] + 1) * max(sizes) * MEMORY_BATCH
-    plain, whole = peak_bytes("plain"), peak_bytes("expand")
-    ratio = (whole - plain) / unit
-    verdict = "met" if ratio <= MEMORY_BAR else "NOT MET"
-    return (
-        f"ResNet-20, projections, batch {MEMORY_BATCH}: widest window x largest activation {unit / 1e6:.0f} MB;\n"
-        f"peak {whole / 1e6:.0f} MB, plain pass {plain / 1e6:.0f} MB, difference / unit = {ratio:.2f} "
-        f"(bar {MEMORY_BAR}: {verdict})"
-    )
+    return max(sizes)
+
+
+def _widest_window(model: nn.Module, x: Any) -> int:
+    """That of the output: it only grows on the way."""
+    depths = tw.expand(model, x).depths
+    return depths[-1] - depths[0] + 1
 
 
 def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description="What the expansion costs: time and memory against the floor.")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--memory-task", choices=["plain", "expand"], help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.memory_task:
-        memory_task(options.memory_task)
-        return
-    torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} thread(s); ms per sample (best batch size)\n")
-    print(
-        f"{'network':<24} {'ideal':>6} {'plain':>9} {'':>5} {'expand':>9} {'':>5} {'x plain':>8} {'ratio':>7}"
-        f"  bar {TIME_BAR}"
-    )
-    for name in options.networks:
-        print(time_row(name, options.repeats), flush=True)
-    print("\n" + memory_row())
+    """Run one of the two once, and print the peak."""
+    name, samples, task = sys.argv[1:]
+    torch.set_num_threads(1)
+    model, x = subject(name), SUBJECTS[name][1](int(samples))
+    if task == "plain":
+        plain_pass(model)(x)
+    else:
+        tw.expand(model, x)
+    print_peak()
 
 
 if __name__ == "__main__":

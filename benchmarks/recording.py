@@ -34,7 +34,7 @@ def main() -> None:
     model = nets.resnet(20, channels=data.train_inputs.shape[1], classes=data.classes)
     probe = (data.test_inputs[: options.probe], data.test_targets[: options.probe])
     budget = None if options.unlimited else BAR
-    recorder = Recorder(model, probe, calibration=data.train_inputs[:512], budget=budget)
+    recorder = Recorder(model, probe, budget=budget)
     done = train_network(
         model, data, recorder, settings=Training(epochs=options.epochs, batch_size=128), name="ResNet-20"
     )

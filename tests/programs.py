@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 import oracles
 from oracles import Source
-from termwise.expand import Expansion
+from termwise.expand import Expansion, traverse
+from termwise.pinning import bare
+from termwise.program import Program
+from termwise.series import Series
+from termwise.steps import Unit, unit_of
+from termwise.walks import AroundOne
 
 DOUBLE = torch.float64
 
@@ -49,3 +54,13 @@ def source(shape: tuple[int, ...] = (4, 4)) -> tuple[Source, Tensor]:
     g = torch.Generator().manual_seed(1)
     x = oracles.quarters(shape, g)
     return Source(x, torch.randn(shape, generator=g, dtype=DOUBLE), g), x
+
+
+def around_one(model: Any, x: Any, unit: Any, product: str = "half") -> Series:
+    """The value of the output, its parts that are not born of the input, and its derivative in eps at 1."""
+    times = "half" if product == "half" else "leibniz"
+
+    def program(located: Unit) -> Program:
+        return Program(bare(model), located, "pooled", times, walk=AroundOne())
+
+    return traverse(program, model, x, unit_of(unit, bare(model)), None, None)[0]

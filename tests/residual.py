@@ -50,7 +50,7 @@ def exact(found: Expansion, net: Net, x: Tensor) -> None:
     with torch.no_grad():
         expected = by_paths(net.tree(), x)
     assert found.paths == expected.paths == {2: 1, 4: 2, 6: 1}
-    assert found.closure <= 1e-12
+    assert found.closure is not None and found.closure <= 1e-12
     assert discrepancy(expected.terms, found.terms) < 1e-11
     assert oracles.disagreement(found.constant, expected.constant) < 1e-11
     assert not any(use.kind == "linearised" for use in found.operators)

@@ -76,7 +76,7 @@ def test_number_of_blocks_of_a_language_model(name: str) -> None:
     model = make().eval()
     assert len(blocks_of(model, tokens)) == count
     found = expand(model, tokens, unit="blocks")
-    assert found.closure < 5e-6
+    assert found.closure is not None and found.closure < 5e-6
     if name == "parallel":
         assert dict(found.paths) == {0: 1, 1: 6, 2: 12, 3: 8}  # (1 + 2 eps)^3
 

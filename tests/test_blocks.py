@@ -182,7 +182,7 @@ def test_what_is_a_branch(name: str) -> None:
     run, paths = FORMS[name]
     found = expand(made_of(run), X, unit="blocks")
     assert dict(found.paths) == paths
-    assert found.closure < 1e-12
+    assert found.closure is not None and found.closure < 1e-12
     assert found.unit == "blocks"
 
 

@@ -160,19 +160,17 @@ def test_what_runs_out_on_the_way_can_be_replayed_bit_by_bit(network: nn.Module)
 
 
 def test_running_out_while_measuring_counts_nothing_twice(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    from termwise.profile import Reading
+    module = sys.modules[profile.__module__]
+    read, sizes = module.measured, list[int]()
 
-    sizes: list[int] = []
-
-    def of(expansion: Any, targets: Any) -> Reading:
+    def measured(expansion: Any, targets: Any) -> Any:
         sizes.append(len(targets))
         if len(targets) > 4:
             raise MemoryError
         return read(expansion, targets)
 
     whole = profile(network, [samples(11)])
-    read = Reading.of
-    monkeypatch.setattr(Reading, "of", of)
+    monkeypatch.setattr(module, "measured", measured)
     agree(profile(network, [samples(11)]), whole)
     assert sizes == [11, 8, 4, 4, 3]
 

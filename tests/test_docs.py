@@ -2,16 +2,21 @@
 
 import contextlib
 import io
+import os
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from termwise import rules
+from termwise import DepthProfile, Timeline, rules
 
-PAGE = Path(__file__).parents[1] / "docs" / "add-a-rule.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "add-a-rule.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
 
@@ -47,3 +52,23 @@ def test_families_named_on_the_page_exist() -> None:
     for family, rule in table:
         assert family in families
         assert callable(eval(f"rules.{rule}", {"rules": rules}))
+
+
+def test_the_page_of_several_processes_runs_as_written(tmp_path: Path) -> None:
+    page = (DOCS / "several-processes.md").read_text()
+    files = re.findall(r"`(\w+\.py)`.*?\n```python\n(.*?)^```\n", page, re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in files] == ["model.py", "train.py"]
+    for name, code in files:
+        (tmp_path / name).write_text(code)
+    commands = re.findall(r"^```sh\n(.*?)\n```\n(?:\n```text\n(.*?)^```\n)?", page, re.MULTILINE | re.DOTALL)
+    assert len(commands) == page.count("```sh\n") == 2
+    fixed = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    for command, expected in commands:
+        launcher, *arguments = shlex.split(command)
+        assert launcher == "torchrun"
+        line = [sys.executable, "-m", "torch.distributed.run", *arguments]
+        run = subprocess.run(line, cwd=tmp_path, env=os.environ | fixed, capture_output=True, text=True, timeout=180)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout == expected or (not expected and run.stdout.startswith("closure "))
+    assert DepthProfile.load(tmp_path / "net.termwise").samples == 359
+    assert Timeline.from_directory(tmp_path / "records").steps[-1] == 6

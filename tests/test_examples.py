@@ -52,7 +52,7 @@ def test_lite0_sees_a_palace_and_a_flower_and_expands_exactly(lite: ModuleType) 
     expansion = tw.expand(network, some)
     assert plain.argmax(dim=-1).tolist() == [PALACE, PALACE, DAISY, DAISY]
     assert torch.equal(expansion.total, plain)
-    assert expansion.closure <= 5e-6
+    assert expansion.closure is not None and expansion.closure <= 5e-6
     parts = np.sum([term.double().numpy() for term in (*expansion.terms.values(), expansion.constant)], axis=0)
     whole = plain.double().numpy()
     assert np.linalg.norm(parts - whole) <= 5e-6 * np.linalg.norm(whole)
@@ -78,7 +78,7 @@ def test_minilm_embeds_and_expands_exactly(minilm: ModuleType) -> None:
         plain = network(**sentences)
     expansion = tw.expand(network, sentences)
     assert torch.equal(expansion.total, plain)
-    assert expansion.closure <= 5e-6
+    assert expansion.closure is not None and expansion.closure <= 5e-6
     # Six layers, each with two residual branches (attention by its values, the perceptron) of two products.
     assert expansion.paths == {2 * n: math.comb(12, n) for n in range(13)}
 

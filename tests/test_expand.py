@@ -275,7 +275,7 @@ def check(found: Expansion, model: Callable[..., Any], *x: Any, limit: float = 1
         assert torch.equal(found.total, (model.eval() if isinstance(model, nn.Module) else model)(*x))
     if isinstance(model, nn.Module):
         model.train(training)
-    assert found.closure <= limit
+    assert found.closure is not None and found.closure <= limit
     whole = found.constant + torch.stack([*found.terms.values()]).sum(dim=0)
     assert float((whole - found.total).norm() / found.total.norm()) <= 10 * limit
     assert found.depths == tuple(found.terms) == tuple(sorted(found.terms)) == tuple(found.paths)
@@ -405,7 +405,7 @@ def test_parts_that_nearly_cancel_are_warned_of() -> None:
 
     with pytest.warns(ClosureWarning, match="Profile in float64"):
         found = expand(run, torch.randn(64, dtype=torch.float32) + 3)
-    assert found.closure > 5e-6
+    assert found.closure is not None and found.closure > 5e-6
 
 
 def test_the_result_says_what_it_is_in_one_line() -> None:
@@ -451,7 +451,7 @@ def test_a_masked_softmax_written_out_is_that_of_a_large_number() -> None:
     x = batch(3, 4)
     found = expand(lambda x: masked_attention(x, -torch.inf), x)
     expected = expand(lambda x: masked_attention(x, -1e30), x)
-    assert found.closure <= 1e-12
+    assert found.closure is not None and found.closure <= 1e-12
     for depth, term in expected.terms.items():
         assert oracles.disagreement(found.terms[depth], term) < 1e-12
     assert oracles.disagreement(found.constant, expected.constant) < 1e-12
@@ -627,5 +627,5 @@ def test_scripted_modules_are_refused_and_left_as_found() -> None:
 def test_a_mask_times_a_gate_is_the_gate_masked() -> None:
     x = batch(3, 4)
     found = expand(lambda x: (x > 0) * torch.sigmoid(x), x)
-    assert found.closure <= 1e-12 and found.depths == (0,)
+    assert found.closure is not None and found.closure <= 1e-12 and found.depths == (0,)
     assert torch.allclose(found.constant, 0.5 * (x > 0).double(), rtol=0, atol=1e-12)

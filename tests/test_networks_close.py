@@ -75,7 +75,7 @@ def test_closes(name: str, trained: bool, dtype: torch.dtype, bar: float) -> Non
     if trained:
         model = briefly_trained(model, images(name, 16))
     expansion = expand(model.to(dtype), images(name).to(dtype))
-    assert expansion.closure <= bar
+    assert expansion.closure is not None and expansion.closure <= bar
     total = expansion.constant + torch.stack(list(expansion.terms.values())).sum(dim=0)
     assert (total - expansion.total).norm() <= 2 * bar * expansion.total.norm()
 

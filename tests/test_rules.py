@@ -102,7 +102,7 @@ def test_rule(case: Case) -> None:
         expected = case.oracle(*(source.known(x) for source, x in zip(operands, xs, strict=True)))
         clean = model(*xs)
     found = expand(model, tuple(xs), product=case.product)
-    assert found.closure <= 1e-12
+    assert found.closure is not None and found.closure <= 1e-12
     compare(found, expected)
     if case.counted:
         compare_paths(found, expected)
@@ -194,7 +194,7 @@ def test_fused_lstm() -> None:
         clean = module(source(x))[0]
     found = expand(Probe([source], lambda u: module(u)[0]), (x,))
     assert torch.equal(found.total, clean)
-    assert found.closure < 5e-6
+    assert found.closure is not None and found.closure < 5e-6
     compare(found, expected, 1e-5)
 
 
@@ -255,7 +255,7 @@ def test_a_masked_score_gives_what_the_operator_gives_at_minus_infinity(op: Call
     mask = torch.tensor([True, False, False])
     found = expand(lambda u: op((u * 2 + 1).masked_fill(mask, -torch.inf)), x)
     at_infinity = op(torch.tensor(-torch.inf).double())
-    assert found.closure <= 1e-12
+    assert found.closure is not None and found.closure <= 1e-12
     assert found.terms[0][0, 0] == 0 and oracles.disagreement(found.constant[0, 0], at_infinity) < TOLERANCE
     elsewhere = expand(lambda u: op(u * 2 + 1), x[:, 1:])
     assert torch.equal(found.terms[0][:, 1:], elsewhere.terms[0])
@@ -274,7 +274,7 @@ def test_gates_near_zero_in_single_precision(case: Case) -> None:
     sizes = torch.logspace(-12, 0, 40, dtype=torch.float64)
     x = torch.cat([sizes, -sizes]).view(20, 4).float()
     found = expand(lambda x: case.op(x * 0.5), x)
-    assert found.closure <= 5e-6
+    assert found.closure is not None and found.closure <= 5e-6
     u = Known(x.double() * 0.5, {0: x.double() * 0.5}, {0: 1})
     expected = case.oracle(u)
     found_term, term = found.terms[0].double(), expected.terms[0]

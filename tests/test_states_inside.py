@@ -135,7 +135,7 @@ def test_an_ensemble_of_stacked_weights(x: Tensor) -> None:
         model: Any = Written(lambda m, x: torch.vmap(m.member, in_dims=(0, None))(m.given, x))
         model.member, model.given = lambda w, x: torch.func.functional_call(members[0], w, (x,)), given
         found = expand(model, x)
-        assert found.paths == {2: 1} and found.closure <= 1e-12
+        assert found.paths == {2: 1} and found.closure is not None and found.closure <= 1e-12
         each = [expand(member, x) for member in members]
         assert oracles.disagreement(found.terms[2], torch.stack([e.terms[2] for e in each])) < 1e-12
         assert oracles.disagreement(found.constant, torch.stack([e.constant for e in each])) < 1e-12

@@ -126,7 +126,7 @@ def by_hand(module: nn.RNNBase, x: Tensor, states: tuple[Tensor, ...] | None) ->
 
 
 def matches(found: Expansion, expected: Known, tolerance: float) -> None:
-    assert found.closure <= CLOSURE[found.total.dtype]
+    assert found.closure is not None and found.closure <= CLOSURE[found.total.dtype]
     assert not any(use.kind == "linearised" for use in found.operators)
     vanishing = [depth for depth in expected.terms if depth not in found.depths]
     assert set(found.depths) <= set(expected.terms) and not any(expected.parts[depth].any() for depth in vanishing)
@@ -213,7 +213,7 @@ def test_packed_sequences(kind: Any, dtype: torch.dtype) -> None:
             alone_term = expected.terms.get(depth, torch.zeros(length, 1, 3, dtype=dtype))
             assert oracles.disagreement(found.terms[depth][:length, i : i + 1], alone_term) < 1e-5
             assert not found.terms[depth][length:, i].any()
-    assert found.closure <= CLOSURE[dtype]
+    assert found.closure is not None and found.closure <= CLOSURE[dtype]
 
 
 def test_recurrent_layers_in_training_mode_drop_nothing() -> None:
@@ -323,7 +323,7 @@ def test_multihead_attention_of_other_sizes_and_without_a_batch() -> None:
     found = expand(attention, (query, key, value), output=0)
     with torch.no_grad():
         assert oracles.disagreement(found.total, attention(query, key, value)[0]) < 1e-12
-    assert found.paths == {2: 1} and found.closure <= 1e-12
+    assert found.paths == {2: 1} and found.closure is not None and found.closure <= 1e-12
 
 
 def test_a_mask_alone_is_no_input() -> None:
@@ -360,7 +360,7 @@ ROUNDING = {torch.bfloat16: 6 * 2.0**-8, torch.float16: 6 * 2.0**-11}
 def near(found: Expansion, exactly: Expansion, dtype: torch.dtype) -> None:
     """The same paths, and the same terms up to the rounding of the precision."""
     assert found.paths == exactly.paths == {2: 1, 4: 2, 6: 1}
-    assert found.closure <= CLOSURE[dtype]
+    assert found.closure is not None and found.closure <= CLOSURE[dtype]
     for depth in exactly.depths:
         assert oracles.disagreement(found.terms[depth].double(), exactly.terms[depth].double()) < ROUNDING[dtype]
     assert not any(use.kind == "linearised" for use in found.operators)
@@ -430,7 +430,7 @@ def test_channels_last(dtype: torch.dtype) -> None:
         copy.deepcopy(model).to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     )
     if dtype is torch.bfloat16:
-        assert last.paths == plainly.paths and last.closure <= CLOSURE[dtype]
+        assert last.paths == plainly.paths and last.closure is not None and last.closure <= CLOSURE[dtype]
     else:
         alike(last, plainly, 1e-5 if dtype is torch.float32 else 1e-12)
 

@@ -218,7 +218,7 @@ def test_a_write_means_what_it_says(name: str, constants: Any) -> None:
     before, x = source()
     found = expand(Written(lambda m, x: in_place(m.before(x)), before=before), x, constants=constants)
     expected = expand(Written(lambda m, x: functional(m.before(x)), before=before), x, constants=constants)
-    assert found.closure <= 1e-12
+    assert found.closure is not None and found.closure <= 1e-12
     alike(found, expected)
     with torch.no_grad():
         assert torch.equal(found.total, in_place(before(x)))

@@ -1,5 +1,6 @@
 """Termwise: a depth-and-degree profiler for neural networks."""
 
+from termwise.aligned import aligned_depth
 from termwise.expand import Expansion, expand
 from termwise.profile import DepthProfile, profile
 from termwise.support import Support, support
@@ -11,6 +12,7 @@ __all__ = [
     "Recorder",
     "Support",
     "Timeline",
+    "aligned_depth",
     "expand",
     "profile",
     "support",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from termwise.errors import DataError, UsageError
@@ -61,3 +63,13 @@ def _split(batch: Any) -> tuple[Any, Tensor | None]:
         f"a batch is a {type(batch).__name__}{f' of {len(batch)}' if isinstance(batch, (tuple, list)) else ''}: "
         "expected a tensor, an (inputs, targets) pair, or a dictionary with 'labels'."
     )
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> str:
+    """The SHA-256 of tensors: of their dtypes, shapes and bits, in order."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        found.update(flat.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -18,6 +18,7 @@ import time
 
 import msgspec
 
+from termwise.distributed import Group
 from termwise.errors import UsageError
 
 LEAST = 20  # records that a budget never denies
@@ -51,6 +52,7 @@ class Spending:
 
     Args:
         budget: the fraction of the training time that recording may take; None: all it wants.
+        group: the processes that record together; the clock of process 0 is the one that counts.
 
     Attributes:
         seconds: inside the recorder, in this process.
@@ -61,13 +63,13 @@ class Spending:
         UsageError: when the budget is no fraction.
     """
 
-    def __init__(self, budget: float | None) -> None:
+    def __init__(self, budget: float | None, group: Group) -> None:
         if budget is not None and not (isinstance(budget, int | float) and 0 < budget < math.inf):
             raise UsageError(
                 f"budget={budget!r}: expected the fraction of the training time that recording may take, such as 0.05, "
                 "or None."
             )
-        self.budget = budget
+        self.budget, self._group = budget, group
         self.seconds = self.training = self.recording = self._cost = 0.0
         self._clock = time.perf_counter
         self._entered = self._left = math.nan
@@ -94,7 +96,10 @@ class Spending:
     @property
     def room(self) -> bool:
         """Whether the budget holds one more record, and the last."""
-        return self.budget is None or self.recording + 2 * self._cost <= self.budget * self.training
+        budget = self.budget
+        if budget is None:
+            return True
+        return self._group.exchange(lambda: self.recording + 2 * self._cost <= budget * self.training, bool)[0]
 
     def allows(self, records: int) -> bool:
         """Whether the next tick is taken after so many records."""
@@ -102,14 +107,19 @@ class Spending:
 
     def timing(self, records: int, forced: bool) -> Timing | None:
         """What the record that is being made, after so many, says of its time."""
-        if self.budget is None:
+        budget = self.budget
+        if budget is None:
             return None
         chosen = "asked for" if forced else f"one of the first {LEAST}" if records < LEAST else "within the budget"
-        return Timing(self.budget, self.training, self.recording + self._clock() - self._entered, chosen)
+
+        def now() -> Timing:
+            return Timing(budget, self.training, self.recording + self._clock() - self._entered, chosen)
+
+        return self._group.exchange(now, Timing)[0]
 
     def warn(self) -> None:
         """Say so if more was spent than the budget holds."""
-        if self.budget is not None and self.recording > self.budget * self.training:
+        if self._group.rank == 0 and self.budget is not None and self.recording > self.budget * self.training:
             _log.warning(
                 "recording took %.1f s beside %.1f s of training, above the budget of %.0f %%: the first %d ticks and "
                 "the last record are made in any case. A smaller probe costs less; a longer training holds more.",

@@ -6,6 +6,9 @@ free, else the largest that does.  Where memory runs out all the same the chunk 
 
 A chunk is as good as a batch only if no sample of a batch influences another.  That is tried, not assumed: the outputs
 of the first chunks are compared with what a plain pass over all of them together computes.
+
+Several processes choose one chunk together, the least that any of them would.  What runs out of memory is halved by the
+process that ran out, and nobody has to be asked: it goes on by itself, and what comes back says how it was cut.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import logging
+import platform
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from termwise.distributed import Group
 from termwise.errors import ModelError, UsageError, first_line
 from termwise.expand import Expansion, Forward, Output, call, expand, locate, pick_output
 from termwise.pinning import bare, home, pinned
@@ -31,6 +37,7 @@ from termwise.steps import Unit
 from termwise.support import support
 
 _T = TypeVar("_T")
+_Piece = tuple[int | None, int, _T]  # the chunk, if the batch can be cut; how many samples of it; what was read
 Sizes = int | tuple[tuple[int, int], ...]  # a chunk, or the chunk from each sample on: ((0, 32), (320, 16))
 
 _SHARE = 0.5  # of the free memory that a chunk may be expected to take
@@ -58,6 +65,7 @@ class Chunks:
         model: an nn.Module or callable, as in `termwise.expand`, and so are unit, constants, product, output, forward
             and strict.
         size: samples a chunk; None: chosen at the first batch.  What `used` returned gives the same chunks again.
+        group: the processes that share the work.
 
     Attributes:
         unit: the unit; once a chunk was expanded, with its residual branches where these are its steps.
@@ -74,44 +82,81 @@ class Chunks:
         output: Output,
         forward: Forward = None,
         strict: bool = False,
+        group: Group,
     ) -> None:
         self.unit = unit
         self._model, self._output, self._forward = model, output, forward
         self._options: dict[str, Any] = {"constants": constants, "product": product, "strict": strict}
+        self._group, self._sharing = group, 1
         self._sizes = _as_sizes(size)
-        self._seen = 0
-        self._cuttable = self._compared = False
+        self._at = 0  # samples before the next chunk, of this process
+        self._compared = False
+        self._used: list[tuple[int, int]] = []
 
     @property
     def used(self) -> Sizes | None:
-        """The chunk so far; where it was halved on the way, ((first sample, chunk), ...); None: no batch could be cut.
+        """The chunk so far; where it changed on the way, ((first sample, chunk), ...); None: no batch could be cut.
 
-        Samples are counted over all batches.
+        Samples are counted over all batches that can be cut, whichever process expanded them.
         """
-        if not self._cuttable:
-            return None
-        begun = [(start, size) for start, size in self._sizes if start < max(self._seen, 1)]
-        return begun[0][1] if len(begun) == 1 else tuple(begun)
+        return self._used[0][1] if len(self._used) == 1 else tuple(self._used) or None
 
-    def measure(self, inputs: Any, targets: Any, read: Callable[[Expansion, Any], _T]) -> Iterator[_T]:
+    def over(
+        self, data: Iterable[tuple[Any, Tensor | None]], read: Callable[[Expansion, Any], _T], kind: Any
+    ) -> Iterator[_T]:
         """What `read` says of the expansion of each chunk and its targets, once for each sample, in order.
 
         Args:
-            inputs: a tensor, or a tuple or dictionary of them; cut along the first dimension where all of them, and the
-                targets, have the same, else taken whole.
-            targets: a tensor of as many samples, or None.
+            data: inputs and targets, batch by batch. Inputs are a tensor, or a tuple or dictionary of them; a batch is
+                cut along the first dimension where all its tensors have the same, else taken whole.
             read: may run out of memory too, and is then called again; so it must change nothing.
+            kind: the type of what it gives, as in `Group.exchange`: every process gets what all of them read.
 
         Raises:
             ModelError: memory runs out with one sample, or with a batch that cannot be cut; or the samples of a batch
                 that has to be cut influence each other.
+            DataError, RunError, UsageError: see `Group.dealt`.
         """
+        if self._group.size > 1 and not self._sizes:
+            data = self._agreed(data)
+
+        def work(batch: tuple[int, Any, Tensor | None]) -> list[_Piece[_T]]:
+            before, inputs, targets = batch
+            return self._measured(before, inputs, targets, read)
+
+        counted = 0
+        for pieces in self._group.dealt(_numbered(data), work, list[_Piece[kind]]):
+            for size, samples, result in pieces:
+                if size is not None and (not self._used or self._used[-1][1] != size):
+                    self._used.append((counted, size))
+                counted += samples
+                yield result
+
+    def _agreed(self, data: Iterable[tuple[Any, Tensor | None]]) -> Iterable[tuple[Any, Tensor | None]]:
+        """The same data, once the processes have chosen by the first batch."""
+        source, first = iter(data), []
+
+        def choose() -> int | None:
+            first.extend(itertools.islice(source, 1))
+            count = _samples(first)
+            return self._choose(first[0][0], count) if count else None
+
+        self._sharing = self._group.exchange(platform.node, str).count(platform.node())
+        sizes = [size for size in self._group.exchange(choose, int | None) if size is not None]
+        if sizes:
+            self._sizes = [(0, min(sizes))]
+        return itertools.chain(first, source)
+
+    def _measured(
+        self, before: int, inputs: Any, targets: Any, read: Callable[[Expansion, Any], _T]
+    ) -> list[_Piece[_T]]:
+        """The pieces of a batch, in order; so many samples are in the batches before it."""
         count = _samples((inputs, targets))
         if count and not self._sizes:
             self._sizes = [(0, self._choose(inputs, count))]
-        self._cuttable = self._cuttable or bool(count)
-        start, together = 0, None
-        while start < (count or 1):
+        self._at, pieces, together = before, list[_Piece[_T]](), None
+        while self._at < before + (count or 0) or not pieces:
+            start = self._at - before
             size = self.size if count else None
             stop = min(start + size, count) if size and count else None
             try:
@@ -121,7 +166,6 @@ class Chunks:
                 if together is not None and start < len(together):
                     _compare(expansion, together[start:stop])
                 result = read(expansion, self._placed(_part(targets, start, stop)))
-                samples = len(expansion.total) if stop is None else stop - start
             except Exception as error:
                 if not ran_out(error):
                     raise
@@ -130,26 +174,27 @@ class Chunks:
                 together = together if start else None
             else:
                 del expansion
-                self._seen += samples
-                yield result
-                start = stop or 1
+                samples = 0 if stop is None else stop - start
+                pieces.append((size, samples, result))
+                self._at += samples
                 continue
             # Only here, when the error is gone, is the memory of the failed chunk free.
             self._halve()
         self._compared = self._compared or together is not None
+        return pieces
 
     @property
     def size(self) -> int:
         """The chunk that comes next, once one was given or chosen."""
-        return next(size for start, size in reversed(self._sizes) if start <= self._seen)
+        return next(size for start, size in reversed(self._sizes) if start <= self._at)
 
     def _halve(self) -> None:
         size = self.size // 2
-        earlier = [(s, held) for s, held in self._sizes if s < self._seen]
-        later = [(s, held) for s, held in self._sizes if s > self._seen and held < size]
-        self._sizes = [*earlier, (self._seen, size), *later]
+        earlier = [(s, held) for s, held in self._sizes if s < self._at]
+        later = [(s, held) for s, held in self._sizes if s > self._at and held < size]
+        self._sizes = [*earlier, (self._at, size), *later]
         _release()
-        _log.warning("memory ran out: from sample %d on, %d at a time", self._seen, size)
+        _log.warning("memory ran out: from sample %d on, %d at a time", self._at, size)
 
     def _placed(self, tree: Any) -> Any:
         device = home(self._model)
@@ -175,7 +220,10 @@ class Chunks:
         """The whole batch where it fits, else the largest power of two that does."""
         whole = 1 << (count - 1).bit_length()
         first = next(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
-        free = free_memory(home(self._model) or first.device)
+        device = home(self._model) or first.device
+        free = free_memory(device)
+        if free is not None and device.type == "cpu":
+            free //= self._sharing
         if count == 1 or free is None or self._is_small(inputs, free):
             return whole
         each = self._need(_part(inputs, 0, 2)) / 2
@@ -239,6 +287,14 @@ def _as_sizes(size: Sizes | None) -> list[tuple[int, int]]:
 # Cutting.
 
 
+def _numbered(data: Iterable[tuple[Any, Tensor | None]]) -> Iterator[tuple[int, Any, Tensor | None]]:
+    """Each batch, after the number of samples in those before it that can be cut."""
+    before = 0
+    for inputs, targets in data:
+        yield before, inputs, targets
+        before += _samples((inputs, targets)) or 0
+
+
 def _samples(tree: Any) -> int | None:
     """How many samples a batch holds; None where it cannot be cut: its tensors do not share their first dimension."""
     leaves = [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
@@ -263,6 +319,7 @@ def _compare(expansion: Expansion, together: Tensor) -> None:
         raise _dependent(f"alone the output has the shape {tuple(own.shape)}, together {tuple(together.shape)}")
     left, right = (t.detach().cpu().double().reshape(len(t), -1) for t in (own, together))
     scale, error = float(right.norm(dim=1).max()), float((left - right).norm(dim=1).max())
+    assert expansion.closure is not None  # nothing was left out
     tolerance = max(torch.finfo(own.dtype).eps ** 0.5, 4 * expansion.closure)
     if not error <= tolerance * scale:
         raise _dependent(f"the outputs differ by {error / scale if scale else error:.1e} of their size")

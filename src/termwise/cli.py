@@ -17,7 +17,8 @@ import msgspec
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from termwise.errors import TermwiseError, UsageError
+from termwise.distributed import Group, launched, own_device, require_single, speaks
+from termwise.errors import RunError, TermwiseError, UsageError
 from termwise.models import FORMS, load_model
 from termwise.steps import UNITS
 
@@ -116,24 +117,35 @@ def profile(
     ] = None,
     save: Annotated[Path | None, Parameter(help="Keep the profile in this file.")] = None,
 ) -> None:
-    """Print which depth does the work in a model of yours."""
+    """Print which depth does the work in a model of yours; under torchrun, by several processes."""
     from termwise.data import load
     from termwise.inputs import check_input, device_of, place, repeat_channels
     from termwise.profile import profile as measure
 
-    where = device_of(device)
-    network = place(load_model(model, weights, pretrained=pretrained, trust_remote_code=trust_remote_code), where)
-    chosen = load(data, size=size)
-    inputs, targets = chosen.test_inputs[:samples], chosen.test_targets[:samples]
-    if channels is not None:
-        inputs = repeat_channels(inputs, channels)
-    check_input(network, inputs[:1], model, data)
+    def prepare() -> tuple[Any, Any]:
+        where = device_of(own_device(device))
+        network = place(load_model(model, weights, pretrained=pretrained, trust_remote_code=trust_remote_code), where)
+        chosen = load(data, size=size)
+        inputs, targets = chosen.test_inputs[:samples], chosen.test_targets[:samples]
+        if channels is not None:
+            inputs = repeat_channels(inputs, channels)
+        check_input(network, inputs[:1], model, data)
+        return network, (inputs, targets)
+
+    def finish() -> None:
+        if processes.rank != 0:
+            return
+        print(result)
+        if save is not None:
+            result.save(save)
+            print(f"saved: {save}")
+
     options: dict[str, Any] = {"unit": _unit(unit), "constants": constants, "output": output, "strict": strict}
-    result = measure(network, (inputs, targets), **options, batch_size=max(32, chunk or 0), chunk=chunk)
-    print(result)
-    if save is not None:
-        result.save(save)
-        print(f"saved: {save}")
+    with launched() as group:
+        processes = Group(group)
+        network, pair = processes.together(prepare)
+        result = measure(network, pair, **options, batch_size=max(32, chunk or 0), chunk=chunk, group=group)
+        processes.together(finish)
 
 
 @app.command
@@ -211,6 +223,7 @@ def _run(config: Any, directory: Path) -> None:
     from termwise.report import write_page
     from termwise.training import run_training
 
+    require_single(config.name)
     console = Console()
     with Display(console) as display:
         summary = run_training(config, directory, progress=display.show)
@@ -230,15 +243,17 @@ def _run(config: Any, directory: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exits with 0, 1 or 2."""
     errors = Console(stderr=True)
-    notes = logging.StreamHandler()
+    notes = logging.StreamHandler() if speaks() else logging.NullHandler()
     notes.setFormatter(logging.Formatter("termwise: %(message)s"))
     logging.getLogger("termwise").addHandler(notes)
     try:
-        app(arguments, exit_on_error=False, print_error=True, result_action="return_none")
+        app(arguments, exit_on_error=False, print_error=speaks(), result_action="return_none")
     except CycloptsError:
         sys.exit(2)
     except TermwiseError as error:
-        errors.print(f"termwise: {error}", highlight=False, markup=False, soft_wrap=True)
+        # What one process refuses all refuse; but process 0 may be the one that is lost.
+        if speaks() or isinstance(error, RunError):
+            errors.print(f"termwise: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except msgspec.ValidationError as error:
         errors.print(f"termwise: {error}", highlight=False, markup=False, soft_wrap=True)

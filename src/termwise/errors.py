@@ -6,7 +6,7 @@
       UsageError      bad arguments
       RuleError       an operator that can neither be followed nor linearised, or a rule that cannot be registered
       RecordError     a saved record that is corrupt, of another kind, or of a newer version
-      RunError        a run directory that another process writes, or of another configuration
+      RunError        a run directory that another process writes, or of another configuration; processes that are lost
 
     ClosureWarning    the terms do not sum to what the model computed (a UserWarning)
 
@@ -41,7 +41,7 @@ class RecordError(TermwiseError):
 
 
 class RunError(TermwiseError):
-    """A run directory is being written by another process, or belongs to another configuration."""
+    """A run directory is another process's or another configuration's; or one of several processes is lost."""
 
 
 class ClosureWarning(UserWarning):

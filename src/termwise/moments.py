@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from termwise.budget import Timing
 from termwise.credit import Credits
@@ -163,16 +160,6 @@ def _brief(value: Any) -> str:
 def _shape(moment: Moment) -> str:
     depths = [depth for origin, depth in moment.parts if origin == "input"]
     return f"{len(moment.parts)} (depths {depths[0]}..{depths[-1]}) of shape {moment.terms.shape[1:]}"
-
-
-def fingerprint(tensors: Iterable[Tensor]) -> str:
-    """The SHA-256 of tensors: of their dtypes, shapes and bits, in order."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        found.update(flat.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def learned_norms(moments: Sequence[Moment]) -> np.ndarray:

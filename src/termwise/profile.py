@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from termwise.batches import batches
 from termwise.chunks import Chunks, Sizes
+from termwise.distributed import Group, identity
 from termwise.errors import DataError, ModelError, RecordError, UsageError
 from termwise.expand import Expansion, Forward, Output
 from termwise.operators import OperatorUse
@@ -35,6 +36,9 @@ from termwise.pinning import bare
 from termwise.program import Constants, Product
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import UNITS, Unit, unit_of
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 KIND = "depth-profile"
 IGNORED = -100  # PyTorch's cross-entropy leaves these targets out
@@ -73,8 +77,9 @@ class DepthProfile:
             prediction stands in for them.
         unit: the unit of depth.
         operators: how each operator was treated.
-        chunk: how many samples were expanded at once; given to `profile` it gives the same bits. Where memory ran out
-            on the way ((first sample, chunk), ...); None where no batch could be cut, and in older records.
+        chunk: how many samples were expanded at once; given to `profile` it gives the same bits. Where that changed on
+            the way ((first sample, chunk), ...): memory ran out, in one of the processes or in all. None where no
+            batch could be cut, and in older records.
 
     A share says what a depth contributes with all gates as they are, not what would be left without it.
     """
@@ -180,8 +185,16 @@ def profile(
     chunk: Sizes | None = None,
     replicates: int = 200,
     seed: int = 0,
+    group: ProcessGroup | None = None,
 ) -> DepthProfile:
     """Profile `model` by depth on `data`.
+
+    It never speaks to other processes unless `group` says so: in a training of several processes each call without it
+    profiles what it is given, alone.  With it, all processes of the group make the same call, **each with all of the
+    data in the same order**; the batches are dealt out, and each process gets the same result, that of one process
+    alone, bit by bit where all compute with as many threads and in the same chunks.  Shares of the data, as a
+    DistributedSampler cuts them, are not taken: it pads them, so that samples would count twice.  Neither do other data
+    in another process, nor another model, go unnoticed: fingerprints are compared.
 
     Args:
         model: an nn.Module or callable; run in evaluation mode and left as found.
@@ -195,68 +208,76 @@ def profile(
         forward: how to call the model, as in `expand`; it is given the inputs of a batch.
         strict: refuse operators without a rule, as in `expand`.
         batch_size: samples a batch, where `data` is one tensor or pair.
-        chunk: samples that are expanded at once, a power of two; None: as many as the memory holds. Whatever it is, it
-            is halved where memory runs out, and the result says what was used.
+        chunk: samples that are expanded at once, a power of two; None: as many as the memory holds, that of the process
+            which has the least. Whatever it is, it is halved where memory runs out, and the result says what was used.
         replicates: bootstrap replicates.
         seed: of the bootstrap; the model's random state is not touched.
+        group: processes to share the work with, such as torch.distributed.group.WORLD; all must make this call.  They
+            speak by gloo: beside a training by NCCL give them torch.distributed.new_group(backend="gloo").
 
     Raises:
-        DataError: when there is no data, it is not finite, or targets do not fit.
+        DataError: when there is no data, it is not finite, targets do not fit, or processes hold different data.
+        RunError: when a process of the group is lost, or fails with an error that is none of Termwise's.
+        UsageError: see `expand`; when the chunk is no power of two; when the processes differ in model or options.
         ModelError: see `expand`; when a later batch has other depths than the first; when memory runs out with one
             sample; and when a batch has to be cut whose samples influence each other.
-        UsageError: see `expand`; and when the chunk is no power of two.
     """
-    measures = Measures(replicates=replicates, seed=seed)
-    chunks = Chunks(
-        model,
-        size=chunk,
-        unit=unit_of(unit, bare(model)),
-        constants=constants,
-        product=product,
-        output=output,
-        forward=forward,
-        strict=strict,
-    )
-    for inputs, targets in batches(data, batch_size):
-        for reading in chunks.measure(inputs, targets, Reading.of):
-            measures.add(reading)
+    measures, processes = Measures(replicates=replicates, seed=seed), Group(group)
+
+    def begin() -> Chunks:
+        return Chunks(
+            model,
+            size=chunk,
+            unit=unit_of(unit, bare(model)),
+            constants=constants,
+            product=product,
+            output=output,
+            forward=forward,
+            strict=strict,
+            group=processes,
+        )
+
+    chunks = processes.together(begin)
+    options = f"{chunks.unit} {constants} {product} {strict} {batch_size} {chunk} {replicates} {seed}"
+    processes.require_same(lambda: {**identity(model), "the options": options})
+    for one in chunks.over(batches(data, batch_size), measured, Measured):
+        measures.add(one)
     return measures.result(chunks.used)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What one expansion says of its samples: numbers for each of them, and none of the tensors.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """What one expansion says of its samples: plain values and arrays, which can be sent to another process.
 
     Attributes:
+        statistics: per-sample numbers, each of shape (P, N), (K, N) or (N,).
         parts: origin and depth of each of the P parts.
-        statistics: by name, of shape (P, N), (K, N) or (N,).
-        task: as in `DepthProfile`, and so are paths, closure, operators and unit.
+        paths: the number of paths of each of the K depths of the input-born terms; as text, for it has no bound.
+        task: as in DepthProfile; likewise the rest.
     """
 
-    parts: list[tuple[str, int | None]]
     statistics: dict[str, np.ndarray]
+    parts: list[tuple[str, int | None]]
+    paths: dict[int, str]
     task: str
-    paths: Mapping[int, int]
+    unit: str
     closure: float
     operators: tuple[OperatorUse, ...]
-    unit: str
 
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """The depths that some path has."""
-        return tuple(self.paths)
 
-    @staticmethod
-    def of(expansion: Expansion, targets: Tensor | None) -> Reading:
-        """Measure every sample.
+def measured(expansion: Expansion, targets: Tensor | None) -> Measured:
+    """Measure every sample.
 
-        Raises:
-            DataError: when the targets do not fit the output.
-        """
-        parts, stack = stack_parts(expansion)
-        task, statistics = _statistics(stack, expansion, targets)
-        paths, unit = expansion.paths, expansion.unit
-        return Reading(parts, statistics, task, paths, expansion.closure, expansion.operators, unit)
+    Raises:
+        DataError: when the targets do not fit the output.
+        UsageError: when the expansion is not whole.
+    """
+    if expansion.closure is None:
+        raise UsageError("a profile needs all terms: expand without max_depth and tolerance.")
+    parts, stack = stack_parts(expansion)
+    task, statistics = _statistics(stack, expansion, targets)
+    paths = {depth: str(expansion.paths[depth]) for depth in expansion.depths}
+    return Measured(statistics, parts, paths, task, expansion.unit, expansion.closure, expansion.operators)
 
 
 class Measures:
@@ -264,40 +285,41 @@ class Measures:
 
     def __init__(self, *, replicates: int = 200, seed: int = 0) -> None:
         """No samples yet; replicate 0 is the data as they are."""
-        if replicates < 2:
-            raise UsageError(f"replicates={replicates}: an interval needs at least 2, and 200 are usual.")
+        check_replicates(replicates)
         self._draws = np.random.Generator(np.random.PCG64(seed))
         self._replicates = replicates
         self._sums: dict[str, np.ndarray] = {}
-        self._first: Reading | None = None
+        self._first: Measured | None = None
         self._operators: dict[tuple[str, str, str], OperatorUse] = {}
         self._closure, self._samples = 0.0, 0
 
-    def add(self, reading: Reading) -> None:
+    def add(self, batch: Measured) -> None:
         """Add the samples of an expansion; the draws of the bootstrap go by the order of the samples alone.
 
         Raises:
             DataError: when some samples have targets and others have none.
             ModelError: when the depths are other than those of the first samples.
         """
-        first = self._first = self._first or reading
-        if reading.parts != first.parts:
+        first = self._first = self._first or batch
+        if batch.parts != first.parts:
             raise ModelError(
                 "the depths of the paths changed between batches: the model's control flow depends on the data. "
                 "Profile each case by itself."
             )
-        if reading.task != first.task:
+        if batch.task != first.task:
             raise DataError(
-                f"one batch is {first.task}, another {reading.task}: give targets with all batches or with none."
+                f"one batch is {first.task}, another {batch.task}: give targets with all batches or with none."
             )
-        count = next(iter(reading.statistics.values())).shape[-1]
-        drawn = self._draws.poisson(1.0, size=(count, self._replicates)).astype(np.float64)
-        weights = np.concatenate([np.ones((count, 1)), drawn], axis=1)
-        for name, values in reading.statistics.items():
+        count = next(iter(batch.statistics.values())).shape[-1]
+        weights = resampled(count, self._replicates, self._draws)
+        for name, values in batch.statistics.items():
             self._sums[name] = self._sums.get(name, 0.0) + values @ weights
-        self._closure = max(self._closure, reading.closure)
+        self._closure = max(self._closure, batch.closure)
         self._samples += count
-        for use in reading.operators:
+        self._count_operators(batch.operators)
+
+    def _count_operators(self, operators: Sequence[OperatorUse]) -> None:
+        for use in operators:
             key = (use.operator, use.rule, use.kind)
             known = self._operators.get(key)
             modules = dict.fromkeys((*(known.modules if known else ()), *use.modules))
@@ -320,15 +342,15 @@ class Measures:
         is_input = np.array([origin == "input" for origin, _ in first.parts])
         norm = sums["norm"] / sums["norm"][is_input].sum(axis=0)
         aligned, margin = sums["dot"] / sums["square"], sums["margin"] / sums["full_margin"]
-        depths = np.array(first.depths, dtype=float)
+        depths = np.array(list(first.paths), dtype=float)
         correct = sums["full_correct"] / sums["weight"] if "full_correct" in sums else None
         shares = {"norm_share": norm, "aligned_share": aligned, "margin_share": margin}
         return DepthProfile(
-            share=_share_table(first, shares),
-            truncated=_truncated_table(first, sums),
-            mean_depth=_estimate(depths @ norm[is_input]),
+            share=self._share_table(first, shares),
+            truncated=self._truncated_table(first, sums),
+            mean_depth=estimate(depths @ norm[is_input]),
             aligned_depth=_guarded_mean(depths, aligned[is_input]),
-            effective_depth=_effective_depth(first, sums),
+            effective_depth=self._effective_depth(first, sums),
             cancellation=float(sums["norm"][is_input].sum(axis=0)[0] / sums["full_norm"][0]),
             accuracy=None if correct is None or first.task == "agreement" else float(correct[0]),
             loss=float(sums["full_loss"][0] / sums["weight"][0]),
@@ -340,39 +362,53 @@ class Measures:
             chunk=chunk,
         )
 
+    def _share_table(self, first: Measured, shares: dict[str, np.ndarray]) -> Table:
+        columns: dict[str, Any] = {
+            "origin": [origin for origin, _ in first.parts],
+            "depth": [depth for _, depth in first.parts],
+            "paths": [first.paths[d] if o == "input" and d is not None else None for o, d in first.parts],
+        }
+        for name, values in shares.items():
+            columns |= _with_interval(name, values)
+        return Table(columns, {"depth": first.unit if first.unit in UNITS else "modules"})
 
-def _share_table(first: Reading, shares: dict[str, np.ndarray]) -> Table:
-    columns: dict[str, Any] = {
-        "origin": [origin for origin, _ in first.parts],
-        "depth": [depth for _, depth in first.parts],
-        "paths": [str(first.paths[d]) if o == "input" and d is not None else None for o, d in first.parts],
-    }
-    for name, values in shares.items():
-        columns |= _with_interval(name, values)
-    return Table(columns, {"depth": first.unit if first.unit in UNITS else "modules"})
+    def _truncated_table(self, first: Measured, sums: dict[str, np.ndarray]) -> Table:
+        columns: dict[str, Any] = {"depth": np.array(list(first.paths))}
+        for name in ("head", "tail", "alone"):
+            if f"{name}_correct" in sums:
+                columns |= _with_interval(f"{name}_accuracy", sums[f"{name}_correct"] / sums["weight"])
+            columns |= _with_interval(f"{name}_loss", sums[f"{name}_loss"] / sums["weight"])
+        unit = "nats" if first.task != "regression" else "squared error"
+        return Table(columns, {name: unit for name in columns if "loss" in name})
 
-
-def _truncated_table(first: Reading, sums: dict[str, np.ndarray]) -> Table:
-    columns: dict[str, Any] = {"depth": np.array(first.depths)}
-    for name in ("head", "tail", "alone"):
-        if f"{name}_correct" in sums:
-            columns |= _with_interval(f"{name}_accuracy", sums[f"{name}_correct"] / sums["weight"])
-        columns |= _with_interval(f"{name}_loss", sums[f"{name}_loss"] / sums["weight"])
-    unit = "nats" if first.task != "regression" else "squared error"
-    return Table(columns, {name: unit for name in columns if "loss" in name})
-
-
-def _effective_depth(first: Reading, sums: dict[str, np.ndarray]) -> int | None:
-    if "full_correct" not in sums:
-        return None
-    keeps = sums["head_correct"][:, 0] >= _KEEP * sums["full_correct"][0]
-    # From the deep end: the longest run of truncations that all keep it.
-    fails = np.flatnonzero(~keeps)
-    at = 0 if not len(fails) else int(fails[-1]) + 1
-    return int(first.depths[min(at, len(keeps) - 1)])
+    def _effective_depth(self, first: Measured, sums: dict[str, np.ndarray]) -> int | None:
+        if "full_correct" not in sums:
+            return None
+        keeps = sums["head_correct"][:, 0] >= _KEEP * sums["full_correct"][0]
+        # From the deep end: the longest run of truncations that all keep it.
+        fails = np.flatnonzero(~keeps)
+        at = 0 if not len(fails) else int(fails[-1]) + 1
+        return list(first.paths)[min(at, len(keeps) - 1)]
 
 
-def _estimate(values: np.ndarray) -> Estimate:
+def check_replicates(replicates: int) -> None:
+    """Refuse a bootstrap that gives no interval.
+
+    Raises:
+        UsageError: for fewer than two replicates.
+    """
+    if replicates < 2:
+        raise UsageError(f"replicates={replicates}: an interval needs at least 2, and 200 are usual.")
+
+
+def resampled(samples: int, replicates: int, draws: np.random.Generator) -> np.ndarray:
+    """How often a Poisson bootstrap takes each sample, (samples, 1 + replicates); at first the data as they are."""
+    drawn = draws.poisson(1.0, size=(samples, replicates)).astype(np.float64)
+    return np.concatenate([np.ones((samples, 1)), drawn], axis=1)
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """The first of the values, of the data as they are, with the interval of the others, of the replicates."""
     low, high = np.percentile(values[1:], [2.5, 97.5])
     return Estimate(float(values[0]), float(low), float(high))
 
@@ -386,10 +422,14 @@ def _guarded_mean(depths: np.ndarray, shares: np.ndarray) -> Estimate | None:
     """The mean of k under a signed share, or None where it means nothing."""
     total = shares.sum(axis=0)
     negative = -np.minimum(shares[:, 0], 0.0).sum()
-    uncertain = abs(total[0]) <= 3 * total[1:].std()
-    if uncertain or total[0] == 0 or negative >= 0.1 * np.abs(shares[:, 0]).sum():
+    if is_uncertain(total) or negative >= 0.1 * np.abs(shares[:, 0]).sum():
         return None
-    return _estimate((depths @ shares) / total)
+    return estimate((depths @ shares) / total)
+
+
+def is_uncertain(total: np.ndarray) -> bool:
+    """Whether a denominator is within 3 standard errors of zero."""
+    return bool(total[0] == 0 or abs(total[0]) <= 3 * total[1:].std())
 
 
 def stack_parts(expansion: Expansion) -> tuple[list[tuple[str, int | None]], Tensor]:
@@ -413,18 +453,15 @@ def _statistics(stack: Tensor, expansion: Expansion, targets: Tensor | None) -> 
     """Per-sample numbers, each of shape (P, N), (K, N) or (N,), and the task."""
     y = expansion.total.cpu().double()  # not every device has float64
     targets = None if targets is None else targets.cpu()
-    if y.dim() == 1:
-        raise ModelError("the output has one dimension: expected (samples, classes) or more. Keep the batch dimension.")
+    check_batched(y)
     inputs = len(expansion.depths)
     task = _task(y, targets)
     if task == "regression":
         assert targets is not None
         flat = [t.reshape(*t.shape[: t.dim() - y.dim() + 1], -1) for t in (stack, y, targets.double())]
-        statistics = _shares(flat[0], flat[1]) | _regression(flat[0], flat[1], flat[2], inputs)
+        statistics = overlaps(flat[0], flat[1]) | _regression(flat[0], flat[1], flat[2], inputs)
     else:
-        stack, y, labels = classes_last(stack, y, targets)
-        stack = stack - stack.mean(dim=-1, keepdim=True)
-        y = y - y.mean(dim=-1, keepdim=True)
+        stack, y, labels = centred(stack, y, targets)
         statistics = _classified(stack, y, labels, inputs)
     return task, {name: values.cpu().numpy() for name, values in statistics.items()}
 
@@ -442,6 +479,23 @@ def _task(y: Tensor, targets: Tensor | None) -> str:
     if not bool(torch.isfinite(targets).all()):
         raise DataError("the targets hold NaN or infinite values. Clean the data before profiling.")
     return "regression"
+
+
+def check_batched(y: Tensor) -> None:
+    """Refuse an output of which it cannot be said where a sample ends.
+
+    Raises:
+        ModelError: when it has no dimension but that of the samples.
+    """
+    if y.dim() < 2:
+        dimensions = "one dimension" if y.dim() else "no dimension"
+        raise ModelError(f"the output has {dimensions}: expected (samples, classes) or more. Keep the batch dimension.")
+
+
+def centred(stack: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`classes_last`, and then without the mean over the classes."""
+    stack, y, labels = classes_last(stack, y, targets)
+    return stack - stack.mean(dim=-1, keepdim=True), y - y.mean(dim=-1, keepdim=True), labels
 
 
 def classes_last(stack: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -479,7 +533,7 @@ def _misfit(y: Tensor, targets: Tensor) -> DataError:
     return DataError(f"targets of shape {tuple(targets.shape)} do not fit an output of shape {tuple(y.shape)}.")
 
 
-def _shares(stack: Tensor, y: Tensor) -> dict[str, Tensor]:
+def overlaps(stack: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Norms and products over everything but the sample: stack (P, N, ...), y (N, ...)."""
     stack, y = stack.flatten(2), y.flatten(1)
     return {
@@ -498,7 +552,7 @@ def _classified(stack: Tensor, y: Tensor, labels: Tensor, inputs: int) -> dict[s
     def per_sample(values: Tensor) -> Tensor:
         return (values * weight).sum(dim=-1)
 
-    statistics = _shares(stack * valid[..., None], y * valid[..., None])
+    statistics = overlaps(stack * valid[..., None], y * valid[..., None])
     # A sample of which nothing is asked does not count, not even as a right answer.
     statistics["weight"] = valid.any(dim=-1).double()
     statistics["margin"] = per_sample(stack.gather(-1, at.expand(len(stack), *at.shape)).squeeze(-1))

@@ -13,7 +13,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-from collections.abc import Collection, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -26,17 +27,22 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from termwise.blocks import Place
+from termwise.deferred import Deferred, waits
 from termwise.errors import ModelError, RuleError
 from termwise.graph import Graph, Node, role_of
 from termwise.memory import Memory, Parameters, physical
 from termwise.operators import OperatorUse, Unsupported
 from termwise.rules import Call, Entry, linearise, plain
-from termwise.rules.registry import Kind, entry_of
+from termwise.rules.registry import Event, Kind, Rewriting, entry_of, leaves_of
 from termwise.series import INPUT, Born, Series, carries, constant_series, frozen_series, integer_input
 from termwise.steps import Unit
+from termwise.walks import Walk
 
 Product = Literal["half", "cauchy"]
 Constants = Literal["pooled", "by_depth"]
+
+# How long a chain of rows may wait for each other: each is computed by a call inside the one that needs it.
+_PATIENCE = 32
 
 _FALLBACK = Entry("fallback", linearise)
 
@@ -57,8 +63,9 @@ class Program(TorchDispatchMode):
         model: object,
         unit: Unit,
         constants: Constants = "pooled",
-        product: Product = "half",
+        product: Rewriting = "half",
         *,
+        walk: Walk | None = None,
         strict: bool = False,
         graph: Graph | None = None,
         removed: Collection[Place] = (),
@@ -70,6 +77,7 @@ class Program(TorchDispatchMode):
             unit: what counts as a step.
             constants: whether what is born of constants is kept by depth.
             product: how two values that are both no gates are multiplied.
+            walk: what a step makes of a Series, and what is carried on of it; by default all of it.
             strict: count an operator without a rule of its own as unsupported instead of linearising it.
             graph: where to enter the calls, if it is wanted.
             removed: operands of joins that are taken as zero.
@@ -85,7 +93,8 @@ class Program(TorchDispatchMode):
         self.route = self.wiring = 0
         self.unsupported: list[Unsupported] = []
         self.constants: Constants = constants
-        self.product: Product = product
+        self.product: Rewriting = product
+        self._walk = Walk() if walk is None else walk
         self._weights: Any = WeakTensorKeyDictionary()
         self._parameters = set(map(id, model.parameters())) if isinstance(model, nn.Module) else set()
         self._names = {id(m): name for name, m in model.named_modules()} if isinstance(model, nn.Module) else {}
@@ -96,6 +105,7 @@ class Program(TorchDispatchMode):
         self._parameters_as_found = Parameters()
         self.flops = self._ideal_flops = 0
         self._run = object()
+        self._waiting: weakref.WeakSet[Deferred] = weakref.WeakSet()
         self.coarsest: torch.dtype | None = None
 
     @property
@@ -169,7 +179,17 @@ class Program(TorchDispatchMode):
             )
 
     def _step(self, series: Series) -> Series:
-        return series.shifted(constants=self.constants == "by_depth")
+        return self._walk.step(series, constants=self.constants == "by_depth")
+
+    def lifted(self, tree: Any, lift: Callable[[Tensor], Tensor]) -> Any:
+        """The input with Series of this run in place of its tensors, as `lift` makes them."""
+        return self.own(self._arrived(pytree.tree_map_only(Tensor, lift, tree), None))
+
+    def _arrived(self, out: Any, event: Event | None) -> Any:
+        for leaf in (out,) if isinstance(out, Tensor) else pytree.tree_leaves(out):
+            if isinstance(leaf, Series):
+                self._walk.arrive(leaf, event)
+        return out
 
     # The dispatch.
 
@@ -180,9 +200,11 @@ class Program(TorchDispatchMode):
         keywords: dict[str, Any] = dict(kwargs or {})
         if self._memory:
             args, keywords = pytree.tree_map_only(Tensor, self._memory.lift, (args, keywords))
-        leaves = pytree.tree_leaves((args, keywords))
+        leaves = leaves_of(args, keywords)
         if _writes(func):
-            self._parameters_as_found.spare(_written(func, args, keywords))
+            written = _written(func, args, keywords)
+            self._parameters_as_found.spare(written)
+            self._wait_no_longer([leaf for leaf in written if not isinstance(leaf, Series)])
         if not any(isinstance(leaf, Series) for leaf in leaves):
             out = func(*args, **keywords)
             if any(isinstance(leaf, Tensor) and self.is_weight(leaf) for leaf in leaves):
@@ -204,12 +226,28 @@ class Program(TorchDispatchMode):
 
     def own(self, tree: Any) -> Any:
         """Make the Series in `tree` those of this run, and note the coarsest precision that any of its values had."""
-        for leaf in pytree.tree_leaves(tree):
+        for leaf in [tree] if isinstance(tree, Tensor) else pytree.tree_leaves(tree):
             if isinstance(leaf, Series):
                 leaf.run = self._run
+                if waits(leaf.held):
+                    self._let_wait(leaf.held)
                 if carries(leaf) and (self.coarsest is None or _eps(leaf.dtype) > _eps(self.coarsest)):
                     self.coarsest = leaf.dtype
         return tree
+
+    def _let_wait(self, rows: Deferred) -> None:
+        self._waiting.add(rows)
+        if rows.generations > _PATIENCE:
+            rows.read()
+
+    def _wait_no_longer(self, written: list[Any]) -> None:
+        """Have the rows computed that need what is about to be written."""
+        for tensor in (leaf for leaf in written if isinstance(leaf, Tensor) and self._waiting):
+            value = tensor.value if isinstance(tensor, Series) else physical(tensor)
+            if value.layout is torch.strided:
+                memory = value.untyped_storage().data_ptr()
+                for rows in [rows for rows in self._waiting if rows.reads(memory)]:
+                    rows.read()
 
     def _refuse_strangers(self, leaves: list[Any]) -> None:
         if any(isinstance(leaf, Series) and leaf.run not in (None, self._run) for leaf in leaves):
@@ -242,7 +280,9 @@ class Program(TorchDispatchMode):
         flops = self._account(call, out) if func.overloadpacket in flop_registry else 0
         if self.graph is not None or self.unit.blocks is not None:
             self._enter(number, entry.family, call, out, where, flops)
-        return pytree.tree_map_only(Series, self._step, out) if self.unit.counts(call.event) else out
+        if not self.unit.counts(call.event):
+            return self._arrived(out, call.event)
+        return self._step(out) if isinstance(out, Series) else pytree.tree_map_only(Series, self._step, out)
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         return Call(func, args, kwargs, self.is_weight, self.product, self, altered=bool(self._removed))
@@ -299,7 +339,7 @@ class Program(TorchDispatchMode):
 
     def _account(self, call: Call, out: Any) -> int:
         flops = flop_registry[call.func.overloadpacket](*plain(call.args), **plain(call.kwargs), out_val=plain(out))
-        operands = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Series)]
+        operands = [leaf for leaf in leaves_of(call.args, call.kwargs) if isinstance(leaf, Series)]
         window = max(operand.window for operand in operands)
         self.flops += flops
         self._ideal_flops += (window + 1) * flops
@@ -307,7 +347,7 @@ class Program(TorchDispatchMode):
 
     @staticmethod
     def _cannot_carry(call: Call) -> bool:
-        series = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Series)]
+        series = [leaf for leaf in leaves_of(call.args, call.kwargs) if isinstance(leaf, Series)]
         return not any(carries(s) for s in series)
 
     def _integers(self, call: Call) -> Any:
@@ -363,6 +403,8 @@ class Program(TorchDispatchMode):
         new = out[0] if isinstance(out, (tuple, list)) else out
         if not isinstance(new, Series):
             new = constant_series(new) if carries(new) else frozen_series(new)
+        self.own(new)
+        self._wait_no_longer([target])
         if torch.Tag.inplace_view in func.tags:
             # transpose_, as_strided_: not the numbers are written but the geometry of the tensor object itself.
             with no_dispatch():

@@ -7,6 +7,7 @@ So a record is made on a copy of the model whose statistics are estimated anew, 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import operator
 import os
@@ -14,23 +15,27 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from termwise.batches import batches
+from termwise.batches import batches, fingerprint
 from termwise.budget import Spending
 from termwise.chunks import Chunks
 from termwise.credit import cross_entropy
+from termwise.distributed import Group, identity
 from termwise.errors import DataError, ModelError, RunError, UsageError
 from termwise.expand import Expansion, Output, pick_output
-from termwise.moments import STEPS, Moment, fingerprint, read_directory, require_alike, require_settings
+from termwise.moments import STEPS, Moment, read_directory, require_alike, require_settings
 from termwise.pinning import bare, home, pinned
-from termwise.profile import IGNORED, Measures, Reading, classes_last, stack_parts
+from termwise.profile import IGNORED, Measured, Measures, classes_last, measured, stack_parts
 from termwise.program import Constants, Product
 from termwise.records import write_record
 from termwise.steps import Unit, unit_of
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from termwise.timeline import Timeline
 
 _ROOT2 = 2**0.5
@@ -87,10 +92,13 @@ def reestimated(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.M
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum, norm.training = None, True  # None: the cumulative average
+            if isinstance(norm, nn.SyncBatchNorm):  # would wait for other processes; here each has all inputs
+                vars(norm).update(forward=functools.partial(_Norm.forward, norm))
         for batch in inputs.tensor_split(count):
             twin(batch.to(home(twin)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+            vars(norm).pop("forward", None)
     return twin.eval()
 
 
@@ -118,6 +126,11 @@ def _copied(model: nn.Module) -> Any:
 class Recorder:
     """Records the depth expansion of a model while it is trained; the model is left as found.
 
+    In a training of several processes (DistributedDataParallel) there are two ways.  Without `group` a Recorder speaks
+    to no other process: have one, and call it, in process 0 alone; the others wait at their next update.  With `group`
+    every process has one, of the same probe, and makes the same calls; the probe's batches are dealt out, every process
+    then has the whole record, and process 0 writes it.  The numbers are those of one process.
+
     Args:
         model: the nn.Module in training (or any callable, of which no copy is made).
         probe: (inputs, targets), tensors of equal length: the fixed data.  Samples whose targets are all -100 are left
@@ -144,9 +157,13 @@ class Recorder:
             are halved from there on, and the profile of a record says it.
         replicates: of the bootstrap for the intervals.
         seed: of the bootstrap; the random state of the training is not touched.
+        group: processes to share the work with, as in `termwise.profile`.  Whether a step is due is for process 0 to
+            say, its clock counts for the budget, and scalars are taken from it.  A directory must be one that all can
+            read.
 
     Raises:
         DataError: when the probe is empty, not finite, or inputs and targets do not pair up.
+        UsageError: when an option is unknown, or the processes of the group differ in one.
         RunError: when the directory holds records of another probe, unit or option.
         RecordError: when one of them is corrupt or of a newer version.
     """
@@ -168,28 +185,30 @@ class Recorder:
         batch_size: int = 32,
         replicates: int = 200,
         seed: int = 0,
+        group: ProcessGroup | None = None,
     ) -> None:
-        self._model, self._unit, self._output = model, unit_of(unit, bare(model)), output
+        self._model, self._output, self._group = model, output, Group(group)
+        self._unit, probed = self._group.together(lambda: (unit_of(unit, bare(model)), _checked(probe)))
+        self._inputs, self._targets = probed
         self._constants: Constants = constants
         self._product: Product = product
-        self._inputs, self._targets = _checked(probe)
         self._calibration = self._inputs if calibration is None else calibration
         if not (self._calibration is False or isinstance(self._calibration, Tensor)):
             raise UsageError(
                 f"calibration={calibration!r}: expected a tensor of inputs, None for the probe's, or False."
             )
+        self._schedule = schedule if schedule is None or callable(schedule) else frozenset(schedule).__contains__
         self._refine = refine if schedule is None else 0.0
-        if schedule is None:
-            schedule = log_spaced()
-        self._due = schedule if callable(schedule) else frozenset(schedule).__contains__
-        self._look = log_spaced(_ROOT2**0.5)
+        self._tick, self._look = log_spaced(), log_spaced(_ROOT2**0.5)
         self._batch_size, self._replicates, self._seed = batch_size, replicates, seed
         self._chunk = 1 << max(batch_size - 1, 0).bit_length()
         self._directory = None if directory is None else Path(directory)
         self._settings = self._describe()
-        self._moments = self._found()
+        self._moments = self._group.together(self._found)
+        own = {"records": self.recorded, "batch_size": batch_size, "refine": self._refine, "budget": budget}
+        self._group.require_same(lambda: {name: repr(value) for name, value in (self._settings | own).items()})
         self._last = 0
-        self._spending = Spending(budget)
+        self._spending = Spending(budget, self._group)
         timings = [moment.timing for moment in self._moments.values() if moment.timing is not None]
         if timings:
             self._spending.resume(timings[-1], len(self._moments))
@@ -258,8 +277,10 @@ class Recorder:
             Whether a record was made.
 
         Raises:
-            UsageError: when steps go backwards, or a scalar has the name of a measure.
-            RunError: when the step is on record with other weights, or the record is of another network.
+            UsageError: when steps go backwards, a scalar has the name of a measure, or the processes of the group
+                differ in step or weights.
+            RunError: when the step is on record with other weights, the record is of another network, or a process of
+                the group is lost.
             DataError, ModelError: see `termwise.profile`.
         """
         self._spending.enter()
@@ -299,22 +320,31 @@ class Recorder:
         before = [] if tick else self._looked_at(n)
         if not tick and not before:
             return False
-        network = self._network()
+        network = self._shared(self._group.together(self._network))
+        self._group.require_same(lambda: {"step": str(n), **identity(network)})
         if not tick and not self._moved(before, network):
             return False
-        moment = self._measure(n, network, _numbers(scalars), force)
+        moment = self._measure(n, network, scalars, force)
         require_alike([*list(self._moments.values())[:1], moment], str(self._directory or "this recorder"))
-        if self._directory is not None:
-            write_record(self._directory / f"step-{n:08d}.termwise", moment.to_record())
+        self._group.together(lambda: self._write(moment))
         self._moments[n] = moment
         return True
+
+    def _due(self, n: int) -> bool:
+        schedule = self._schedule
+        # What is no function of the step alone (a clock, say) may tell each process something else.
+        return self._tick(n) if schedule is None else self._group.exchange(lambda: bool(schedule(n)), bool)[0]
+
+    def _write(self, moment: Moment) -> None:
+        if self._directory is not None and self._group.rank == 0:
+            write_record(self._directory / f"step-{moment.step:08d}.termwise", moment.to_record())
 
     def _weights(self) -> str:
         model = self._model
         return fingerprint([*model.parameters(), *model.buffers()]) if isinstance(model, nn.Module) else ""
 
     def _require_same_weights(self, moment: Moment) -> None:
-        if moment.weights != self._weights():
+        if moment.weights != self._group.exchange(self._weights, str)[0]:
             raise RunError(
                 f"{self._directory or 'this recorder'}: step {moment.step} is on record with other weights than the "
                 "model has now: the record is of another run, the step was counted twice, or the training did not "
@@ -329,15 +359,12 @@ class Recorder:
         live = any(_is_live(module, model.training) for module in model.modules())
         return reestimated(model, calibration) if live else model
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        device = home(self._model)
-        for inputs, targets in batches((self._inputs, self._targets), self._batch_size):
-            assert targets is not None
-            yield (inputs, targets) if device is None else (inputs.to(device), targets.to(device))
-
-    def _measure(self, n: int, network: Any, scalars: dict[str, float | None], forced: bool) -> Moment:
+    def _measure(self, n: int, network: Any, scalars: dict[str, Any], forced: bool) -> Moment:
+        # Buffers that each process keeps for itself are process 0's: it writes the checkpoints too.
+        note = self._group.exchange(lambda: (self._weights(), _numbers(scalars)), tuple[str, dict[str, float | None]])
+        weights, numbers = note[0]
         measures = Measures(replicates=self._replicates, seed=self._seed)
-        terms: list[Tensor] = []
+        terms: list[np.ndarray] = []
         chunks = Chunks(
             network,
             size=self._chunk,
@@ -345,21 +372,38 @@ class Recorder:
             constants=self._constants,
             product=self._product,
             output=self._output,
+            group=self._group,
         )
-        for inputs, targets in batches((self._inputs, self._targets), self._batch_size):
-            for reading, part in chunks.measure(inputs, targets, _read):
-                measures.add(reading)
-                terms.append(part)
-                if part.nbytes / part.shape[1] * len(self._inputs) > _LARGEST:
-                    raise UsageError(
-                        f"one record would hold the terms of {len(self._inputs)} outputs of shape "
-                        f"{tuple(part.shape[2:])}, more than 1 GiB. Take a smaller probe."
-                    )
+        for one, some in chunks.over(self._batches(), self._read, tuple[Measured, np.ndarray]):
+            measures.add(one)
+            terms.append(some)
         self._unit, self._chunk = chunks.unit, chunks.size
-        all_terms = torch.cat(terms, dim=1).numpy()
+        all_terms = np.concatenate(terms, axis=1)
         classes = self._targets.cpu().long().numpy() if all_terms.ndim == 3 and _are_classes(self._targets) else None
         profile, timing = measures.result(chunks.used), self._spending.timing(len(self._moments), forced)
-        return Moment(n, scalars, self._settings, self._weights(), profile, all_terms, classes, timing)
+        return Moment(n, numbers, self._settings, weights, profile, all_terms, classes, timing)
+
+    def _shared(self, network: Any) -> Any:
+        """The network with the batch-norm statistics that process 0 estimated: another machine may round otherwise."""
+        if network is self._model or self._group.size == 1:
+            return network
+        kept = [buffer for module in network.modules() if isinstance(module, _Norm) for buffer in module.buffers()]
+        found = self._group.exchange(lambda: [buffer.cpu().double().numpy() for buffer in kept], list[np.ndarray])
+        for buffer, values in zip(kept, found[0], strict=True):
+            buffer.copy_(torch.from_numpy(values.copy()))
+        return network
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        return batches((self._inputs, self._targets), self._batch_size)
+
+    def _read(self, expansion: Expansion, targets: Tensor) -> tuple[Measured, np.ndarray]:
+        found, terms = measured(expansion, targets), _terms(expansion, targets)
+        if terms.nbytes / len(targets) * len(self._inputs) > _LARGEST:
+            raise UsageError(
+                f"one record would hold the terms of {len(self._inputs)} outputs of shape "
+                f"{tuple(expansion.total.shape[1:])}, more than 1 GiB. Take a smaller probe."
+            )
+        return found, terms
 
     def _looked_at(self, n: int) -> list[Moment]:
         """The records before `n`, where the loss is to be compared with theirs; else none.
@@ -373,11 +417,15 @@ class Recorder:
 
     def _moved(self, before: list[Moment], network: Any) -> bool:
         """Whether the loss has moved since the last of these records."""
-        total = 0.0
+        device = home(network)
+
+        def lost(batch: tuple[Tensor, Tensor]) -> float:
+            inputs, targets = batch if device is None else (part.to(device) for part in batch)
+            logits = pick_output(network(inputs), self._output).double().cpu().numpy()
+            return float(cross_entropy(logits, targets.cpu().numpy()) * len(logits))
+
         with pinned(network):
-            for inputs, targets in self._batches():
-                logits = pick_output(network(inputs), self._output).double().cpu().numpy()
-                total += cross_entropy(logits, targets.cpu().numpy()) * len(logits)
+            total = sum(self._group.dealt(self._batches(), lost, float))
         moved = abs(total / len(self._inputs) - before[-1].profile.loss)
         return moved > self._refine * max(moment.profile.loss for moment in before)
 
@@ -416,11 +464,7 @@ def _numbers(scalars: dict[str, Any]) -> dict[str, float | None]:
     return {name: value if value is None or math.isfinite(value) else None for name, value in floats.items()}
 
 
-def _read(expansion: Expansion, targets: Tensor) -> tuple[Reading, Tensor]:
-    return Reading.of(expansion, targets), _terms(expansion, targets)
-
-
-def _terms(expansion: Expansion, targets: Tensor) -> Tensor:
+def _terms(expansion: Expansion, targets: Tensor) -> np.ndarray:
     """The parts as they are kept: logits centred over the classes; float32, shape (P, N, ...)."""
     _, stack = stack_parts(expansion)
     if _are_classes(targets):
@@ -428,4 +472,4 @@ def _terms(expansion: Expansion, targets: Tensor) -> Tensor:
         stack = (stack - stack.mean(dim=-1, keepdim=True)) * (labels != IGNORED)[..., None]
         if expansion.total.dim() == 2:
             stack = stack.squeeze(2)
-    return stack.float().cpu()
+    return stack.float().cpu().contiguous().numpy()

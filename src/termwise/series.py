@@ -13,6 +13,9 @@ Only parts that some path has are stored.  In a network whose blocks hold two la
 halves the work against carrying the whole window between the shortest and the longest path; and a plain network has
 exactly one input-born part everywhere.
 
+A run may keep fewer parts than there are (the shallow ones alone), so that they do not sum to the value: whether a
+value is computed from the input is said by its paths, and no rule takes a part for what the others leave of the value.
+
 No operator is known here: `termwise.rules` says what each of them does to the parts.
 """
 
@@ -27,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
+from termwise.deferred import Deferred, Rows, Viewed, empty_rows, read, waits
 from termwise.errors import ModelError, RuleError
 
 
@@ -61,7 +65,8 @@ class Series(Tensor):
     Attributes:
         value: the clean value, shape S.
         rows: the parts, shape (len(parts), *S), in the value's dtype; no rows where the value cannot carry any
-            (integers, booleans).
+            (integers, booleans).  They may be computed only when they are first read (see `termwise.deferred`);
+            `held` is what there is of them until then.
         parts: the label of each row, sorted.
         paths: for each depth among the input-born parts, the number of paths, as exact Python integers.
         gate: whether a product with this value freezes it: its provenance, not its value.
@@ -71,7 +76,7 @@ class Series(Tensor):
     """
 
     value: Tensor
-    rows: Tensor
+    held: Rows
     parts: Parts
     paths: Paths
     gate: bool
@@ -95,10 +100,10 @@ class Series(Tensor):
         )
 
     def __init__(
-        self, value: Tensor, rows: Tensor, parts: Parts, paths: Paths | None = None, *, gate: bool = False
+        self, value: Tensor, rows: Rows, parts: Parts, paths: Paths | None = None, *, gate: bool = False
     ) -> None:
         """Wrap `value`; `rows` must have shape (len(parts), *value.shape)."""
-        self.value, self.rows, self.parts, self.paths, self.gate = value, rows, parts, dict(paths or {}), gate
+        self.value, self.held, self.parts, self.paths, self.gate = value, rows, parts, dict(paths or {}), gate
         self.born = ()
         self._alias_root, self._alias_view, self._aliases = None, None, []
         self.run = None
@@ -142,14 +147,23 @@ class Series(Tensor):
         return self.value
 
     @property
+    def rows(self) -> Tensor:
+        """The parts, shape (len(parts), *shape)."""
+        return read(self.held)
+
+    @rows.setter
+    def rows(self, rows: Tensor) -> None:
+        self.held = rows
+
+    @property
     def is_input(self) -> bool:
         """Whether these are integers of the input itself, perhaps rearranged: no parts yet, but a path of no steps."""
-        return not self.parts and bool(self.paths)
+        return bool(self.paths) and not carries(self)
 
     @property
     def has_input(self) -> bool:
-        """Whether any part is born of the input."""
-        return bool(self.parts) and self.parts[-1].origin is Origin.INPUT
+        """Whether some path from the input leads here, be its part kept or not."""
+        return bool(self.paths) and carries(self)
 
     @property
     def window(self) -> int:
@@ -164,15 +178,38 @@ class Series(Tensor):
         *,
         gate: bool = False,
         view: bool = False,
+        moves: bool = False,
+        uses: Iterable[Any] | None = None,
     ) -> Series:
-        """The Series of a linear operator: `linear` takes all rows at once, (R, *S) to (R, *S')."""
-        out = Series(value, linear(self.rows), self.parts, self.paths, gate=gate)
+        """The Series of a linear operator: `linear` takes all rows at once, (R, *S) to (R, *S').
+
+        Where all that `linear` reads beside the rows is named by `uses`, it waits as long as the rows do; if it only
+        `moves` numbers about, those that nobody looks at need not be there.
+        """
+        held = self.held
+        if not self.parts:
+            rows: Rows = value.new_empty((0, *value.shape))
+        elif uses is None or not waits(held):
+            rows = linear(self.rows)
+        elif moves:
+            rows = Viewed(held, linear, self.shape, uses)
+        else:
+            rows = Deferred(lambda: linear(held.read()), owned=False, uses=[held, *uses])
+        out = Series(value, rows, self.parts, self.paths, gate=gate)
         if view:
             out._follow(self, linear)
         return out
 
+    def later(self, linear: Callable[[Tensor], Tensor], value: Tensor, *, uses: Iterable[Any]) -> Series:
+        """As `mapped`, when the rows are first read; `linear` returns new memory."""
+        held = self.held
+        return Series(value, Deferred(lambda: linear(read(held)), uses=[held, *uses]), self.parts, self.paths)
+
     def plus(self, constant: Tensor, value: Tensor, *, part: Part = CONSTANT) -> Series:
         """Add what is born here; `constant` broadcasts to the value's shape."""
+        if part in self.parts and waits(self.held) and self.value.shape == value.shape:
+            rows = self.held.plus(constant, self.parts.index(part))
+            return Series(value, rows, self.parts, self.paths, gate=self.gate)
         rows, parts = self.rows, self.parts
         if part in parts:
             rows = broadcast_rows(rows, value).to(value.dtype, copy=True, memory_format=torch.contiguous_format)
@@ -182,16 +219,19 @@ class Series(Tensor):
         return Series(value, *add_rows(value, [(rows, parts), (born[None], (part,))]), self.paths, gate=self.gate)
 
     def keep(self, parts: Parts) -> None:
-        """Forget the rows of all other parts, which are known to be zero."""
+        """Forget the rows of all other parts."""
         held = [i for i, part in enumerate(self.parts) if part in parts]
         if len(held) < len(self.parts):
-            self.rows, self.parts = self.rows[held], tuple(self.parts[i] for i in held)
+            stretches = _runs(held)
+            whole = slice(held[0], held[-1] + 1) if len(stretches) == 1 else held  # one stretch need not be copied
+            self.held = self.held.only(whole) if waits(self.held) else self.rows[whole]
+            self.parts = tuple(self.parts[i] for i in held)
 
     def shifted(self, *, constants: bool) -> Series:
         """One step: every input-born part moves up by one; the constant-born too where they are kept by depth."""
         moves = {Origin.INPUT: 1, Origin.CONSTANT: int(constants), Origin.FROZEN: 0}
         parts = tuple(Part(part.origin, part.depth + moves[part.origin]) for part in self.parts)
-        return Series(self.value, self.rows, parts, {depth + 1: n for depth, n in self.paths.items()}, gate=self.gate)
+        return Series(self.value, self.held, parts, {depth + 1: n for depth, n in self.paths.items()}, gate=self.gate)
 
     # Aliasing. A view shares its base's rows; a write to either must reach the other. Rows are never written in
     # place: the root of the aliases gets new rows and every live view is derived from them again.
@@ -202,14 +242,14 @@ class Series(Tensor):
         self._alias_view = view if earlier is None else lambda rows: view(earlier(rows))
         root._aliases.append(TensorWeakRef(self))
 
-    def _become(self, rows: Tensor, parts: Parts, paths: Paths, gate: bool, born: Born) -> None:
-        self.rows, self.parts, self.paths, self.gate, self.born = rows, parts, dict(paths), gate, born
+    def _become(self, rows: Rows, parts: Parts, paths: Paths, gate: bool, born: Born) -> None:
+        self.held, self.parts, self.paths, self.gate, self.born = rows, parts, dict(paths), gate, born
 
     def overwrite(self, new: Series) -> None:
         """Take over the parts of `new` (in-place operators); the clean value has been written by the caller."""
         root = self if self._alias_root is None else self._alias_root
         if root is self:
-            self._become(new.rows, new.parts, new.paths, new.gate, new.born)
+            self._become(new.held, new.parts, new.paths, new.gate, new.born)
         else:
             assert self._alias_view is not None
             # What is written over whole leaves nothing behind, no part and no path.
@@ -219,7 +259,7 @@ class Series(Tensor):
             parts = merge_parts([kept[1], new.parts])
             rows = align_rows(*kept[:2], parts).clone(memory_format=torch.contiguous_format)
             place = self._alias_view(rows)
-            if place.untyped_storage().data_ptr() != rows.untyped_storage().data_ptr():
+            if parts and place.untyped_storage().data_ptr() != rows.untyped_storage().data_ptr():
                 raise RuleError(
                     "a write into a view that cannot be followed: its base lies in memory in another order than its "
                     "parts. Write the model's line without the in-place operator."
@@ -340,7 +380,7 @@ def add_rows(value: Tensor, summands: Sequence[tuple[Tensor, Parts]]) -> tuple[T
     parts = merge_parts(layout for _, layout in summands)
     places = [{part: i for i, part in enumerate(layout)} for _, layout in summands]
     stacks = [broadcast_rows(rows, value) for rows, _ in summands]
-    out = torch.empty_like(value[None].expand(len(parts), *value.shape), memory_format=torch.contiguous_format)
+    out = empty_rows(len(parts), value, max(stacks, key=torch.numel, default=value[None]))
     start = 0
     while start < len(parts):
         present = [parts[start] in place for place in places]

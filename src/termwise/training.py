@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from termwise import nets
+from termwise.batches import fingerprint
 from termwise.data import DataSet, load
 from termwise.errors import UsageError
 from termwise.loop import Optimiser, Progress, Trained, Training, train_network
-from termwise.moments import fingerprint, read_directory
+from termwise.moments import read_directory
 from termwise.program import Constants, Product
 from termwise.records import (
     DataSummary,

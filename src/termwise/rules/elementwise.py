@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from termwise.deferred import scaled
 from termwise.errors import RuleError, first_line
-from termwise.rules.registry import Call, differentiating, existing, plain, register
+from termwise.rules.registry import Call, differentiating, existing, leaves_of, plain, register
 from termwise.series import Series, broadcast_rows, carries, frozen_series
 
 
@@ -38,17 +39,17 @@ def _gated(call: Call, *, provenance: bool) -> Any:
         return frozen(call)  # |z|: a norm of two numbers
     rest, kwargs = plain(call.args[1:]), plain(call.kwargs)
     call.event = "nonlinearity"
-    return by_value_gate(series, lambda u: call.func(u, *rest, **kwargs), provenance=provenance)
+    alone = not any(isinstance(operand, Tensor) for operand in leaves_of(rest, kwargs))
+    return by_value_gate(series, lambda u: call.func(u, *rest, **kwargs), provenance=provenance, alone=alone)
 
 
-def by_value_gate(series: Series, function: Callable[[Tensor], Tensor], *, provenance: bool = False) -> Series:
-    """The Series of an element-wise function of one."""
-    value, gate, at_zero = value_gate(function, series.value)
-
-    def gated_rows(rows: Tensor) -> Tensor:
-        return held(broadcast_rows(rows, value), gate, series.value, value - at_zero)
-
-    out = series.mapped(gated_rows, value, gate=provenance)
+def by_value_gate(
+    series: Series, function: Callable[[Tensor], Tensor], *, provenance: bool = False, alone: bool = False
+) -> Series:
+    """The Series of an element-wise function of one; `alone`: of this one, and of no other tensor."""
+    value, gate, at_zero = value_gate(function, series.value, alone=alone)
+    rows = held(series, gate, value, value - at_zero)
+    out = Series(value, rows, series.parts, series.paths, gate=provenance)
     return out.plus(at_zero, value) if bool((at_zero != 0).any()) else out
 
 
@@ -56,34 +57,47 @@ def by_value_gate(series: Series, function: Callable[[Tensor], Tensor], *, prove
 _NODES = (0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5)
 
 
-def value_gate(function: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The value, its gate and s(0); other operands of s may broadcast u.
+def value_gate(
+    function: Callable[[Tensor], Tensor], u: Tensor, *, alone: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The value, its gate and s(0); other operands of s may broadcast u, unless it is `alone`.
 
     Near 0 the quotient loses its digits, and the mean of the slope over [0, u] stands in for it wherever the two agree
     to rounding (a kink between 0 and u sets them apart).  At u = 0 the gate is s'(0) as autograd has it.
 
     Returns:
-        s(u), g and s(0), all of the shape of s(u).
+        s(u) and g, of the same shape, and s(0), which broadcasts to it.
     """
     value = function(u)
     u = u.expand(value.shape)
-    at_zero = function(torch.zeros_like(u))
-    eps = torch.finfo(u.dtype).eps
+    at_zero = function(u.new_zeros(()) if alone else torch.zeros_like(u))
     gate = (value - at_zero) / u
-    near = u.abs() < eps ** (1 / 3)
-    if bool(near.any()):
-        mean = (slope(function, u * _NODES[0]) + slope(function, u * _NODES[1])) / 2
-        agree = (at_zero + mean * u - value).abs() <= 4 * eps * at_zero.abs().clamp(min=1)
-        gate = torch.where((near & agree) | (u == 0), mean, gate)
+    near = u.abs() < torch.finfo(u.dtype).eps ** (1 / 3)
+    if alone and bool(near.any()):
+        gate[near] = _near_zero(function, u[near], value[near], at_zero, gate[near])  # there are few of them
+    elif bool(near.any()):
+        gate = torch.where(near, _near_zero(function, u, value, at_zero, gate), gate)
     return value, gate, at_zero
 
 
-def held(rows: Tensor, gate: Tensor, u: Tensor, whole: Tensor) -> Tensor:
-    """Rows times a gate.
+def _near_zero(
+    function: Callable[[Tensor], Tensor], u: Tensor, value: Tensor, at_zero: Tensor, quotient: Tensor
+) -> Tensor:
+    mean = (slope(function, u * _NODES[0]) + slope(function, u * _NODES[1])) / 2
+    agree = (at_zero + mean * u - value).abs() <= 4 * torch.finfo(u.dtype).eps * at_zero.abs().clamp(min=1)
+    return torch.where(agree | (u == 0), mean, quotient)
+
+
+def held(series: Series, gate: Tensor, value: Tensor, whole: Tensor) -> Tensor:
+    """The rows of a function of `series` that is `value`, by its gate.
 
     Where u is infinite (a score that was masked) the gate is the limit of that of large numbers: it gives `whole`,
     s(u) - s(0), to the row that holds the infinity, and nothing to the others.
     """
+    u = series.value
+    if u.shape == value.shape and bool(torch.isfinite(u.sum())):
+        return scaled(series.held, gate)
+    rows = broadcast_rows(series.rows, value)
     out = rows * gate
     if bool(torch.isfinite(u.sum())):
         return out
@@ -118,7 +132,7 @@ def relu(call: Call) -> Any:
     value = call.clean()
     call.event = "nonlinearity"
     gate = (series.value > 0).to(value.dtype)
-    return series.mapped(lambda rows: held(rows, gate, series.value, value), value)
+    return Series(value, held(series, gate, value, value), series.parts, series.paths)
 
 
 def power(call: Call) -> Any:

@@ -1,6 +1,6 @@
 """Anything else: affine at the operating point.
 
-    y_k = J x_k,      c = f(x) - sum_k J x_k - (frozen part),      J the Jacobian at the clean values
+    y_k = J x_k,      c = J c_x + f(x) - J x,      J the Jacobian at the clean values
 
 It keeps the expansion complete for any differentiable operator,
 and the result lists the operator as *linearised*: the split between its parts rests on a first-order expansion.
@@ -45,18 +45,19 @@ def linearise(call: Call) -> Any:
         flat, _ = pytree.tree_flatten(call.func(*args, **kwargs))
         return tuple(flat[i] for i in real)
 
-    tangents = push(call, function, operands, parts)
+    # The value goes along as one more row: what the parts leave of it is constant only where all of them are kept.
+    stacks = [torch.cat([align_rows(s.rows, s.parts, parts), s.value[None]]) for s in operands]
+    tangents = push(call, function, operands, stacks)
     paths = add_paths(s.paths for s in operands)
     return _assembled(clean, real, tangents, parts, paths)
 
 
-def push(call: Call, function: Any, operands: list[Series], parts: Parts) -> list[Tensor | None]:
-    """J applied to each part, (P, *out) for each output that has a derivative.
+def push(call: Call, function: Any, operands: list[Series], stacks: list[Tensor]) -> list[Tensor | None]:
+    """J applied to rows, a stack (R, *S) for each operand: (R, *out) for each output that has a derivative.
 
     J u is had by reverse mode alone, as the derivative of v -> J^T v in the direction u: nearly every operator has a
     backward formula, many have no forward one, and a missing one is an error, never a silent zero.
     """
-    stacks = [align_rows(s.rows, s.parts, parts) for s in operands]
     try:
         with differentiating():
             leaves = [s.value.detach().requires_grad_() for s in operands]
@@ -71,7 +72,7 @@ def push(call: Call, function: Any, operands: list[Series], parts: Parts) -> lis
             transposed = torch.autograd.grad(differentiable, leaves, dummies, create_graph=True, allow_unused=True)
             if all(t is None for t in transposed):
                 raise NotImplementedError("it has no derivative")
-            rows = [_row(transposed, dummies, [stack[p] for stack in stacks]) for p in range(len(parts))]
+            rows = [_row(transposed, dummies, list(rows)) for rows in zip(*stacks, strict=True)]
     except RuntimeError as error:
         raise RuleError(
             f"{call.func}: there is no rule for this operator, and it cannot be linearised either "
@@ -98,5 +99,5 @@ def _assembled(clean: Any, real: list[int], tangents: list[Tensor | None], parts
     for i, rows in zip(real, tangents, strict=True):
         value = flat[i]
         if rows is not None:
-            out[i] = Series(value, rows, parts, paths).plus(value - rows.sum(dim=0), value)
+            out[i] = Series(value, rows[:-1], parts, paths).plus(value - rows[-1], value)
     return pytree.tree_unflatten(out, structure)

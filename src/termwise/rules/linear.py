@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from termwise.deferred import Deferred, empty_rows, read, waits
 from termwise.errors import RuleError
 from termwise.rules.fallback import linearise
-from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, plain, register
+from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, leaves_of, plain, register
 from termwise.series import (
     CONSTANT,
     Series,
@@ -66,16 +67,18 @@ def _linear(call: Call, *, keep_gate: bool) -> Any:
             outputs.append(frozen_series(clean))
             continue
         pick = _picker(call.func, rest, kwargs, None if isinstance(value, Tensor) else i)
-        outputs.append(series.mapped(pick, clean, gate=keep_gate and series.gate, view=call.is_view))
+        gate, view = keep_gate and series.gate, call.is_view
+        moves, uses = view or call.func in _VIEWS, leaves_of(rest, kwargs)
+        outputs.append(series.mapped(pick, clean, gate=gate, view=view, moves=moves, uses=uses))
     return outputs[0] if isinstance(value, Tensor) else type(value)(outputs)
 
 
-# A view of the value may be none of the rows, which are laid out by themselves: reshape copies where it must.
-_RESHAPES = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default}
-
-
 def _picker(func: Any, rest: list[Any], kwargs: dict[str, Any], which: int | None) -> Callable[[Tensor], Tensor]:
+    direct = _VIEWS.get(func) if not kwargs else None
+
     def apply(rows: Tensor) -> Tensor:
+        if direct is not None and rows.shape[0] and rows.dim() > 1:
+            return direct(rows, *rest)
         if func in _RESHAPES:
             return each_row(lambda row: row.reshape(rest[0]), rows)
         if which is None:
@@ -85,16 +88,48 @@ def _picker(func: Any, rest: list[Any], kwargs: dict[str, Any], which: int | Non
     return apply
 
 
+def _behind(rows: Tensor, dim: int, *, extra: int = 0) -> int:
+    """The axis of the rows that is dimension `dim` of each of them, or of what has `extra` more dimensions."""
+    return dim % (rows.dim() - 1 + extra) + 1
+
+
+def _reshaped(rows: Tensor, shape: list[int]) -> Tensor:
+    return rows.reshape(rows.shape[0], *shape)
+
+
+def _expanded(rows: Tensor, shape: list[int]) -> Tensor:
+    missing = len(shape) - (rows.dim() - 1)
+    return rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]).expand(-1, *shape)
+
+
+def _sliced(rows: Tensor, dim: int = 0, *bounds: Any) -> Tensor:
+    return torch.ops.aten.slice.Tensor(rows, _behind(rows, dim), *bounds)
+
+
+# A view of the value may be none of the rows, which are laid out by themselves: reshape copies where it must.
+_RESHAPES = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default}
+
+# The views that attention is full of, without the price of vmap.
+_VIEWS: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.view.default: _reshaped,
+    torch.ops.aten._unsafe_view.default: _reshaped,
+    torch.ops.aten.permute.default: lambda rows, dims: rows.permute(0, *(_behind(rows, d) for d in dims)),
+    torch.ops.aten.transpose.int: lambda rows, a, b: rows.transpose(_behind(rows, a), _behind(rows, b)),
+    torch.ops.aten.expand.default: _expanded,
+    torch.ops.aten.unsqueeze.default: lambda rows, dim: rows.unsqueeze(_behind(rows, dim, extra=1)),
+    torch.ops.aten.select.int: lambda rows, dim, index: rows.select(_behind(rows, dim), index),
+    torch.ops.aten.slice.Tensor: _sliced,
+}
+
+
 def duplicate(call: Call) -> Any:
-    """Copies, to another type or memory format too."""
+    """Copies, to another type or device too; the parts, which nobody writes into, need none."""
     series, value = call.args[0], call.clean()
     if not carries(value):
         return frozen_series(value)
-
-    def copied(rows: Tensor) -> Tensor:
-        return rows.to(value.device, value.dtype).clone(memory_format=torch.contiguous_format)
-
-    return series.mapped(copied, value, gate=series.gate)
+    if value.dtype == series.dtype and value.device == series.device:
+        return Series(value, series.held, series.parts, series.paths, gate=series.gate)
+    return series.mapped(lambda rows: rows.to(value.device, value.dtype), value, gate=series.gate, uses=[])
 
 
 # PyTorch sets a bit on the tensor alone and leaves the rest to whoever reads it; below a dispatch mode nobody looks at
@@ -166,15 +201,23 @@ def _sum(call: Call, left: Any, right: Any, a: float, b: float) -> Series:
     if len(series) == 1:
         constant, scale = next((o, f) for o, f in operands if not isinstance(o, Series))
         only, factor = series[0]
-        rows = only.rows if factor == 1 else only.rows * factor
-        scaled = Series(only.value, rows, only.parts, only.paths, gate=only.gate)
+        scaled = only if factor == 1 else only.mapped(lambda rows: rows * factor, only.value, gate=only.gate)
         if not isinstance(constant, Tensor):
             constant = torch.as_tensor(constant, dtype=value.dtype, device=value.device)
         return scaled.plus(constant * scale, value)
     call.event = "join"
     carried = [(carrying(s, value), factor) for s, factor in series]
-    summands = [(s.rows if factor == 1 else s.rows * factor, s.parts) for s, factor in carried]
-    return Series(value, *add_rows(value, summands), add_paths(s.paths for s, _ in carried))
+    paths = add_paths(s.paths for s, _ in carried)
+
+    held = [(s.held, s.parts, factor) for s, factor in carried]
+
+    def summed() -> Tensor:
+        summands = [(read(rows), parts, factor) for rows, parts, factor in held]
+        return add_rows(value, [(rows if factor == 1 else rows * factor, parts) for rows, parts, factor in summands])[0]
+
+    waiting = all(waits(rows) for rows, _, _ in held)
+    rows = Deferred(summed, uses=[rows for rows, _, _ in held]) if waiting else summed()
+    return Series(value, rows, merge_parts(parts for _, parts, _ in held), paths)
 
 
 def carrying(series: Series, value: Tensor) -> Series:
@@ -234,7 +277,7 @@ def cat(call: Call) -> Any:
     parts = merge_parts(s.parts for s in series)
     axis = call.argument("dim") % value.dim() + 1
     call.event = "join"
-    out = torch.empty((len(parts), *value.shape), dtype=value.dtype, device=value.device)
+    out = empty_rows(len(parts), value, max((s.rows for s in series), key=torch.numel))
     start = 0
     for s in series:
         place = out.narrow(axis, start, s.shape[axis - 1])

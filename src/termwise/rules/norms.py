@@ -9,11 +9,13 @@ writing it must give the same terms.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from termwise.deferred import Shifted
 from termwise.rules.registry import Call, as_series, existing, plain, register
 from termwise.series import CONSTANT, Series, frozen_series
 
@@ -45,6 +47,9 @@ def _uses_batch_statistics(call: Call) -> bool:
 
 def affine(series: Series, value: Tensor, scale: Tensor, shift: Tensor) -> Series:
     """x * scale + shift with constants that broadcast; the rows are written once."""
+    if CONSTANT in series.parts and scale.dtype == series.dtype == value.dtype:
+        at = series.parts.index(CONSTANT)
+        return Series(value, Shifted(series.held, scale, shift, at), series.parts, series.paths)
     if CONSTANT in series.parts:
         rows = series.rows * scale
         rows[series.parts.index(CONSTANT)] += shift
@@ -78,10 +83,7 @@ def rms_norm(call: Call) -> Any:
     call.kind = "frozen"
     series = as_series(call.args[0])
     value, rstd = call.clean()
-    rows = series.rows * rstd
-    weight = call.argument("weight")
-    rows = rows if weight is None else rows * weight
-    return Series(value, rows.to(value.dtype), series.parts, series.paths), frozen_series(rstd)
+    return _normed(call, series, value, lambda rows: rows, rstd, channel_affine=False), frozen_series(rstd)
 
 
 def group_norm(call: Call) -> Any:
@@ -91,14 +93,15 @@ def group_norm(call: Call) -> Any:
     call.kind = "frozen"
     series = as_series(call.args[0])
     value, mean, rstd = call.clean()
-    groups, batch = call.argument("group"), series.shape[0]
+    groups = call.argument("group")
 
-    def normalised(rows: Tensor) -> Tensor:
+    def centred(rows: Tensor) -> Tensor:
         grouped = rows.unflatten(2, (groups, -1)).flatten(3)
-        centred = grouped - grouped.mean(dim=-1, keepdim=True)
-        return (centred * rstd.reshape(1, batch, groups, 1)).reshape(rows.shape)
+        return (grouped - grouped.mean(dim=-1, keepdim=True)).reshape(rows.shape)
 
-    out = _affine_parameters(call, series.mapped(normalised, value), value, channel_affine=True)
+    of_channels = rstd.repeat_interleave(series.shape[1] // groups, dim=1)
+    scale = of_channels.reshape(*of_channels.shape, *(1,) * (series.dim() - 2))
+    out = _normed(call, series, value, centred, scale, channel_affine=True)
     return out, frozen_series(mean), frozen_series(rstd)
 
 
@@ -112,16 +115,25 @@ def _by_own_statistics(
     rstd = torch.rsqrt(centred.square().mean(dim=dims, keepdim=True) + eps)
     of_rows = [d + 1 for d in dims]
 
-    def normalised(rows: Tensor) -> Tensor:
-        return (rows - rows.mean(dim=of_rows, keepdim=True)) * rstd
+    def centre(rows: Tensor) -> Tensor:
+        return rows - rows.mean(dim=of_rows, keepdim=True)
 
-    return _affine_parameters(call, series.mapped(normalised, value), value, channel_affine=channel_affine)
+    return _normed(call, series, value, centre, rstd, channel_affine=channel_affine)
 
 
-def _affine_parameters(call: Call, out: Series, value: Tensor, *, channel_affine: bool) -> Series:
+def _normed(
+    call: Call,
+    series: Series,
+    value: Tensor,
+    centred: Callable[[Tensor], Tensor],
+    rstd: Tensor,
+    *,
+    channel_affine: bool,
+) -> Series:
+    """Rows less their mean, times the frozen scale and the weight in one go; the bias joins the constant part."""
     weight, bias = (_shaped(call.argument(name), value, channel_affine) for name in ("weight", "bias"))
-    rows = out.rows if weight is None else out.rows * weight
-    out = Series(value, rows.to(value.dtype), out.parts, out.paths)
+    scale = rstd if weight is None else rstd * weight
+    out = series.later(lambda rows: (centred(rows) * scale).to(value.dtype), value, uses=[scale])
     return out if bias is None else out.plus(bias, value)
 
 

@@ -4,6 +4,7 @@
     by a gate (exactly one operand is one):     y_k = x_k * g        the gate is frozen at its clean value
     of two values, half to each (default):      y_k = (a_k b + a b_k) / 2
     of two values, Cauchy (on request):         y_k = sum_{i+j=k} a_i b_j      depths add
+      and of its derivative in eps:             y' = a' b + a b'
 
 One function serves every bilinear operator: element-wise, matrix products, convolutions.  For more than two factors
 the halves depend on the bracketing: x * (y * z) gives x one half and y, z a quarter each.  An operator that multiplies
@@ -19,11 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from termwise.deferred import Convolved, Deferred, Projected, read, scaled
 from termwise.rules.elementwise import frozen
 from termwise.rules.fallback import linearise, push
 from termwise.rules.linear import jointly
 from termwise.rules.registry import Call, apply_to_rows, as_series, each_row, existing, loop_rows, plain, register
-from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series
+from termwise.series import Origin, Part, Parts, Series, add_paths, add_rows, carries, frozen_series, merge_parts
 
 Bilinear = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,29 +36,50 @@ def multiply(call: Call, left: Any, right: Any, times: Bilinear, value: Tensor) 
         return frozen_series(value)
     left, right = _without_constants(left, right)
 
-    def by(rows: Tensor, other: Any, product: Bilinear) -> Tensor:
-        return _rows(call, rows, other, product, value)
+    def by_right(rows: Tensor, b: Any) -> Tensor:
+        return _rows(call, rows, b, times, value)
 
-    def swapped(b: Any, a: Any) -> Tensor:
-        return times(a, b)
+    def by_left(rows: Tensor, a: Any) -> Tensor:
+        return _rows(call, rows, a, times, value, rows_first=False)
 
-    swap = torch.mul if times is torch.mul else swapped
     if not isinstance(right, Series):
-        return left.mapped(lambda rows: by(rows, right, times), value, gate=left.gate and _is_scaling(times))
+        if times in _MM and right.layout is torch.strided and right.dtype == left.dtype:
+            return Series(value, Projected(left.held, right), left.parts, left.paths)
+        return _by_plain(left, right, by_right, times, value)
     if not isinstance(left, Series):
-        return right.mapped(lambda rows: by(rows, left, swap), value, gate=right.gate and _is_scaling(times))
+        return _by_plain(right, left, by_left, times, value)
     left_gate, right_gate = _is_gate(left), _is_gate(right)
     if not carries(left):
         left_gate, right_gate = True, False  # an integer or a mask has nothing to give but its value
     elif not carries(right):
         left_gate, right_gate = False, True
     if left_gate != right_gate:
-        free, gate, product = (right, left, swap) if left_gate else (left, right, times)
-        return Series(value, by(free.rows, call.freeze(gate), product), free.parts, free.paths)
-    if call.product == "cauchy" and not left_gate:
-        return _cauchy(call, left, right, times, value)
-    halves = [(by(left.rows, right.value / 2, times), left.parts), (by(right.rows, left.value / 2, swap), right.parts)]
-    return Series(value, *add_rows(value, halves), add_paths([left.paths, right.paths]), gate=left_gate and right_gate)
+        free, gate, product = (right, left, by_left) if left_gate else (left, right, by_right)
+        frozen_gate = call.freeze(gate)
+        if times is torch.mul and free.shape == value.shape and free.dtype == gate.dtype == value.dtype:
+            return Series(value, scaled(free.held, frozen_gate), free.parts, free.paths)
+        return Series(value, product(free.rows, frozen_gate), free.parts, free.paths)
+    if call.product != "half" and not left_gate:
+        return _by_depths(call, left, right, times, value)
+    return _halves(left, right, by_right, by_left, value)
+
+
+def _by_plain(series: Series, plain: Any, product: Bilinear, times: Bilinear, value: Tensor) -> Series:
+    if times in (torch.mul, torch.div):
+        # A gate scaled by a constant is still a gate (2 * sigmoid); what went through a weight is a feature.
+        return series.mapped(lambda rows: product(rows, plain), value, gate=series.gate, uses=[plain])
+    return series.later(lambda rows: product(rows, plain), value, uses=[plain])
+
+
+def _halves(left: Series, right: Series, by_right: Bilinear, by_left: Bilinear, value: Tensor) -> Series:
+    """Half to each, when they are first read: if the product decides a pattern of attention, nobody will."""
+    (a, a_parts, u), (b, b_parts, v) = ((s.held, s.parts, s.value) for s in (left, right))
+
+    def summed() -> Tensor:
+        return add_rows(value, [(by_right(read(a), v / 2), a_parts), (by_left(read(b), u / 2), b_parts)])[0]
+
+    rows, parts = Deferred(summed, uses=[a, b, u, v]), merge_parts([a_parts, b_parts])
+    return Series(value, rows, parts, add_paths([left.paths, right.paths]), gate=_is_gate(left) and _is_gate(right))
 
 
 def _without_constants(left: Any, right: Any) -> tuple[Any, Any]:
@@ -70,32 +93,77 @@ def _without_constants(left: Any, right: Any) -> tuple[Any, Any]:
 
 
 def _is_constant(series: Series) -> bool:
-    return bool(series.parts) and all(part.origin is Origin.CONSTANT for part in series.parts)
+    of_constants = all(part.origin is Origin.CONSTANT for part in series.parts)
+    return of_constants and carries(series) and not series.has_input
 
 
 def _is_gate(series: Series) -> bool:
     return series.gate or not series.has_input
 
 
-def _is_scaling(times: Bilinear) -> bool:
-    # A gate scaled by a constant is still a gate (2 * sigmoid); what went through a weight is a feature.
-    return times in (torch.mul, torch.div)
-
-
-def _rows(call: Call, rows: Tensor, other: Any, times: Bilinear, value: Tensor) -> Tensor:
+def _rows(call: Call, rows: Tensor, other: Any, times: Bilinear, value: Tensor, *, rows_first: bool = True) -> Tensor:
+    """All rows times the other operand, or it times them."""
     if not isinstance(other, Tensor):
-        return times(rows, other)
+        return times(rows, other) if rows_first else times(other, rows)
     if times is torch.mul and rows.dtype == value.dtype:
         missing = value.dim() - (rows.dim() - 1)
         rows = rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]) if missing > 0 else rows
         return rows * other
+
+    def product(row: Tensor) -> Tensor:
+        return times(row, other) if rows_first else times(other, row)
+
     if other.layout is not torch.strided:
-        return loop_rows(lambda row: times(row, other), rows)  # vmap knows nothing of sparse matrices
-    return apply_to_rows(call.func, lambda row: times(row, other), rows).to(value.dtype)
+        return loop_rows(product, rows)  # vmap knows nothing of sparse matrices
+    at_once = _AT_ONCE.get((times, rows_first)) if rows.shape[0] and rows.dtype == other.dtype else None
+    out = apply_to_rows(call.func, product, rows) if at_once is None else at_once(rows, other)
+    return out.to(value.dtype)
 
 
-def _cauchy(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
-    """Depths add; a product with something frozen keeps the other's origin, and the input's prevails."""
+# Matrix products of all rows at once.  What multiplies them is the same for all, so depth joins the rows of the left
+# factor or the columns of the right one, and nothing is copied that is as large as a pattern of attention.
+
+
+def _rows_bmm(rows: Tensor, b: Tensor) -> Tensor:
+    parts, batch, n, m = rows.shape
+    return torch.bmm(rows.transpose(0, 1).reshape(batch, parts * n, m), b).unflatten(1, (parts, n)).transpose(0, 1)
+
+
+def _bmm_rows(rows: Tensor, a: Tensor) -> Tensor:
+    parts, batch, m, n = rows.shape
+    stack = rows.permute(1, 2, 0, 3).reshape(batch, m, parts * n)
+    return torch.bmm(a, stack).unflatten(2, (parts, n)).permute(2, 0, 1, 3)
+
+
+_MM = (torch.mm, torch.ops.aten.mm.default)
+_AT_ONCE: dict[tuple[Bilinear, bool], Bilinear] = {
+    (torch.bmm, True): _rows_bmm,
+    (torch.bmm, False): _bmm_rows,
+    (torch.ops.aten.bmm.default, True): _rows_bmm,
+    (torch.ops.aten.bmm.default, False): _bmm_rows,
+}
+
+
+def _by_depths(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> Series:
+    """Depths add: by pairs of parts, or of a derivative in eps by Leibniz' rule."""
+    if call.product == "cauchy":
+        summands = _pairs(call, left, right, times, value)
+    else:
+        (a, a_others), (b, b_others) = _parted(left), _parted(right)
+        summands = _pairs(call, a_others, b_others, times, value)
+        summands.append((_rows(call, a.rows, right.value, times, value), a.parts))
+        summands.append((_rows(call, b.rows, left.value, times, value, rows_first=False), b.parts))
+    paths: dict[int, int] = {}
+    for i, n in (left.paths or {0: 1}).items():
+        for j, m in (right.paths or {0: 1}).items():
+            paths[i + j] = paths.get(i + j, 0) + n * m
+    # Where a path meets a part of the other factor that is not born of the input, it goes on alone.
+    paths = add_paths([paths, *_alone(left, right)])
+    return Series(value, *add_rows(value, summands), paths)
+
+
+def _pairs(call: Call, left: Series, right: Series, times: Bilinear, value: Tensor) -> list[tuple[Tensor, Parts]]:
+    """A product with something frozen keeps the other's origin, and the input's prevails."""
     summands: list[tuple[Tensor, Parts]] = []
     for i, a in enumerate(left.parts):
         for j, b in enumerate(right.parts):
@@ -104,13 +172,14 @@ def _cauchy(call: Call, left: Series, right: Series, times: Bilinear, value: Ten
             depth = 0 if origin is Origin.FROZEN else sum(p.depth for p in (a, b) if p.origin is origin)
             rows = _rows(call, left.rows[i : i + 1], right.rows[j], times, value)
             summands.append((rows, (Part(origin, depth),)))
-    paths: dict[int, int] = {}
-    for i, n in (left.paths or {0: 1}).items():
-        for j, m in (right.paths or {0: 1}).items():
-            paths[i + j] = paths.get(i + j, 0) + n * m
-    # Where a path meets a part of the other factor that is not born of the input, it goes on alone.
-    paths = add_paths([paths, *_alone(left, right)])
-    return Series(value, *add_rows(value, summands), paths)
+    return summands
+
+
+def _parted(series: Series) -> tuple[Series, Series]:
+    """The input-born rows, which are the last, and the others."""
+    n = sum(part.origin is not Origin.INPUT for part in series.parts)
+    born, others = (Series(series.value, series.rows[at], series.parts[at]) for at in (slice(n, None), slice(n)))
+    return born, others
 
 
 def _alone(left: Series, right: Series) -> list[dict[int, int]]:
@@ -160,12 +229,16 @@ def prod(call: Call) -> Any:
     gate = _is_gate(series)
     if not series.dim():
         return series.mapped(lambda rows: rows, value, gate=gate)
-    if call.product == "cauchy" and not gate:
+    if call.product != "half" and not gate:
         return _folded(call, series, value)
     rest, kwargs = call.args[1:], call.kwargs
-    (rows,) = push(call, lambda u: (call.func(u, *rest, **kwargs),), [series], series.parts)
-    assert rows is not None
-    return Series(value, rows / _factors(call, series), series.parts, series.paths, gate=gate)
+
+    def shared(rows: Tensor) -> Tensor:
+        (pushed,) = push(call, lambda u: (call.func(u, *rest, **kwargs),), [series], [rows])
+        assert pushed is not None
+        return pushed / _factors(call, series)
+
+    return series.mapped(shared, value, gate=gate)
 
 
 def _factors(call: Call, series: Series) -> Any:
@@ -295,7 +368,7 @@ def convolution(call: Call) -> Any:
         return call.func(a, w, None, *rest)
 
     if isinstance(x, Series) and not isinstance(weight, Series) and x.dim() == weight.dim():
-        out = x.mapped(lambda rows: _fold(rows, lambda stack: times(stack, weight)), value)
+        out = Series(value, _convolved(call, x, weight, times), x.parts, x.paths)
     else:
         out = multiply(call, x, weight, times, value)
     _mark(call, x, weight)
@@ -308,11 +381,26 @@ def _computed_bias(call: Call, bare: Callable[[], Any], bias: Series, spatial: i
         return call.with_value(bare() + bias.reshape(-1, *(1,) * spatial), call.clean())
 
 
+def _convolved(call: Call, x: Series, weight: Tensor, times: Bilinear) -> Deferred:
+    held = x.held
+
+    def convolve(by: Tensor) -> Tensor:
+        return _fold(read(held), lambda stack: times(stack, by))
+
+    transposed = bool(call.argument("transposed"))
+    if transposed:
+        return Deferred(lambda: convolve(weight), uses=[held, weight])
+    return Convolved(held, convolve, weight)
+
+
 def _fold(rows: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
     """Depth is folded into the batch: one call serves all parts."""
     if not rows.shape[0]:
         return each_row(operator, rows)
-    out = operator(rows.flatten(0, 1))
+    stack = rows.flatten(0, 1)
+    if stack.dim() == 4 and stack.device.type == "cpu":
+        stack = stack.contiguous(memory_format=torch.channels_last)  # the faster kernels; nothing else sees the order
+    out = operator(stack)
     return out.unflatten(0, rows.shape[:2])
 
 

@@ -29,6 +29,7 @@ from termwise.errors import RuleError
 from termwise.series import Series, constant_series
 
 Kind = Literal["exact", "frozen", "linearised"]
+Rewriting = Literal["half", "cauchy", "leibniz"]
 Event = Literal["weight", "nonlinearity", "mixer", "join"]
 
 
@@ -40,7 +41,8 @@ class Call:
         func: the functional overload that is called (never the in-place one).
         args, kwargs: as the model passed them; operands may be Series.
         is_weight: whether a plain tensor is computed from parameters (and constants) alone.
-        product: how two values that are both no gates are multiplied.
+        product: how two values that are both no gates are multiplied: half to each; by depth (Cauchy); or, where the
+            input-born row is the derivative in eps, by Leibniz' rule, which is the derivative of Cauchy's.
         kind: how the operator was treated; a rule may lower it from "exact".
         event: what the call is to a unit of depth: a product by a weight, a nonlinearity, a mixing of positions without
             a weight, or a sum or concatenation of several values.
@@ -53,7 +55,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     is_weight: Callable[[Tensor], bool]
-    product: Literal["half", "cauchy"]
+    product: Rewriting
     replay: AbstractContextManager[Any]
     altered: bool = False
     kind: Kind = "exact"
@@ -151,7 +153,27 @@ def existing(names: str, library: Any = torch.ops.aten) -> list[Any]:
 
 def plain(tree: Any) -> Any:
     """The same arguments with every Series replaced by its clean value."""
+    kind = type(tree)
+    if kind is Series:
+        return tree.value
+    if kind is tuple or kind is list:
+        return kind([plain(item) for item in tree])
+    if not isinstance(tree, (tuple, list, dict)):
+        return tree
     return pytree.tree_map_only(Series, lambda series: series.value, tree)
+
+
+def leaves_of(*trees: Any) -> list[Any]:
+    """Everything in the arguments of an operator, which hold nothing but numbers, tensors, lists and tuples."""
+    leaves: list[Any] = []
+    for tree in trees:
+        if isinstance(tree, (tuple, list)):
+            leaves += leaves_of(*tree)
+        elif isinstance(tree, dict):
+            leaves += leaves_of(*tree.values())
+        else:
+            leaves.append(tree)
+    return leaves
 
 
 def as_series(operand: Series | Tensor) -> Series:
@@ -169,8 +191,11 @@ class _Passing(TorchDispatchMode):
 
 @contextlib.contextmanager
 def transforms() -> Iterator[None]:
-    """Context in which vmap and autograd work although an operator is being dispatched."""
-    with enable_reentrant_dispatch(), _Passing():
+    """Context in which vmap and autograd work although an operator is being dispatched, if one is."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(RuntimeError):  # of there being no dispatch to reenter: nothing is needed
+            stack.enter_context(enable_reentrant_dispatch())
+            stack.enter_context(_Passing())
         yield
 
 
@@ -207,7 +232,9 @@ def loop_rows(linear: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
 
 def _with_value(out: Any, clean: Any) -> Any:
     if isinstance(out, Series):
-        whole = Series(clean, out.rows.to(clean.dtype), out.parts, out.paths, gate=out.gate)
+        # Rows that wait must not be read here: what is taken apart comes from inside the program.
+        rows = out.held if out.dtype == clean.dtype else out.rows.to(clean.dtype)
+        whole = Series(clean, rows, out.parts, out.paths, gate=out.gate)
         whole.born = out.born
         return whole
     if isinstance(out, (tuple, list)):

@@ -1,0 +1,215 @@
+"""What each of several processes does in tests/test_distributed.py: `python several_processes.py WORK DIRECTORY`.
+
+RANK, WORLD_SIZE and where to meet are in the environment.  What a process found goes to DIRECTORY/RANK.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from termwise import DepthProfile, Recorder, nets, profile
+from termwise.distributed import Group
+from termwise.errors import TermwiseError
+from termwise.timeline import reestimated
+
+Pair = tuple[Tensor, Tensor]
+
+
+def digits_like(samples: int, seed: int = 0) -> Pair:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(samples, 3, 8, 8, generator=draw), torch.arange(samples) % 5
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nets.resnet(8, width=4, classes=5)
+
+
+def said(call: Callable[[], object]) -> list[str]:
+    """The name of the error and what it says."""
+    try:
+        call()
+    except (TermwiseError, RuntimeError) as error:
+        return [type(error).__name__, str(error)]
+    return []
+
+
+class Fails(nn.Module):
+    """A model that calls `harm` when it is run."""
+
+    def __init__(self, harm: Callable[[], object]) -> None:
+        super().__init__()
+        self.net, self.harm = nn.Linear(4, 3), harm
+        nn.init.ones_(self.net.weight)
+        nn.init.zeros_(self.net.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.harm()
+        return self.net(x)
+
+
+# Profiles.
+
+
+def profiles(group: dist.ProcessGroup | None) -> dict[str, DepthProfile]:
+    """Uneven ends, fewer batches than processes, the forms of data and of units."""
+    model, (x, y) = network(), digits_like(45)
+    return {
+        "uneven": profile(model, (x, y), batch_size=8, group=group, replicates=50),
+        "few": profile(model, (x[:5], y[:5]), batch_size=4, group=group, replicates=50),
+        "loader": profile(model, DataLoader(TensorDataset(x, y), 10), unit="blocks", group=group, replicates=50),
+        "agreement": profile(model, list(x.split(10)), group=group, replicates=50),
+        "by_depth": profile(model, [{"x": x, "labels": y}], constants="by_depth", group=group, replicates=50),
+        "regression": profile(nn.Linear(4, 2), (torch.ones(9, 4), torch.ones(9, 2)), batch_size=2, group=group),
+    }
+
+
+def profiling(directory: Path, rank: int, size: int) -> dict[str, Any]:
+    world = dist.group.WORLD
+    for name, found in profiles(world).items():
+        found.save(directory / f"{name}-{rank}.termwise")
+    model, (x, y) = network(), digits_like(45)
+    bad = x.clone()
+    bad[10] = float("nan")  # in the second batch
+    data = TensorDataset(x, y)
+    sampled = DataLoader(data, 8, sampler=DistributedSampler(data, size, rank, shuffle=False))
+    shuffled = DataLoader(data, 8, shuffle=True, generator=torch.Generator().manual_seed(rank))
+
+    def refuse() -> None:
+        if rank == 1:
+            raise RuntimeError("out of luck")
+
+    outside: Any = dist.new_group([0, 2])
+
+    def told(model: nn.Module, data: Any) -> list[str]:
+        return said(lambda: profile(model, data, batch_size=8, group=world))
+
+    found = {
+        "alone": profile(model, (x[rank:], y[rank:])).samples,
+        "bad data": told(model, (bad, y)),
+        "bad for one": told(model, (bad if rank == 1 else x, y)),
+        "empty for one": told(model, [] if rank == 2 else [(x, y)]),
+        "sampled": told(model, sampled),
+        "shuffled": told(model, shuffled),
+        "shorter": told(model, (x[: 45 - rank], y[: 45 - rank])),
+        "other weights": told(network(seed=rank), (x, y)),
+        "other seed": said(lambda: profile(model, (x, y), seed=rank, group=world)),
+        "error": told(Fails(refuse), torch.ones(30, 4)),
+        "in two of three": said(lambda: profile(model, x, group=outside)),
+    }
+    # After all this the processes are still together.
+    again = profile(model, (x, y), batch_size=8, group=world, replicates=50)
+    again.save(directory / f"again-{rank}.termwise")
+    return found
+
+
+# Recorders.
+
+
+def task() -> Pair:
+    draw = torch.Generator().manual_seed(0)
+    targets = torch.arange(50) % 4
+    return torch.randn(4, 6, generator=draw)[targets] + 0.5 * torch.randn(50, 6, generator=draw), targets
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(6, 8), nn.BatchNorm1d(8)
+        self.block, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        return self.head(x + F.relu(self.block(x)))
+
+
+def trained(directory: Path, group: dist.ProcessGroup | None, rank: int = 0) -> Recorder:
+    torch.manual_seed(0)
+    model: nn.Module = Normed()
+    if group is not None:
+        model = nn.parallel.DistributedDataParallel(model)
+    (x, y), norm = task(), next(module for module in model.modules() if isinstance(module, nn.BatchNorm1d))
+    recorder = Recorder(model, (x[:20], y[:20]), batch_size=8, replicates=20, directory=directory, group=group)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    loss = torch.zeros(())
+    for n in range(20):
+        recorder.step(n, train_loss=loss + rank)
+        model.train()
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        norm.get_buffer("running_mean").add_(rank)  # as it is where each process has other data
+    recorder.finish(20, train_loss=loss + rank)
+    return recorder
+
+
+def recording(directory: Path, rank: int, size: int) -> dict[str, Any]:
+    world = dist.group.WORLD
+    recorder = trained(directory / "records", world, rank)
+    recorder.timeline.save(directory / f"timeline-{rank}.termwise")
+    (x, y), model = task(), Normed()
+    dist.barrier()
+    again = trained(directory / "records", world, rank)  # everything is on record already
+    written = sorted(path.name for path in (directory / "records").iterdir())
+    torch.manual_seed(0)
+    model = Normed()
+    moody = Recorder(model, (x, y), schedule=lambda n: (n + rank) % 2 == 0, replicates=2, group=world)
+    with torch.no_grad():
+        model.norm.get_buffer("running_mean").add_(rank)
+    kept = Recorder(model, (x, y), calibration=False, replicates=2, group=world)
+    plain, synced = reestimated(model, x), reestimated(nn.SyncBatchNorm.convert_sync_batchnorm(model), x)
+    return {
+        "recorded": again.recorded,
+        "written": written,
+        "moody": [moody.step(n) for n in range(4)],
+        "kept": said(lambda: kept.step(0)),
+        "other step": said(lambda: moody.step(4 + rank, force=True)),
+        "other probe": said(lambda: Recorder(model, (x + rank, y), group=world)),
+        "bad probe": said(lambda: Recorder(model, (x, y[: len(y) - rank]), group=world)),
+        "one statistic": all(torch.equal(a, b) for a, b in zip(plain.buffers(), synced.buffers(), strict=True)),
+    }
+
+
+# What is lost.
+
+
+def losing(directory: Path, rank: int, size: int, lost: int) -> dict[str, Any]:
+    """One process hangs, and then ends in the middle of its work, without a word."""
+    world = dist.group.WORLD
+    if lost != 0:
+        waiting = Group(cast(Any, dist.new_group(timeout=timedelta(seconds=1))))
+        start = time.monotonic()
+        found = said(lambda: waiting.together(lambda: time.sleep(4) if rank == lost else None))
+        Path(directory / f"hung-{rank}.json").write_text(json.dumps([found, time.monotonic() - start]))
+    profile(Fails(lambda: os._exit(7) if rank == lost else None), torch.ones(640, 4), batch_size=4, group=world)
+    return {}
+
+
+def main(work: str, directory: Path) -> None:
+    dist.init_process_group("gloo", timeout=timedelta(minutes=1))
+    rank, size = dist.get_rank(), dist.get_world_size()
+    name, _, lost = work.partition(":")
+    if name == "losing":
+        found = losing(directory, rank, size, int(lost))
+    else:
+        found = {"profiling": profiling, "recording": recording}[name](directory, rank, size)
+    (directory / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
