@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from termwise import DepthProfile, Recorder, chunks, nets, profile
+from termwise import DepthProfile, Recorder, chunks, expand, nets, profile, support
 from termwise.chunks import free_memory, ran_out
 from termwise.errors import ModelError, UsageError
 from termwise.series import Series
@@ -308,8 +308,6 @@ def little(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """So many samples of the ResNet below are expected to fit into half of the free memory."""
 
     def set_free(fits: float) -> None:
-        from termwise import support
-
         each = chunks._PEAK * support(nets.resnet(20), torch.randn(2, 3, 32, 32)).memory / 2
         monkeypatch.setattr(chunks, "free_memory", lambda device: int(2 * fits * each))
 
@@ -339,6 +337,27 @@ def test_the_dry_run_is_paid_once_and_only_where_it_is_needed(
     monkeypatch.setattr(chunks, "free_memory", lambda device: None)
     assert profile(model, [x], replicates=2).chunk == 8  # nothing is known: the whole batch
     assert asked == [2]
+
+
+def test_depths_that_add_in_products_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.gate, self.down = nn.Linear(32, 64), nn.Linear(32, 64), nn.Linear(64, 32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.down(self.up(x) * self.gate(x))
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*[Gated() for _ in range(4)]), torch.randn(16, 32)
+    # Each block takes a polynomial of degree d to one of degree 2 d + 3: 45 in place of 8.
+    deep, shallow = (expand(model, x[:1], product="cauchy").paths, support(model, x[:1]).paths)
+    assert max(deep) == 45 and max(shallow) == 8
+    assert 6 < (len(deep) + 1) / (len(shallow) + 1) < 10
+    each = chunks._PEAK * support(model, x[:2]).memory / 2
+    monkeypatch.setattr(chunks, "free_memory", lambda device: int(2 * 20.5 * each))
+    assert profile(model, [x], replicates=2).chunk == 16
+    assert profile(model, [x], replicates=2, product="cauchy").chunk == 2
 
 
 def test_a_model_that_the_dry_run_cannot_read_is_tried_whole(little: Callable[[float], None]) -> None:

@@ -41,11 +41,15 @@ _Piece = tuple[int | None, int, _T]  # the chunk, if the batch can be cut; how m
 Sizes = int | tuple[tuple[int, int], ...]  # a chunk, or the chunk from each sample on: ((0, 32), (320, 16))
 
 _SHARE = 0.5  # of the free memory that a chunk may be expected to take
-# The peak over what `support` counts, which is a lower bound: with float32 on a CPU a fresh process peaked at 1.8 times
-# it (DenseNet-40), 2.3 (ViT-Ti/16), 2.2 to 2.7 (ResNet-20), 2.5 (plain-20), 2.7 (an MLP) and 4.0 (ResNet-56).
-_PEAK = 4.0
-_BY_DEPTH = 2.5  # times as much again where constants are kept by depth: ResNet-20 took 2.4 times as much
-_READ = 8.0  # times the terms of the output while they are measured, in float64: a language model took 7.5
+# The peak over what `support` counts, which is a lower bound: with float32 on a CPU a fresh process peaked at 1.1 times
+# it (DenseNet-40), 1.7 (a GPT-2 of 4 blocks), 1.8 (ViT-Ti/16), 2.5 (an MLP), 2.7 (ResNet-18), 3.1 (plain-20), 3.4 to
+# 3.8 (ResNet-20) and 4.9 (ResNet-56).
+_PEAK = 5.0
+# Times as much again where constants are kept by depth: 2.1 to 2.7 times (DenseNet-40, ResNet-20, ViT-Ti/16, plain-20),
+# 3.3 (an MLP) and 4.0 (ResNet-56).  And at the least with Cauchy products, which are computed even where the result is
+# frozen: ViT-Ti/16 peaked at 8.8 times what is counted.
+_BY_DEPTH, _CAUCHY = 4.0, 2.0
+_READ = 8.0  # times the terms of the output while they are measured, in float64: a language model took 7.6
 _LIVE = 64  # bytes for each number of an activation, in a bound that need not be tight
 _TOGETHER = 4  # chunks in the plain pass: even without any shortcuts it takes about what a chunk is allowed
 
@@ -258,11 +262,14 @@ class Chunks:
 
         try:
             found = support(self._model, self._placed(inputs), unit=self.unit, output=output, forward=self._forward)
+            parts = wide = len(found.paths) + 1
+            if self._options["product"] == "cauchy":  # depths add in it, which a dry run does not see
+                wide = max(parts, len(self._expand(inputs).paths) + 1)
         except Exception:
             return 0.0  # what is wrong with model or data the run itself will say better
-        parts = len(found.paths) + 1
-        by_depth = _BY_DEPTH if self._options["constants"] == "by_depth" else 1.0
-        return by_depth * (_PEAK * found.memory + _READ * parts * max(sizes, default=0))
+        more = _BY_DEPTH if self._options["constants"] == "by_depth" else 1.0
+        more *= max(_CAUCHY, wide / parts) if self._options["product"] == "cauchy" else 1.0
+        return more * (_PEAK * found.memory + _READ * parts * max(sizes, default=0))
 
 
 def _as_sizes(size: Sizes | None) -> list[tuple[int, int]]:

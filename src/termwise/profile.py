@@ -18,8 +18,9 @@ bootstrap over samples, on running sums: any number of batches, constant memory.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -274,8 +275,7 @@ def measured(expansion: Expansion, targets: Tensor | None) -> Measured:
     """
     if expansion.closure is None:
         raise UsageError("a profile needs all terms: expand without max_depth and tolerance.")
-    parts, stack = stack_parts(expansion)
-    task, statistics = _statistics(stack, expansion, targets)
+    parts, task, statistics = _statistics(expansion, targets)
     paths = {depth: str(expansion.paths[depth]) for depth in expansion.depths}
     return Measured(statistics, parts, paths, task, expansion.unit, expansion.closure, expansion.operators)
 
@@ -449,8 +449,11 @@ def stack_parts(expansion: Expansion) -> tuple[list[tuple[str, int | None]], Ten
     return parts, torch.stack(tensors).cpu().double()
 
 
-def _statistics(stack: Tensor, expansion: Expansion, targets: Tensor | None) -> tuple[str, dict[str, np.ndarray]]:
-    """Per-sample numbers, each of shape (P, N), (K, N) or (N,), and the task."""
+def _statistics(
+    expansion: Expansion, targets: Tensor | None
+) -> tuple[list[tuple[str, int | None]], str, dict[str, np.ndarray]]:
+    """The labels of the parts, the task, and per-sample numbers, each of shape (P, N), (K, N) or (N,)."""
+    parts, stack = stack_parts(expansion)
     y = expansion.total.cpu().double()  # not every device has float64
     targets = None if targets is None else targets.cpu()
     check_batched(y)
@@ -463,7 +466,7 @@ def _statistics(stack: Tensor, expansion: Expansion, targets: Tensor | None) -> 
     else:
         stack, y, labels = centred(stack, y, targets)
         statistics = _classified(stack, y, labels, inputs)
-    return task, {name: values.cpu().numpy() for name, values in statistics.items()}
+    return parts, task, {name: values.cpu().numpy() for name, values in statistics.items()}
 
 
 def _task(y: Tensor, targets: Tensor | None) -> str:
@@ -557,7 +560,7 @@ def _classified(stack: Tensor, y: Tensor, labels: Tensor, inputs: int) -> dict[s
     statistics["weight"] = valid.any(dim=-1).double()
     statistics["margin"] = per_sample(stack.gather(-1, at.expand(len(stack), *at.shape)).squeeze(-1))
     statistics["full_margin"] = per_sample(y.gather(-1, at).squeeze(-1))
-    for name, logits in {"full": y[None], **_truncations(stack, inputs)}.items():
+    for name, logits in itertools.chain([("full", y[None])], _truncations(stack, inputs)):
         correct = (logits.argmax(dim=-1) == labels).double()
         loss = logits.logsumexp(dim=-1) - logits.gather(-1, at.expand(len(logits), *at.shape)).squeeze(-1)
         statistics[f"{name}_correct"], statistics[f"{name}_loss"] = per_sample(correct), per_sample(loss)
@@ -567,16 +570,15 @@ def _classified(stack: Tensor, y: Tensor, labels: Tensor, inputs: int) -> dict[s
 def _regression(stack: Tensor, y: Tensor, targets: Tensor, inputs: int) -> dict[str, Tensor]:
     statistics = {"margin": (stack * targets).sum(dim=-1), "full_margin": (y * targets).sum(dim=-1)}
     statistics["weight"] = torch.ones(y.shape[0], dtype=y.dtype, device=y.device)
-    for name, outputs in {"full": y[None], **_truncations(stack, inputs)}.items():
+    for name, outputs in itertools.chain([("full", y[None])], _truncations(stack, inputs)):
         statistics[f"{name}_loss"] = (outputs - targets).square().mean(dim=-1)
     statistics["full_loss"] = statistics["full_loss"][0]
     return statistics
 
 
-def _truncations(stack: Tensor, inputs: int) -> dict[str, Tensor]:
-    terms, constant = stack[:inputs], stack[inputs:].sum(dim=0)
-    return {
-        "head": constant + terms.cumsum(dim=0),
-        "tail": terms.flip(0).cumsum(dim=0).flip(0),
-        "alone": terms,
-    }
+def _truncations(stack: Tensor, inputs: int) -> Iterator[tuple[str, Tensor]]:
+    """One after another: each takes the memory of all terms."""
+    terms = stack[:inputs]
+    yield "head", terms.cumsum(dim=0).add_(stack[inputs:].sum(dim=0))
+    yield "tail", terms.flip(0).cumsum(dim=0).flip(0)
+    yield "alone", terms

@@ -37,8 +37,8 @@ def headline(profile: DepthProfile) -> str:
 def _chunked(profile: DepthProfile) -> str:
     """How many samples at once, where these were not all."""
     chunks = [size for _, size in profile.chunk] if isinstance(profile.chunk, tuple) else [profile.chunk or 0]
-    told = ", then ".join(str(size) for size in chunks)
-    return f", at most {told} at a time" if 0 < chunks[-1] < profile.samples else ""
+    told = ", then ".join(str(size) for size in dict.fromkeys(chunks))
+    return f", at most {told} at a time" if 0 < min(chunks) < profile.samples else ""
 
 
 def _header(profile: DepthProfile) -> str:
