@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from termwise import DepthProfile, Timeline, rules
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGE = DOCS / "add-a-rule.md"
+PAGE, LARGE = DOCS / "add-a-rule.md", DOCS / "large-models.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
 
@@ -72,3 +74,24 @@ def test_the_page_of_several_processes_runs_as_written(tmp_path: Path) -> None:
         assert run.stdout == expected or (not expected and run.stdout.startswith("closure "))
     assert DepthProfile.load(tmp_path / "net.termwise").samples == 359
     assert Timeline.from_directory(tmp_path / "records").steps[-1] == 6
+
+
+def test_the_script_for_large_models_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+    )
+    model: Any = transformers.LlamaForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    found = re.findall(r"^```python\n(.*?)^```\n", LARGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(found) == 1
+    exec(compile(found[0], str(LARGE), "exec"), {"directory": tmp_path, "tokens": torch.randint(50, (1, 6))})
+    assert "output (1, 1, 50)" in capsys.readouterr().out
+
+
+def test_the_page_on_large_models_is_what_the_benchmark_wrote() -> None:
+    """Its table of costs has a row for what was read under the limit, and for what is extrapolated."""
+    from benchmarks.large import LARGEST, PUBLISHED
+
+    table = LARGE.read_text().partition("<!-- measured -->")[2].partition("<!-- end -->")[0]
+    for name in (LARGEST, *PUBLISHED):
+        assert f"| {name}" in table

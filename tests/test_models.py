@@ -41,7 +41,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def message(kind: type[TermwiseError], spec: str, weights: Path | None = None, **options: bool) -> str:
+def message(kind: type[TermwiseError], spec: str, weights: Path | None = None, **options: Any) -> str:
     with pytest.raises(kind) as caught:
         load_model(spec, weights, **options)
     text = str(caught.value)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import torch
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
@@ -43,6 +44,16 @@ Pretrained = Annotated[
     bool, Parameter(help="Published weights for a timm: or torchvision: model, downloaded by it.", negative=())
 ]
 Trust = Annotated[bool, Parameter(help="Run the code that comes with an hf: model.", negative=())]
+Lazy = Annotated[
+    bool,
+    Parameter(
+        help="Read each module's weights from its .safetensors file when it runs: larger than memory.", negative=()
+    ),
+]
+Precision = Annotated[
+    Literal["float64", "float32", "bfloat16", "float16"] | None,
+    Parameter(help="What an hf: model computes in; float32 by default, in which half-precision weights are exact."),
+]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1 or mps.")]
 Output = Annotated[
     int | str | None, Parameter(help="Key or index of the tensor to profile, where the model returns several.")
@@ -104,6 +115,8 @@ def profile(
     weights: Weights = None,
     pretrained: Pretrained = False,
     trust_remote_code: Trust = False,
+    lazy_weights: Lazy = False,
+    dtype: Precision = None,
     device: Device = "cpu",
     unit: Units = None,
     constants: Constants = "pooled",
@@ -119,12 +132,14 @@ def profile(
 ) -> None:
     """Print which depth does the work in a model of yours; under torchrun, by several processes."""
     from termwise.data import load
-    from termwise.inputs import check_input, device_of, place, repeat_channels
+    from termwise.inputs import check_input, repeat_channels
     from termwise.profile import profile as measure
 
+    loading: dict[str, Any] = {"pretrained": pretrained, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"unit": _unit(unit), "constants": constants, "output": output, "strict": strict}
+
     def prepare() -> tuple[Any, Any]:
-        where = device_of(own_device(device))
-        network = place(load_model(model, weights, pretrained=pretrained, trust_remote_code=trust_remote_code), where)
+        network, _ = _load(model, weights, own_device(device), dtype, lazy_weights=lazy_weights, **loading)
         chosen = load(data, size=size)
         inputs, targets = chosen.test_inputs[:samples], chosen.test_targets[:samples]
         if channels is not None:
@@ -140,7 +155,6 @@ def profile(
             result.save(save)
             print(f"saved: {save}")
 
-    options: dict[str, Any] = {"unit": _unit(unit), "constants": constants, "output": output, "strict": strict}
     with launched() as group:
         processes = Group(group)
         network, pair = processes.together(prepare)
@@ -159,16 +173,18 @@ def support(
     weights: Weights = None,
     pretrained: Pretrained = False,
     trust_remote_code: Trust = False,
+    lazy_weights: Lazy = False,
+    dtype: Precision = None,
     device: Device = "cpu",
     unit: Units = None,
     output: Output = None,
 ) -> None:
     """Say what a model is to Termwise, and what its expansion will cost, before any real work."""
-    from termwise.inputs import device_of, example, place
+    from termwise.inputs import example
     from termwise.support import support as ask
 
-    where = device_of(device)
-    network = place(load_model(model, weights, pretrained=pretrained, trust_remote_code=trust_remote_code), where)
+    options: dict[str, Any] = {"pretrained": pretrained, "trust_remote_code": trust_remote_code}
+    network, where = _load(model, weights, device, dtype, lazy_weights=lazy_weights, **options)
     found = ask(network, example(network, model, shape, where), unit=_unit(unit), output=output)
     print(found)
     if not found.supported:
@@ -181,6 +197,18 @@ def report(run: Annotated[Path, Parameter(help="The directory of a finished run.
     from termwise.report import write_page
 
     print(f"report: {write_page(run)}")
+
+
+def _load(model: str, weights: Path | None, device: str, dtype: str | None, **options: Any) -> tuple[Any, torch.device]:
+    """The model where it is to run, and that place."""
+    from termwise.inputs import device_of, place
+
+    where = device_of(device)
+    precision = None if dtype is None else getattr(torch, dtype)
+    if options["lazy_weights"] and where.type != "cpu":
+        raise UsageError(f"--lazy-weights reads weights into the memory of the processor; omit --device {device}.")
+    network = load_model(model, weights, dtype=precision, **options)
+    return (network if options["lazy_weights"] else place(network, where)), where
 
 
 def _unit(units: Sequence[str] | None) -> Any:

@@ -23,6 +23,7 @@ from torch import nn
 
 from termwise.datafiles import load_callable
 from termwise.errors import DataError, ModelError, TermwiseError, UsageError
+from termwise.lazy import FileWeights, read_when_run, weight_files, without_weights
 from termwise.seeds import owned_random
 from termwise.weights import SUFFIXES, fit_weights, misfit, read_weights, stripped
 
@@ -43,17 +44,23 @@ def load_model(
     *,
     pretrained: bool = False,
     trust_remote_code: bool = False,
+    lazy_weights: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Any:
     """The model that `spec` names.
 
     Without weights of its own a timm or torchvision model is random, from seed 0, and a logged warning says so; that
-    of FILE.py:callable is what the function returns, and an hf: model always has its weights, in float32.
+    of FILE.py:callable is what the function returns, and an hf: model always has its weights, in float32 unless `dtype`
+    says otherwise.
 
     Args:
         spec: one of the forms in `FORMS`.
         weights: a .safetensors file, or a .pt, .pth, .bin or .ckpt file of plain tensors, to load into it.
         pretrained: the published weights of a timm or torchvision model, by the library's own download and cache.
         trust_remote_code: for hf:, run the code that comes with a model.
+        lazy_weights: leave the weights in their .safetensors files, and read those of a module when it runs: for
+            models larger than memory.  They stand in a local directory (hf:) or in the file `weights`.
+        dtype: for hf:, the type that weights are converted to and the model computes in.
 
     Returns:
         An nn.Module; FILE.py:callable may return any other callable.
@@ -71,23 +78,36 @@ def load_model(
         raise UsageError("--pretrained and --weights are two answers to one question: give one of them.")
     if trust_remote_code and kind != "hf":
         raise UsageError(f"--trust-remote-code is for hf: models; omit it with {spec}.")
+    if dtype is not None and kind != "hf":
+        raise UsageError(f"--dtype is for hf: models; omit it with {spec}.")
+    if lazy_weights and file is None and kind != "hf":
+        raise UsageError(f"--lazy-weights reads them from a file: add --weights FILE.safetensors for {spec}.")
     if kind == "hf" and name:
-        return _huggingface(spec, name, file, trust_remote_code)
+        chosen = (
+            torch.float32 if dtype is None else dtype
+        )  # half precision is exact in it, and closes to its last digits
+        return _huggingface(spec, name, file, trust_remote_code, lazy_weights, chosen)
+    blank = without_weights if lazy_weights else contextlib.nullcontext
     if kind in ("timm", "torchvision") and name:
         build = _timm if kind == "timm" else _torchvision
-        model = build(spec, name, pretrained)
+        with blank():
+            model = build(spec, name, pretrained)
         if file is None and not pretrained:
             _log.warning("%s has random weights (seed 0); --pretrained or --weights FILE gives it others.", spec)
     elif kind == "file":
         if pretrained:
             raise UsageError(f"--pretrained is for timm: and torchvision: models; omit it with {spec}.")
-        model = _called(spec)
+        with blank():
+            model = _called(spec)
     else:
         raise UsageError(_unknown(spec, kind))
     if file is not None:
         if not isinstance(model, nn.Module):
             raise ModelError(f"{spec} returns a {type(model).__name__}, which takes no weights; omit --weights.")
-        fit_weights(model, read_weights(file), spec, file)
+        if lazy_weights:
+            read_when_run(model, FileWeights([file.expanduser()]), spec, file)
+        else:
+            fit_weights(model, read_weights(file), spec, file)
     return model
 
 
@@ -183,7 +203,7 @@ def _tensors_only() -> Iterator[None]:
 # --- transformers ---
 
 
-def _huggingface(spec: str, name: str, weights: Path | None, trust: bool) -> nn.Module:
+def _huggingface(spec: str, name: str, weights: Path | None, trust: bool, lazy: bool, dtype: torch.dtype) -> nn.Module:
     directory = Path(name).expanduser()
     local = directory.is_dir()
     if local:
@@ -191,6 +211,12 @@ def _huggingface(spec: str, name: str, weights: Path | None, trust: bool) -> nn.
     elif directory.is_file() or name.startswith((".", "/", "~")):
         raise DataError(f"{directory}: there is no such directory; give one that holds config.json and weights.")
     transformers = _extra("transformers", "huggingface")
+    if lazy:
+        if not local:
+            raise UsageError(
+                f"{spec}: --lazy-weights reads them from a directory; download the model, and give hf:DIR."
+            )
+        return _lazy_huggingface(transformers, spec, directory, weights, trust, dtype)
     source = str(directory) if local else name
     options: dict[str, Any] = {"trust_remote_code": trust}
     try:
@@ -201,13 +227,13 @@ def _huggingface(spec: str, name: str, weights: Path | None, trust: bool) -> nn.
                 options |= {"config": config, "use_safetensors": True}
             else:
                 with torch.device("meta"):
-                    blank = _blank(head, config, trust)
+                    blank = _blank(head, config, trust, dtype)
                 head, source = type(blank), None
                 state = stripped(read_weights(weights), blank.state_dict(), weights)
                 options = {"config": config, "state_dict": state}
             model, report = head.from_pretrained(
                 source,
-                dtype=torch.float32,  # half precision is exact in it, and closes to its last digits
+                dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, in fewer lines
                 **options,
@@ -218,6 +244,36 @@ def _huggingface(spec: str, name: str, weights: Path | None, trust: bool) -> nn.
         raise _unloadable(spec, error) from error
     _check_complete(spec, weights, report)
     return model
+
+
+def _lazy_huggingface(
+    transformers: Any, spec: str, directory: Path, weights: Path | None, trust: bool, dtype: torch.dtype
+) -> nn.Module:
+    """The model in a directory, its weights left in their files."""
+    try:
+        with owned_random(0), _quiet(transformers):
+            config = transformers.AutoConfig.from_pretrained(str(directory), trust_remote_code=trust)
+            head = _head(transformers, config, trust)
+            with without_weights():
+                model: Any = _blank(head, config, trust, dtype)
+            model.tie_weights()
+    except Exception as error:
+        raise _unloadable(spec, error) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(f"{spec} is quantised: --lazy-weights reads floating-point weights alone.")
+    whole = {torch.float16: model._keep_in_fp32_modules, torch.bfloat16: model._keep_in_fp32_modules_strict}.get(dtype)
+    if whole:
+        raise ModelError(f"{spec} keeps {', '.join(whole)} in float32, which --lazy-weights does not: omit --dtype.")
+    files = weight_files(directory) if weights is None else [weights.expanduser()]
+    found = FileWeights(files)
+    try:
+        read_when_run(model, found, spec, directory if weights is None else weights, base=model.base_model_prefix)
+    except ModelError as error:
+        raise ModelError(
+            f"{error} Some models of transformers rename or join their weights while they are loaded: such a model can "
+            "only be loaded whole, without --lazy-weights."
+        ) from error
+    return model.eval()
 
 
 def _check_complete(spec: str, weights: Path | None, report: Mapping[str, Any]) -> None:
@@ -259,10 +315,10 @@ def _head(transformers: Any, config: Any, trust: bool) -> Any:
     return transformers.AutoModel
 
 
-def _blank(head: Any, config: Any, trust: bool) -> nn.Module:
+def _blank(head: Any, config: Any, trust: bool, dtype: torch.dtype) -> nn.Module:
     if hasattr(head, "from_config"):
-        return head.from_config(config, trust_remote_code=trust)
-    return head(config)
+        return head.from_config(config, trust_remote_code=trust, dtype=dtype)
+    return head._from_config(config, dtype=dtype)
 
 
 @contextlib.contextmanager

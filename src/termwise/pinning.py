@@ -87,8 +87,8 @@ def _refuse(model: object) -> None:
         if reason is not None:
             kind = type(module).__name__
             raise ModelError(f"the model holds {reason[0]} ({kind}, module '{name}'). {reason[1]}")
-        # accelerate keeps the weights of such a module elsewhere, and brings them when it is run.
-        offloaded = hasattr(module, "_hf_hook")
+        # The weights of such a module are elsewhere (kept by accelerate, or see `termwise.lazy`) until it is run.
+        offloaded = hasattr(module, "_hf_hook") or hasattr(module, "_weights_in_file")
         for label, tensor in (*module._parameters.items(), *module._buffers.items()):
             reason = None if tensor is None else _unreadable(tensor, offloaded=offloaded)
             if reason is not None:

@@ -10,7 +10,7 @@ import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -24,6 +24,7 @@ SUFFIXES = (".safetensors", *PICKLED)
 _COMPILED = "_orig_mod."  # what torch.compile puts into names
 _SHOWN = 3  # keys of each kind in a message
 
+_Value = TypeVar("_Value")
 _log = logging.getLogger(__name__)
 
 
@@ -110,7 +111,7 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], spec: str, path: 
         raise misfit(spec, path, missing, unexpected, shapes) from error
 
 
-def stripped(state: Mapping[str, Tensor], expected: Collection[str], path: Path) -> dict[str, Tensor]:
+def stripped(state: Mapping[str, _Value], expected: Collection[str], path: Path) -> dict[str, _Value]:
     """The same weights under the model's own names, where all of them stand behind one prefix."""
     compiled = not any(_COMPILED in key for key in expected) and any(_COMPILED in key for key in state)
     bare = {key.replace(_COMPILED, "") if compiled else key: value for key, value in state.items()}
