@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from termwise import DepthProfile, Recorder, nets, profile
+from termwise import DepthProfile, Recorder, chunks, nets, profile, support
 from termwise.distributed import Group
 from termwise.errors import TermwiseError
+from termwise.series import Series
 from termwise.timeline import reestimated
 
 Pair = tuple[Tensor, Tensor]
@@ -61,7 +62,22 @@ class Fails(nn.Module):
         return self.net(x)
 
 
+class Tight(nn.Module):
+    """A model on a machine that holds the terms of so many samples."""
+
+    def __init__(self, holds: int) -> None:
+        super().__init__()
+        self.net, self.holds = network(), holds
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Series) and len(x) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.net(x)
+
+
 # Profiles.
+
+WAY = ((0, 8), (10, 2), (35, 4))
 
 
 def profiles(group: dist.ProcessGroup | None) -> dict[str, DepthProfile]:
@@ -72,9 +88,23 @@ def profiles(group: dist.ProcessGroup | None) -> dict[str, DepthProfile]:
         "few": profile(model, (x[:5], y[:5]), batch_size=4, group=group, replicates=50),
         "loader": profile(model, DataLoader(TensorDataset(x, y), 10), unit="blocks", group=group, replicates=50),
         "agreement": profile(model, list(x.split(10)), group=group, replicates=50),
+        "chunks": profile(model, (x, y), batch_size=16, chunk=4, group=group, replicates=50),
+        "chunks on the way": profile(model, (x, y), batch_size=10, chunk=WAY, group=group, replicates=50),
         "by_depth": profile(model, [{"x": x, "labels": y}], constants="by_depth", group=group, replicates=50),
         "regression": profile(nn.Linear(4, 2), (torch.ones(9, 4), torch.ones(9, 2)), batch_size=2, group=group),
     }
+
+
+def chosen(model: nn.Module, data: Pair, rank: int) -> list[Any]:
+    """The chunk of one process with so much free memory, of three that share it, and where one of them has less."""
+    free_memory, each = chunks.free_memory, chunks._PEAK * support(model, data[0][:2]).memory / 2
+    try:
+        chunks.free_memory = lambda device: int(2 * 9 * each)
+        alone, shared = (profile(model, data, replicates=2, group=group).chunk for group in (None, dist.group.WORLD))
+        chunks.free_memory = lambda device: int(2 * 9 * each) if rank else 1
+        return [alone, shared, profile(model, data, replicates=2, group=dist.group.WORLD).chunk]
+    finally:
+        chunks.free_memory = free_memory
 
 
 def profiling(directory: Path, rank: int, size: int) -> dict[str, Any]:
@@ -109,7 +139,11 @@ def profiling(directory: Path, rank: int, size: int) -> dict[str, Any]:
         "other seed": said(lambda: profile(model, (x, y), seed=rank, group=world)),
         "error": told(Fails(refuse), torch.ones(30, 4)),
         "in two of three": said(lambda: profile(model, x, group=outside)),
+        "other chunk": said(lambda: profile(model, (x, y), chunk=2**rank, group=world)),
+        "chosen": chosen(model, (x, y), rank),
     }
+    halved = profile(Tight(4 if rank == 1 else 8), (x, y), batch_size=8, chunk=8, group=world, replicates=50)
+    halved.save(directory / f"halved-{rank}.termwise")
     # After all this the processes are still together.
     again = profile(model, (x, y), batch_size=8, group=world, replicates=50)
     again.save(directory / f"again-{rank}.termwise")
@@ -157,6 +191,28 @@ def trained(directory: Path, group: dist.ProcessGroup | None, rank: int = 0) -> 
     return recorder
 
 
+def watched(cost: float, group: dist.ProcessGroup | None) -> list[list[Any]]:
+    """Steps and times of a training whose loss moves, on a clock by which each update takes 1 s and a record `cost`."""
+    torch.manual_seed(0)
+    model, clock = nets.mlp([4, 3, 3]), [0.0]
+    draw = torch.Generator().manual_seed(1)
+    probe = torch.randn(6, 4, generator=draw), torch.arange(6) % 3
+    recorder = Recorder(model, probe, batch_size=2, budget=0.05, replicates=2, group=group)
+    spending = recorder._spending
+    spending._clock = lambda: clock[0]
+    for n in range(400):
+        spending.enter()
+        made = recorder._step(n, False, {})
+        clock[0] += cost * made
+        spending.leave(made)
+        clock[0] += 1
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1 + 1 / (n + 2))
+    moments = zip(recorder.recorded, recorder.timeline.timings, strict=True)
+    return [[n, t.training_seconds, t.recording_seconds] for n, t in moments if t is not None]
+
+
 def recording(directory: Path, rank: int, size: int) -> dict[str, Any]:
     world = dist.group.WORLD
     recorder = trained(directory / "records", world, rank)
@@ -174,6 +230,8 @@ def recording(directory: Path, rank: int, size: int) -> dict[str, Any]:
     plain, synced = reestimated(model, x), reestimated(nn.SyncBatchNorm.convert_sync_batchnorm(model), x)
     return {
         "recorded": again.recorded,
+        "within a budget": watched(0.3 if rank == 0 else 5.0, world),
+        "other budget": said(lambda: Recorder(model, (x, y), budget=0.1 * (rank + 1), group=world)),
         "written": written,
         "moody": [moody.step(n) for n in range(4)],
         "kept": said(lambda: kept.step(0)),

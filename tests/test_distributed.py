@@ -88,6 +88,28 @@ def test_each_sample_counts_once(profiled: tuple[Path, list[dict[str, Any]]]) ->
     assert found.loss == pytest.approx(np.mean(log_sum - logits.numpy()[np.arange(45), y.numpy()]), rel=1e-6)
 
 
+def test_a_process_that_runs_out_goes_on_by_itself_and_all_can_be_replayed(
+    profiled: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    directory, _ = profiled
+    found = DepthProfile.load(directory / "halved-0.termwise")
+    # Batches 1 and 4 of the six are those of process 1.
+    assert found.chunk == ((0, 8), (8, 4), (16, 8), (32, 4), (40, 8))
+    assert "45 samples, at most 8, then 4 at a time" in str(found)
+    model, data = several_processes.Tight(8), several_processes.digits_like(45)
+    profile(model, data, batch_size=8, chunk=found.chunk, replicates=50).save(tmp_path / "again")
+    for rank in range(3):
+        assert (directory / f"halved-{rank}.termwise").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def test_the_processes_choose_one_chunk_by_the_memory_that_they_share(
+    profiled: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    # Alone 8 of at most 9 samples; a third of it each holds 2; and the least that any can hold is for all.
+    assert [found["chosen"][1:] for found in profiled[1]] == [[2, 1]] * 3
+    assert [found["chosen"][0] for found in profiled[1]] == [8, 8, 8]
+
+
 def test_without_a_group_each_process_profiles_its_own(profiled: tuple[Path, list[dict[str, Any]]]) -> None:
     assert [found["alone"] for found in profiled[1]] == [45, 44, 43]
 
@@ -103,6 +125,7 @@ def test_without_a_group_each_process_profiles_its_own(profiled: tuple[Path, lis
         ("shorter", "DataError", "batch 5 of process 1 is not that of process 0"),
         ("other weights", "UsageError", "process 1 is not like process 0; they differ in 'conv.weight'"),
         ("other seed", "UsageError", "process 1 is not like process 0; they differ in the options"),
+        ("other chunk", "UsageError", "process 1 is not like process 0; they differ in the options"),
     ],
 )
 def test_what_one_refuses_all_refuse(
@@ -162,6 +185,9 @@ def test_a_recorder_in_two_processes_records_what_one_does(tmp_path: Path) -> No
     assert all((tmp_path / "records" / path.name).read_bytes() == path.read_bytes() for path in written)
     assert found[0]["recorded"] == list(alone.recorded)
     # Two clocks that disagree: that of process 0 counts.
+    assert found[0]["within a budget"] == several_processes.watched(0.3, None)
+    assert len(several_processes.watched(5.0, None)) < len(found[0]["within a budget"])
+    assert found[0]["other budget"][0] == "UsageError" and "they differ in budget" in found[0]["other budget"][1]
     assert found[0]["moody"] == [True, False, True, False]
     assert found[0]["one statistic"]
     for case, kind, message in (

@@ -125,6 +125,9 @@ def profile(
     size: Annotated[int | None, Parameter(help="Resize images to so many pixels; of tokens, the length.")] = None,
     channels: Annotated[int | None, Parameter(help="Repeat the one channel of grey images so often.")] = None,
     samples: Annotated[int, Parameter(help="At most so many of the test part.")] = 1024,
+    chunk: Annotated[
+        int | None, Parameter(help="Samples that are expanded at once, a power of two; by default what memory holds.")
+    ] = None,
     save: Annotated[Path | None, Parameter(help="Keep the profile in this file.")] = None,
 ) -> None:
     """Print which depth does the work in a model of yours; under torchrun, by several processes."""
@@ -155,7 +158,7 @@ def profile(
     with launched() as group:
         processes = Group(group)
         network, pair = processes.together(prepare)
-        result = measure(network, pair, **options, batch_size=32, group=group)
+        result = measure(network, pair, **options, batch_size=max(32, chunk or 0), chunk=chunk, group=group)
         processes.together(finish)
 
 

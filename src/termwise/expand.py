@@ -257,8 +257,7 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
     with pinned(model):
         try:
             with program.running():
-                result = _called(model, lifted) if forward is None else forward(model, lifted)
-                series = program.series_of(pick_output(result, output))
+                series = program.series_of(pick_output(call(model, lifted, forward), output))
         except Exception as error:
             check_followed(program.unsupported)  # the likelier cause, and the better message
             _explain(error)
@@ -272,7 +271,10 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
     return series
 
 
-def _called(model: Callable[..., Any], x: Any) -> Any:
+def call(model: Callable[..., Any], x: Any, forward: Forward = None) -> Any:
+    """What the model returns for the input `x`, called as `expand` calls it."""
+    if forward is not None:
+        return forward(model, x)
     if isinstance(x, Mapping):
         return model(**x)
     return model(*x) if isinstance(x, (tuple, list)) else model(x)

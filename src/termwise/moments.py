@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from termwise.budget import Timing
 from termwise.credit import Credits
 from termwise.errors import RecordError, RunError
 from termwise.profile import DepthProfile
@@ -40,6 +41,7 @@ class Moment:
         terms: the parts of the output in the order of `profile.share`, float32, shape (P, N, ...); of logits (P, N, C),
             centred over the classes.
         targets: the classes, shape (N,); None where the output is no (N, C) with one class a sample.
+        timing: what had been spent, and by what the step was chosen; None where there was no budget.
     """
 
     step: int
@@ -49,6 +51,7 @@ class Moment:
     profile: DepthProfile
     terms: np.ndarray
     targets: np.ndarray | None
+    timing: Timing | None = None
 
     @functools.cached_property
     def parts(self) -> list[tuple[str, int | None]]:
@@ -60,6 +63,8 @@ class Moment:
         """The saved form."""
         arrays = {"terms": self.terms} | ({} if self.targets is None else {"targets": self.targets})
         note = {"step": self.step, "scalars": dict(self.scalars), "settings": dict(self.settings)}
+        if self.timing is not None:
+            note["timing"] = msgspec.to_builtins(self.timing)
         record = self.profile.to_record(arrays, **note, weights=self.weights)
         return msgspec.structs.replace(record, kind=RECORD_KIND)
 
@@ -71,6 +76,7 @@ class _Note(msgspec.Struct):
     scalars: dict[str, float | None]
     settings: dict[str, str | int | float | bool | None]
     weights: str
+    timing: Timing | None = None
 
 
 def moment_of(record: Record, where: str) -> Moment:
@@ -89,7 +95,7 @@ def moment_of(record: Record, where: str) -> Moment:
         raise _broken(where, "its terms are missing or of another shape than its table")
     if targets is not None and not _fits(targets, terms):
         raise _broken(where, "its targets do not fit its terms")
-    return Moment(note.step, note.scalars, note.settings, note.weights, profile, terms, targets)
+    return Moment(note.step, note.scalars, note.settings, note.weights, profile, terms, targets, note.timing)
 
 
 def _fits(targets: np.ndarray, terms: np.ndarray) -> bool:

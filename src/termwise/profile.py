@@ -18,21 +18,22 @@ bootstrap over samples, on running sums: any number of batches, constant memory.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from termwise.batches import batches
+from termwise.chunks import Chunks, Sizes
 from termwise.distributed import Group, identity
 from termwise.errors import DataError, ModelError, RecordError, UsageError
-from termwise.expand import Expansion, Forward, Output, expand, locate
+from termwise.expand import Expansion, Forward, Output
 from termwise.operators import OperatorUse
-from termwise.pinning import bare, home
+from termwise.pinning import bare
 from termwise.program import Constants, Product
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import UNITS, Unit, unit_of
@@ -77,6 +78,9 @@ class DepthProfile:
             prediction stands in for them.
         unit: the unit of depth.
         operators: how each operator was treated.
+        chunk: how many samples were expanded at once; given to `profile` it gives the same bits. Where that changed on
+            the way ((first sample, chunk), ...): memory ran out, in one of the processes or in all. None where no
+            batch could be cut, and in older records.
 
     A share says what a depth contributes with all gates as they are, not what would be left without it.
     """
@@ -94,6 +98,7 @@ class DepthProfile:
     task: str
     unit: str
     operators: tuple[OperatorUse, ...]
+    chunk: Sizes | None = None
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -153,13 +158,14 @@ class DepthProfile:
         try:
             plain = dict(record.metadata["profile"])
             uses = tuple(OperatorUse(**{**use, "modules": tuple(use["modules"])}) for use in plain.pop("operators"))
-            aligned = plain.pop("aligned_depth")
+            aligned, chunk = plain.pop("aligned_depth"), plain.pop("chunk", None)
             return DepthProfile(
                 share=record.tables["share"],
                 truncated=record.tables["truncated"],
                 mean_depth=Estimate(*plain.pop("mean_depth")),
                 aligned_depth=None if aligned is None else Estimate(*aligned),
                 operators=uses,
+                chunk=tuple((start, size) for start, size in chunk) if isinstance(chunk, list | tuple) else chunk,
                 **plain,
             )
         except (KeyError, TypeError) as error:
@@ -177,6 +183,7 @@ def profile(
     forward: Forward = None,
     strict: bool = False,
     batch_size: int = 32,
+    chunk: Sizes | None = None,
     replicates: int = 200,
     seed: int = 0,
     group: ProcessGroup | None = None,
@@ -186,9 +193,9 @@ def profile(
     It never speaks to other processes unless `group` says so: in a training of several processes each call without it
     profiles what it is given, alone.  With it, all processes of the group make the same call, **each with all of the
     data in the same order**; the batches are dealt out, and each process gets the same result, that of one process
-    alone, bit by bit where all compute with as many threads.  Shares of the data, as a DistributedSampler cuts them,
-    are not taken: it pads them, so that samples would count twice.  Neither do other data in another process, nor
-    another model, go unnoticed: fingerprints are compared.
+    alone, bit by bit where all compute with as many threads and in the same chunks.  Shares of the data, as a
+    DistributedSampler cuts them, are not taken: it pads them, so that samples would count twice.  Neither do other data
+    in another process, nor another model, go unnoticed: fingerprints are compared.
 
     Args:
         model: an nn.Module or callable; run in evaluation mode and left as found.
@@ -202,6 +209,8 @@ def profile(
         forward: how to call the model, as in `expand`; it is given the inputs of a batch.
         strict: refuse operators without a rule, as in `expand`.
         batch_size: samples a batch, where `data` is one tensor or pair.
+        chunk: samples that are expanded at once, a power of two; None: as many as the memory holds, that of the process
+            which has the least. Whatever it is, it is halved where memory runs out, and the result says what was used.
         replicates: bootstrap replicates.
         seed: of the bootstrap; the model's random state is not touched.
         group: processes to share the work with, such as torch.distributed.group.WORLD; all must make this call.  They
@@ -210,48 +219,41 @@ def profile(
     Raises:
         DataError: when there is no data, it is not finite, targets do not fit, or processes hold different data.
         RunError: when a process of the group is lost, or fails with an error that is none of Termwise's.
-        UsageError: for an unknown unit or option; when the processes differ in their model or options.
-        ModelError: see `expand`; and when a later batch has other depths than the first.
+        UsageError: see `expand`; when the chunk is no power of two; when the processes differ in model or options.
+        ModelError: see `expand`; when a later batch has other depths than the first; when memory runs out with one
+            sample; and when a batch has to be cut whose samples influence each other.
     """
-    measures = Measures(replicates=replicates, seed=seed)
+    measures, processes = Measures(replicates=replicates, seed=seed), Group(group)
 
-    def measure(batch: tuple[Any, Tensor | None]) -> Measured:
-        nonlocal located
-        inputs, targets = (_to(part, home(model)) for part in batch)
-        located = locate(located, model, inputs, output=output, forward=forward)
-        expansion = expand(
+    def begin() -> Chunks:
+        return Chunks(
             model,
-            inputs,
-            unit=located,
+            size=chunk,
+            unit=unit_of(unit, bare(model)),
             constants=constants,
             product=product,
             output=output,
             forward=forward,
             strict=strict,
+            group=processes,
         )
-        return measured(expansion, targets)
 
-    processes = Group(group)
-    located = processes.together(lambda: unit_of(unit, bare(model)))
-    options = f"{located} {constants} {product} {strict} {batch_size} {replicates} {seed}"
+    chunks = processes.together(begin)
+    options = f"{chunks.unit} {constants} {product} {strict} {batch_size} {chunk} {replicates} {seed}"
     processes.require_same(lambda: {**identity(model), "the options": options})
-    for one in processes.dealt(batches(data, batch_size), measure, Measured):
+    for one in chunks.over(batches(data, batch_size), measured, Measured):
         measures.add(one)
-    return measures.result()
-
-
-def _to(tree: Any, device: torch.device | None) -> Any:
-    return pytree.tree_map_only(Tensor, lambda t: t if device is None else t.to(device), tree)
+    return measures.result(chunks.used)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    """What is measured of one batch: plain values and arrays, which can be sent to another process.
+    """What one expansion says of its samples: plain values and arrays, which can be sent to another process.
 
     Attributes:
         statistics: per-sample numbers, each of shape (P, N), (K, N) or (N,).
         parts: origin and depth of each of the P parts.
-        paths: the number of paths of each of the K depths of the input-born terms.
+        paths: the number of paths of each of the K depths of the input-born terms; as text, for it has no bound.
         task: as in DepthProfile; likewise the rest.
     """
 
@@ -265,7 +267,7 @@ class Measured:
 
 
 def measured(expansion: Expansion, targets: Tensor | None) -> Measured:
-    """The measures of a batch.
+    """Measure every sample.
 
     Raises:
         DataError: when the targets do not fit the output.
@@ -273,8 +275,7 @@ def measured(expansion: Expansion, targets: Tensor | None) -> Measured:
     """
     if expansion.closure is None:
         raise UsageError("a profile needs all terms: expand without max_depth and tolerance.")
-    parts, stack = stack_parts(expansion)
-    task, statistics = _statistics(stack, expansion, targets)
+    parts, task, statistics = _statistics(expansion, targets)
     paths = {depth: str(expansion.paths[depth]) for depth in expansion.depths}
     return Measured(statistics, parts, paths, task, expansion.unit, expansion.closure, expansion.operators)
 
@@ -293,11 +294,11 @@ class Measures:
         self._closure, self._samples = 0.0, 0
 
     def add(self, batch: Measured) -> None:
-        """Add a batch.
+        """Add the samples of an expansion; the draws of the bootstrap go by the order of the samples alone.
 
         Raises:
-            DataError: when this batch has targets and the first has none, or the other way round.
-            ModelError: when the depths are other than the first batch's.
+            DataError: when some samples have targets and others have none.
+            ModelError: when the depths are other than those of the first samples.
         """
         first = self._first = self._first or batch
         if batch.parts != first.parts:
@@ -322,11 +323,11 @@ class Measures:
             key = (use.operator, use.rule, use.kind)
             known = self._operators.get(key)
             modules = dict.fromkeys((*(known.modules if known else ()), *use.modules))
-            count = use.count + (known.count if known else 0)
-            self._operators[key] = dataclasses.replace(use, count=count, modules=tuple(modules))
+            total = use.count + (known.count if known else 0)
+            self._operators[key] = dataclasses.replace(use, count=total, modules=tuple(modules))
 
-    def result(self) -> DepthProfile:
-        """The profile of all batches so far.
+    def result(self, chunk: Sizes | None = None) -> DepthProfile:
+        """The profile of all samples so far, which were expanded in such chunks.
 
         Raises:
             DataError: when there was none.
@@ -358,6 +359,7 @@ class Measures:
             task=first.task,
             unit=first.unit,
             operators=tuple(sorted(self._operators.values(), key=lambda use: (-use.count, use.operator))),
+            chunk=chunk,
         )
 
     def _share_table(self, first: Measured, shares: dict[str, np.ndarray]) -> Table:
@@ -447,8 +449,11 @@ def stack_parts(expansion: Expansion) -> tuple[list[tuple[str, int | None]], Ten
     return parts, torch.stack(tensors).cpu().double()
 
 
-def _statistics(stack: Tensor, expansion: Expansion, targets: Tensor | None) -> tuple[str, dict[str, np.ndarray]]:
-    """Per-sample numbers, each of shape (P, N), (K, N) or (N,), and the task."""
+def _statistics(
+    expansion: Expansion, targets: Tensor | None
+) -> tuple[list[tuple[str, int | None]], str, dict[str, np.ndarray]]:
+    """The labels of the parts, the task, and per-sample numbers, each of shape (P, N), (K, N) or (N,)."""
+    parts, stack = stack_parts(expansion)
     y = expansion.total.cpu().double()  # not every device has float64
     targets = None if targets is None else targets.cpu()
     check_batched(y)
@@ -461,7 +466,7 @@ def _statistics(stack: Tensor, expansion: Expansion, targets: Tensor | None) -> 
     else:
         stack, y, labels = centred(stack, y, targets)
         statistics = _classified(stack, y, labels, inputs)
-    return task, {name: values.cpu().numpy() for name, values in statistics.items()}
+    return parts, task, {name: values.cpu().numpy() for name, values in statistics.items()}
 
 
 def _task(y: Tensor, targets: Tensor | None) -> str:
@@ -555,7 +560,7 @@ def _classified(stack: Tensor, y: Tensor, labels: Tensor, inputs: int) -> dict[s
     statistics["weight"] = valid.any(dim=-1).double()
     statistics["margin"] = per_sample(stack.gather(-1, at.expand(len(stack), *at.shape)).squeeze(-1))
     statistics["full_margin"] = per_sample(y.gather(-1, at).squeeze(-1))
-    for name, logits in {"full": y[None], **_truncations(stack, inputs)}.items():
+    for name, logits in itertools.chain([("full", y[None])], _truncations(stack, inputs)):
         correct = (logits.argmax(dim=-1) == labels).double()
         loss = logits.logsumexp(dim=-1) - logits.gather(-1, at.expand(len(logits), *at.shape)).squeeze(-1)
         statistics[f"{name}_correct"], statistics[f"{name}_loss"] = per_sample(correct), per_sample(loss)
@@ -565,16 +570,15 @@ def _classified(stack: Tensor, y: Tensor, labels: Tensor, inputs: int) -> dict[s
 def _regression(stack: Tensor, y: Tensor, targets: Tensor, inputs: int) -> dict[str, Tensor]:
     statistics = {"margin": (stack * targets).sum(dim=-1), "full_margin": (y * targets).sum(dim=-1)}
     statistics["weight"] = torch.ones(y.shape[0], dtype=y.dtype, device=y.device)
-    for name, outputs in {"full": y[None], **_truncations(stack, inputs)}.items():
+    for name, outputs in itertools.chain([("full", y[None])], _truncations(stack, inputs)):
         statistics[f"{name}_loss"] = (outputs - targets).square().mean(dim=-1)
     statistics["full_loss"] = statistics["full_loss"][0]
     return statistics
 
 
-def _truncations(stack: Tensor, inputs: int) -> dict[str, Tensor]:
-    terms, constant = stack[:inputs], stack[inputs:].sum(dim=0)
-    return {
-        "head": constant + terms.cumsum(dim=0),
-        "tail": terms.flip(0).cumsum(dim=0).flip(0),
-        "alone": terms,
-    }
+def _truncations(stack: Tensor, inputs: int) -> Iterator[tuple[str, Tensor]]:
+    """One after another: each takes the memory of all terms."""
+    terms = stack[:inputs]
+    yield "head", terms.cumsum(dim=0).add_(stack[inputs:].sum(dim=0))
+    yield "tail", terms.flip(0).cumsum(dim=0).flip(0)
+    yield "alone", terms

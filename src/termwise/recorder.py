@@ -11,20 +11,21 @@ import functools
 import math
 import operator
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from termwise.batches import batches, fingerprint
+from termwise.budget import Spending
+from termwise.chunks import Chunks
 from termwise.credit import cross_entropy
 from termwise.distributed import Group, identity
 from termwise.errors import DataError, ModelError, RunError, UsageError
-from termwise.expand import Expansion, Output, expand, locate, pick_output
+from termwise.expand import Expansion, Output, pick_output
 from termwise.moments import STEPS, Moment, read_directory, require_alike, require_settings
 from termwise.pinning import bare, home, pinned
 from termwise.profile import IGNORED, Measured, Measures, classes_last, measured, stack_parts
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 _ROOT2 = 2**0.5
 _LARGEST = 2**30  # bytes of terms that one record may hold
 _Norm = nn.modules.batchnorm._BatchNorm
-_T = TypeVar("_T")
 
 
 def log_spaced(ratio: float = _ROOT2) -> Callable[[int], bool]:
@@ -139,22 +139,27 @@ class Recorder:
         constants: "pooled" or "by_depth".
         product: "half" or "cauchy".
         output: which tensor of the model's result, as in `termwise.expand`.
-        schedule: whether a step is due; by default `log_spaced()`, refined where the learning is.
+        schedule: whether a step is due, or the steps that are (`timeline.steps` replays those of another run); by
+            default `log_spaced()`, refined where the learning is.
         refine: between two ticks of the default schedule the loss on the probe is looked at, on the tick of
             `log_spaced(2 ** 0.25)` there, and recorded if it has moved since the last record by more than this fraction
             of the largest loss on record.  So there are at most twice as many records.  0: never.
+        budget: the fraction of the training time that recording may take, such as 0.05; the training time is what
+            passes between the calls of step().  Of the schedule 20 ticks are taken in any case; any later one, and any
+            look between ticks, only if the budget holds it.  The last record and those that are forced are always made.
+            Which steps are recorded then depends on the clock: every record says what was spent, and by what its step
+            was chosen.  None: the schedule as it is, the same steps each time.
         calibration: inputs from which batch-norm statistics are estimated anew; by default the probe's.  False: the
             statistics as they are.
         directory: where each record is written as soon as it is made, one file each.  Records that are there already
             are taken over: a training that is resumed goes on, and a step that is there is not recorded again.
-        batch_size: probe samples that are expanded at once; small ones stay in the cache.
+        batch_size: probe samples that are expanded at once; small ones stay in the cache. Where memory runs out they
+            are halved from there on, and the profile of a record says it.
         replicates: of the bootstrap for the intervals.
         seed: of the bootstrap; the random state of the training is not touched.
         group: processes to share the work with, as in `termwise.profile`.  Whether a step is due is for process 0 to
-            say, and scalars are taken from it.  A directory must be one that all can read.
-
-    Attributes:
-        seconds: the time spent inside so far.
+            say, its clock counts for the budget, and scalars are taken from it.  A directory must be one that all can
+            read.
 
     Raises:
         DataError: when the probe is empty, not finite, or inputs and targets do not pair up.
@@ -172,8 +177,9 @@ class Recorder:
         constants: Constants = "pooled",
         product: Product = "half",
         output: Output = None,
-        schedule: Callable[[int], bool] | None = None,
+        schedule: Callable[[int], bool] | Collection[int] | None = None,
         refine: float = 0.05,
+        budget: float | None = None,
         calibration: Tensor | Literal[False] | None = None,
         directory: str | os.PathLike[str] | None = None,
         batch_size: int = 32,
@@ -191,16 +197,21 @@ class Recorder:
             raise UsageError(
                 f"calibration={calibration!r}: expected a tensor of inputs, None for the probe's, or False."
             )
-        self._schedule = schedule
+        self._schedule = schedule if schedule is None or callable(schedule) else frozenset(schedule).__contains__
         self._refine = refine if schedule is None else 0.0
         self._tick, self._look = log_spaced(), log_spaced(_ROOT2**0.5)
         self._batch_size, self._replicates, self._seed = batch_size, replicates, seed
+        self._chunk = 1 << max(batch_size - 1, 0).bit_length()
         self._directory = None if directory is None else Path(directory)
         self._settings = self._describe()
         self._moments = self._group.together(self._found)
-        self._group.require_same(lambda: {n: repr(v) for n, v in (*self._settings.items(), ("records", self.recorded))})
+        own = {"records": self.recorded, "batch_size": batch_size, "refine": self._refine, "budget": budget}
+        self._group.require_same(lambda: {name: repr(value) for name, value in (self._settings | own).items()})
         self._last = 0
-        self.seconds = 0.0
+        self._spending = Spending(budget, self._group)
+        timings = [moment.timing for moment in self._moments.values() if moment.timing is not None]
+        if timings:
+            self._spending.resume(timings[-1], len(self._moments))
 
     def _found(self) -> dict[int, Moment]:
         """The records that are in the directory already."""
@@ -230,6 +241,11 @@ class Recorder:
             "replicates": self._replicates,
             "seed": self._seed,
         }
+
+    @property
+    def seconds(self) -> float:
+        """The time spent inside so far."""
+        return self._spending.seconds
 
     @property
     def recorded(self) -> tuple[int, ...]:
@@ -267,15 +283,19 @@ class Recorder:
                 the group is lost.
             DataError, ModelError: see `termwise.profile`.
         """
-        start = time.perf_counter()
+        self._spending.enter()
+        made = False
         try:
-            return self._step(self._number(n), force, scalars)
+            made = self._step(self._number(n), force, scalars)
         finally:
-            self.seconds += time.perf_counter() - start
+            self._spending.leave(made)
+        return made
 
     def finish(self, n: int, **scalars: Any) -> bool:
         """Record the last step, unless it is on record; returns whether a record was made."""
-        return self.step(n, force=True, **scalars)
+        made = self.step(n, force=True, **scalars)
+        self._spending.warn()
+        return made
 
     def _number(self, n: int) -> int:
         try:
@@ -294,14 +314,17 @@ class Recorder:
         if n in self._moments:
             self._require_same_weights(self._moments[n])
             return False
-        due = force or self._due(n)
-        if not due and not (self._refine and self._look(n)):
+        tick = force or self._due(n)
+        if tick and not force and not self._spending.allows(len(self._moments)):
+            return False
+        before = [] if tick else self._looked_at(n)
+        if not tick and not before:
             return False
         network = self._shared(self._group.together(self._network))
         self._group.require_same(lambda: {"step": str(n), **identity(network)})
-        if not due and not self._moved(n, network):
+        if not tick and not self._moved(before, network):
             return False
-        moment = self._measure(n, network, scalars)
+        moment = self._measure(n, network, scalars, force)
         require_alike([*list(self._moments.values())[:1], moment], str(self._directory or "this recorder"))
         self._group.together(lambda: self._write(moment))
         self._moments[n] = moment
@@ -336,18 +359,29 @@ class Recorder:
         live = any(_is_live(module, model.training) for module in model.modules())
         return reestimated(model, calibration) if live else model
 
-    def _measure(self, n: int, network: Any, scalars: dict[str, Any]) -> Moment:
-        measures = Measures(replicates=self._replicates, seed=self._seed)
-        terms: list[np.ndarray] = []
+    def _measure(self, n: int, network: Any, scalars: dict[str, Any], forced: bool) -> Moment:
         # Buffers that each process keeps for itself are process 0's: it writes the checkpoints too.
         note = self._group.exchange(lambda: (self._weights(), _numbers(scalars)), tuple[str, dict[str, float | None]])
         weights, numbers = note[0]
-        for one, some in self._dealt(lambda *batch: self._expanded(network, *batch), tuple[Measured, np.ndarray]):
+        measures = Measures(replicates=self._replicates, seed=self._seed)
+        terms: list[np.ndarray] = []
+        chunks = Chunks(
+            network,
+            size=self._chunk,
+            unit=self._unit,
+            constants=self._constants,
+            product=self._product,
+            output=self._output,
+            group=self._group,
+        )
+        for one, some in chunks.over(self._batches(), self._read, tuple[Measured, np.ndarray]):
             measures.add(one)
             terms.append(some)
+        self._unit, self._chunk = chunks.unit, chunks.size
         all_terms = np.concatenate(terms, axis=1)
         classes = self._targets.cpu().long().numpy() if all_terms.ndim == 3 and _are_classes(self._targets) else None
-        return Moment(n, numbers, self._settings, weights, measures.result(), all_terms, classes)
+        profile, timing = measures.result(chunks.used), self._spending.timing(len(self._moments), forced)
+        return Moment(n, numbers, self._settings, weights, profile, all_terms, classes, timing)
 
     def _shared(self, network: Any) -> Any:
         """The network with the batch-norm statistics that process 0 estimated: another machine may round otherwise."""
@@ -359,49 +393,39 @@ class Recorder:
             buffer.copy_(torch.from_numpy(values.copy()))
         return network
 
-    def _dealt(self, work: Callable[[Tensor, Tensor], _T], kind: Any) -> Iterator[_T]:
-        """What `work` gives for each batch of the probe, where the model is."""
-        device = home(self._model)
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        return batches((self._inputs, self._targets), self._batch_size)
 
-        def placed(batch: tuple[Tensor, Tensor]) -> _T:
-            inputs, targets = batch if device is None else (part.to(device) for part in batch)
-            return work(inputs, targets)
-
-        return self._group.dealt(batches((self._inputs, self._targets), self._batch_size), placed, kind)
-
-    def _expanded(self, network: Any, inputs: Tensor, targets: Tensor) -> tuple[Measured, np.ndarray]:
-        self._unit = locate(self._unit, network, inputs, output=self._output)
-        expansion = expand(
-            network,
-            inputs,
-            unit=self._unit,
-            constants=self._constants,
-            product=self._product,
-            output=self._output,
-        )
+    def _read(self, expansion: Expansion, targets: Tensor) -> tuple[Measured, np.ndarray]:
         found, terms = measured(expansion, targets), _terms(expansion, targets)
-        if terms.nbytes / len(inputs) * len(self._inputs) > _LARGEST:
+        if terms.nbytes / len(targets) * len(self._inputs) > _LARGEST:
             raise UsageError(
                 f"one record would hold the terms of {len(self._inputs)} outputs of shape "
                 f"{tuple(expansion.total.shape[1:])}, more than 1 GiB. Take a smaller probe."
             )
         return found, terms
 
-    def _moved(self, n: int, network: Any) -> bool:
-        """Whether the loss has moved since the record before `n`.
+    def _looked_at(self, n: int) -> list[Moment]:
+        """The records before `n`, where the loss is to be compared with theirs; else none.
 
         Later records are not looked at, so that a training that is resumed decides as it did before.
         """
+        if not self._refine or not self._look(n) or not self._spending.room:
+            return []
         before = [self._moments[step] for step in self.recorded if step < n]
-        if not before or before[-1].targets is None:
-            return False
+        return before if before and before[-1].targets is not None else []
 
-        def lost(inputs: Tensor, targets: Tensor) -> float:
+    def _moved(self, before: list[Moment], network: Any) -> bool:
+        """Whether the loss has moved since the last of these records."""
+        device = home(network)
+
+        def lost(batch: tuple[Tensor, Tensor]) -> float:
+            inputs, targets = batch if device is None else (part.to(device) for part in batch)
             logits = pick_output(network(inputs), self._output).double().cpu().numpy()
             return float(cross_entropy(logits, targets.cpu().numpy()) * len(logits))
 
         with pinned(network):
-            total = sum(self._dealt(lost, float))
+            total = sum(self._group.dealt(self._batches(), lost, float))
         moved = abs(total / len(self._inputs) - before[-1].profile.loss)
         return moved > self._refine * max(moment.profile.loss for moment in before)
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from termwise.budget import LEAST, Timing
 from termwise.credit import CONVERGED, Credits, credits_over
 from termwise.errors import RecordError, UsageError
 from termwise.moments import (
@@ -74,6 +75,11 @@ class Timeline:
     def profiles(self) -> tuple[DepthProfile, ...]:
         """The profile at each step."""
         return tuple(moment.profile for moment in self._moments)
+
+    @property
+    def timings(self) -> tuple[Timing | None, ...]:
+        """By what each step was chosen, and what had been spent; None where there was no budget."""
+        return tuple(moment.timing for moment in self._moments)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -146,7 +152,7 @@ class Timeline:
 
     def __str__(self) -> str:
         """Closure, a line a record, the credit's closure and drift, and when each part was learned."""
-        lines = [self._headline(), "", *_steps_text(self.table), "", *self._credit_text()]
+        lines = [self._headline(), *self._timing_text(), "", *_steps_text(self.table), "", *self._credit_text()]
         learned = self.time_learned
         return "\n".join(lines if learned is None else [*lines, "", *_times_text(learned)])
 
@@ -160,6 +166,15 @@ class Timeline:
             f"{len(self.steps)} records, steps {self.steps[0]} to {self.steps[-1]} | "
             f"{first.profile.samples:,} samples | batch-norm statistics {kept or 'estimated anew on a copy'}"
         )
+
+    def _timing_text(self) -> list[str]:
+        """What recording took, where there was a budget for it."""
+        last = self.timings[-1]
+        if last is None:
+            return []
+        taken = f"{last.recording_seconds:.1f} s of recording beside {last.training_seconds:.1f} s of training"
+        kept = "held" if last.held else f"not held: the first {LEAST} ticks and the last record are made in any case"
+        return [f"steps chosen by the clock: {taken} (budget {last.budget:.0%}, {kept})"]
 
     def _credit_text(self) -> list[str]:
         if self._credits is None:

@@ -30,8 +30,15 @@ def headline(profile: DepthProfile) -> str:
     }[profile.task]
     return (
         f"closure {profile.closure:.1e}: the parts add up to the whole | unit: {profile.unit} | "
-        f"{profile.samples:,} samples | {quality}"
+        f"{profile.samples:,} samples{_chunked(profile)} | {quality}"
     )
+
+
+def _chunked(profile: DepthProfile) -> str:
+    """How many samples at once, where these were not all."""
+    chunks = [size for _, size in profile.chunk] if isinstance(profile.chunk, tuple) else [profile.chunk or 0]
+    told = ", then ".join(str(size) for size in dict.fromkeys(chunks))
+    return f", at most {told} at a time" if 0 < min(chunks) < profile.samples else ""
 
 
 def _header(profile: DepthProfile) -> str:
