@@ -514,3 +514,30 @@ def test_leaving_torch_with_values_is_refused(leave: Callable[[Tensor], Tensor])
     layer = nn.Linear(3, 3)
     with pytest.raises(ModelError, match=r"of shape \(2, 3\)"):
         expand(lambda x: leave(layer(x)), torch.randn(2, 3))
+
+
+def test_a_write_behind_a_module_that_hands_on_its_input_is_refused_while_the_input_is_there() -> None:
+    def kept(m: Any, x: Tensor) -> Tensor:
+        before = m.layer(x)
+        behind = m.passing(before)
+        behind *= 2
+        return before
+
+    def gone(m: Any, x: Tensor) -> Tensor:
+        behind = m.passing(m.layer(x))
+        behind *= 2
+        return behind
+
+    def before_written(m: Any, x: Tensor) -> Tensor:
+        before = m.layer(x)
+        behind = m.passing(before)
+        before[:, 0] *= 2
+        return behind
+
+    x = torch.randn(3, 4, dtype=DOUBLE)
+    for passing in (nn.Identity(), nn.Flatten(0), nn.Unflatten(1, (2, 2))):
+        for program in (kept, before_written):
+            with pytest.raises(RuleError, match="while the other is still there"):
+                expand(Written(program, layer=dense(4, 4), passing=passing), x, unit=["passing"])
+        found = expand(Written(gone, layer=dense(4, 4), passing=passing), x, unit=["passing"])
+        assert found.depths == (1,) and found.closure is not None and found.closure < 1e-12

@@ -155,6 +155,7 @@ class Program(TorchDispatchMode):
 
     def _module_step(self, series: Series, name: str) -> Series:
         moved = self._step(series)
+        moved.part_from(series)
         if self.graph is not None and series.has_input:
             self.calls += 1
             self.graph.add(Node(self.calls, "module", "affine", False, name, ((0, series.born),), module_step=True))

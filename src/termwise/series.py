@@ -86,6 +86,7 @@ class Series(Tensor):
     _alias_root: Series | None
     _alias_view: Callable[[Tensor], Tensor] | None
     _aliases: list[TensorWeakRef]
+    _apart: list[TensorWeakRef]
 
     @staticmethod
     def __new__(cls: type[Series], value: Tensor, *_: Any, **__: Any) -> Series:
@@ -105,7 +106,7 @@ class Series(Tensor):
         """Wrap `value`; `rows` must have shape (len(parts), *value.shape)."""
         self.value, self.held, self.parts, self.paths, self.gate = value, rows, parts, dict(paths or {}), gate
         self.born = ()
-        self._alias_root, self._alias_view, self._aliases = None, None, []
+        self._alias_root, self._alias_view, self._aliases, self._apart = None, None, [], []
         self.run = None
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
@@ -242,12 +243,24 @@ class Series(Tensor):
         self._alias_view = view if earlier is None else lambda rows: view(earlier(rows))
         root._aliases.append(TensorWeakRef(self))
 
+    def part_from(self, earlier: Series) -> None:
+        """Note that this is another polynomial of the same memory than `earlier`: a write can reach but one of them."""
+        root = earlier if earlier._alias_root is None else earlier._alias_root
+        self._apart += [TensorWeakRef(root), *root._aliases]
+        root._apart.append(TensorWeakRef(self))
+
     def _become(self, rows: Rows, parts: Parts, paths: Paths, gate: bool, born: Born) -> None:
         self.held, self.parts, self.paths, self.gate, self.born = rows, parts, dict(paths), gate, born
 
     def overwrite(self, new: Series) -> None:
         """Take over the parts of `new` (in-place operators); the clean value has been written by the caller."""
         root = self if self._alias_root is None else self._alias_root
+        if any(other() is not None for other in root._apart):
+            raise RuleError(
+                "a write into the memory of a value from before a module that is a step, or from behind it, while the "
+                "other is still there: the module hands on its input or a view of it. Name a module around it, or "
+                "write the model's line without the in-place operator."
+            )
         if root is self:
             self._become(new.held, new.parts, new.paths, new.gate, new.born)
         else:
