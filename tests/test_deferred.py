@@ -278,3 +278,16 @@ def test_rows_that_nobody_needs_are_gone_at_once() -> None:
         assert all(reference() is None for reference in left)
     finally:
         gc.enable()
+
+
+def test_no_gradients_are_recorded_whenever_rows_are_read() -> None:
+    rows, weight = torch.randn(3, 2, 4), torch.randn(4, 5, requires_grad=True)
+    kernel = torch.randn(6, 4, 1, requires_grad=True)
+
+    def convolve(by: Tensor) -> Tensor:
+        return torch.conv1d(rows[..., None].flatten(0, 1), by).unflatten(0, (3, 2))
+
+    with torch.enable_grad():
+        assert not Projected(rows, weight).read().requires_grad
+        made = Convolved(rows, convolve, kernel).scaled(torch.ones(1, 6, 1))
+        assert not made.requires_grad and made.shape == (3, 2, 6, 1)

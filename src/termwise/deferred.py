@@ -7,6 +7,7 @@ And where one product holds queries, keys and values side by side, only the colu
 
 Whoever waits must not see what changes meanwhile.  Rows themselves are never written into; of everything else that a
 `Deferred` will read it names the memory in `uses`, and the program has it computed before any of that is written.
+Whenever that is, no gradients are recorded.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Deferred:
         """Whether they have been computed."""
         return self._rows is not None
 
+    @torch.no_grad()
     def read(self) -> Tensor:
         """The rows, computed once; not to be written into."""
         if self._rows is None:
@@ -61,6 +63,7 @@ class Deferred:
             self._forget()
         return self._rows
 
+    @torch.no_grad()
     def take(self) -> Tensor | None:
         """Rows that the caller may write into; None where others may read them, or they are views.
 
@@ -71,11 +74,13 @@ class Deferred:
         self._taken = True
         return self._compute()
 
+    @torch.no_grad()
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor that broadcasts to each of them, in new memory."""
         rows = self.take()
         return self.read() * alike(factor, self.read()) if rows is None else rows.mul_(alike(factor, rows))
 
+    @torch.no_grad()
     def rectified(self, u: Tensor) -> Tensor:
         """The rows where u > 0, and zero elsewhere, in new memory."""
         rows = self.take()
@@ -182,6 +187,7 @@ class Shifted(Deferred):
         rows[self._at] += self._added
         return rows
 
+    @torch.no_grad()
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor, in new memory."""
         if not self._is_cheap:
@@ -193,6 +199,7 @@ class Shifted(Deferred):
         rows[self._at] += self._added * factor
         return rows
 
+    @torch.no_grad()
     def rectified(self, u: Tensor) -> Tensor:
         """The rows where u > 0, and zero elsewhere, in new memory."""
         return self.scaled(u > 0) if self._is_cheap else super().rectified(u)
@@ -222,6 +229,7 @@ class Convolved(Deferred):
     def _compute(self) -> Tensor:
         return self._convolve(self._weight)
 
+    @torch.no_grad()
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor, in new memory."""
         if self.is_read or self._taken or not self._is_scale(factor):
@@ -273,6 +281,7 @@ class Projected(Deferred):
         base = self._base.only(which) if waits(self._base) else read(self._base)[which]
         return Projected(base, self._matrix, self._bias, self._at)
 
+    @torch.no_grad()
     def columns(self, start: int, stop: int) -> Tensor:
         """The rows, (R, n, out), of which only these columns mean anything."""
         rows = read(self._base)
