@@ -1,6 +1,7 @@
 """Termwise: a depth-and-degree profiler for neural networks."""
 
 from termwise.expand import Expansion, expand
+from termwise.gradient import GradientExpansion, GradientTerms, expand_gradient
 from termwise.profile import DepthProfile, profile
 from termwise.support import Support, support
 from termwise.timeline import Recorder, Timeline
@@ -8,10 +9,13 @@ from termwise.timeline import Recorder, Timeline
 __all__ = [
     "DepthProfile",
     "Expansion",
+    "GradientExpansion",
+    "GradientTerms",
     "Recorder",
     "Support",
     "Timeline",
     "expand",
+    "expand_gradient",
     "profile",
     "support",
 ]
