@@ -228,9 +228,9 @@ def buffered(m: Any, x: Tensor) -> Tensor:
 
 def in_place(m: Any, x: Tensor) -> Tensor:
     v = m.a(x)
-    v += m.b(v)
+    v += m.b(v.clone())
     v.relu_()
-    return m.c(v.unsqueeze_(1)).squeeze(1)
+    return m.c(v.clone().unsqueeze_(1)).squeeze(1)
 
 
 ZOO: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...]]]] = {
@@ -502,6 +502,11 @@ def refusals() -> dict[str, tuple[type[Exception], str, Callable[[Named, Tensor]
         "no gradients": (ModelError, "torch.no_grad", lambda m, x: go(torch.no_grad()(m.forward), x, loss)),
         "a choice": (ModelError, "no derivative", lambda m, x: go(m, x, loss, output=lambda y: y.argmax(1))),
         "inference mode": (ModelError, "inference_mode", lambda m, x: go(torch.inference_mode()(m.forward), x, loss)),
+        "writes over": (
+            ModelError,
+            "would fail",
+            lambda m, x: go(m, x, loss, output=lambda y: y.exp().mul_(y.exp()).neg_()),
+        ),
         "made there": (ModelError, "inference_mode", lambda m, x: go(under(torch.inference_mode(), m), x, loss)),
         "not finite": (DataError, "NaN", lambda m, x: go(m, x / 0 * 0, loss)),
         "infinite": (ModelError, "not finite", lambda m, x: go(m, x, lambda y: (y * 0).sqrt().sum())),

@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from termwise.alongside import Alongside, Followed, Visit, following
 from termwise.backward import Cotangent, Edge, edge_of, nodes_behind
 from termwise.blocks import Block, find_blocks
-from termwise.errors import ModelError, RuleError, UsageError
+from termwise.errors import ModelError, RuleError, UsageError, first_line
 from termwise.expand import Forward, Output, called, check_input, check_weights, explain, input_of, pick_output
 from termwise.graph import Graph
 from termwise.operators import check_followed
@@ -63,13 +63,19 @@ class Tape:
 
     def plainly(self) -> dict[Name, Tensor]:
         """The gradient at each place by autograd itself; places that it does not reach are not there."""
-        found = torch.autograd.grad(
-            [GradientEdge(*edge) for edge in self.start],
-            [GradientEdge(*edge) for edge in self.places.values()],
-            list(self.start.values()),
-            retain_graph=True,
-            allow_unused=True,
-        )
+        try:
+            found = torch.autograd.grad(
+                [GradientEdge(*edge) for edge in self.start],
+                [GradientEdge(*edge) for edge in self.places.values()],
+                list(self.start.values()),
+                retain_graph=True,
+                allow_unused=True,
+            )
+        except RuntimeError as error:
+            raise ModelError(
+                f"expand_gradient: autograd cannot go back through the model ({first_line(error)}); loss.backward() "
+                "would fail as well."
+            ) from error
         reached = {name: g for name, g in zip(self.places, found, strict=True) if g is not None}
         return {name: g.to_dense() if g.layout is not torch.strided else g for name, g in reached.items()}
 
