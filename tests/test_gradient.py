@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -87,6 +87,7 @@ class Blocks(nn.Module):
         """The number of steps on the path that takes these branches, from the output back to the input."""
         steps = 0 if unit != "layers" else 2
         for taken, branch, shortcut in zip(open, self.blocks, self.shortcuts, strict=True):
+            assert isinstance(branch, nn.Sequential)
             layers = sum(isinstance(module, nn.Linear) for module in branch)
             steps += taken * (1 if unit == "blocks" else layers)
             steps += (1 - taken) * (unit == "layers" and isinstance(shortcut, nn.Linear))
@@ -477,7 +478,7 @@ def refusals() -> dict[str, tuple[type[Exception], str, Callable[[Named, Tensor]
     go = tw.expand_gradient
     return {
         "many numbers": (UsageError, r"shape \(2, 3\)", lambda m, x: go(m, x, lambda y: y.square())),
-        "no tensor": (UsageError, "not a float", lambda m, x: go(m, x, lambda y: float(y.detach().sum()))),
+        "no tensor": (UsageError, "not a float", lambda m, x: go(m, x, lambda y: cast(Any, float(y.detach().sum())))),
         "detached loss": (UsageError, "no gradient leads", lambda m, x: go(m, x, lambda y: loss(y.detach()))),
         "loss of something else": (
             UsageError,

@@ -2,6 +2,7 @@
 
 from termwise.expand import Expansion, expand
 from termwise.gradient import GradientExpansion, GradientTerms, expand_gradient
+from termwise.lengths import GradientLengths, gradient_lengths, path_gradient
 from termwise.profile import DepthProfile, profile
 from termwise.support import Support, support
 from termwise.timeline import Recorder, Timeline
@@ -10,12 +11,15 @@ __all__ = [
     "DepthProfile",
     "Expansion",
     "GradientExpansion",
+    "GradientLengths",
     "GradientTerms",
     "Recorder",
     "Support",
     "Timeline",
     "expand",
     "expand_gradient",
+    "gradient_lengths",
+    "path_gradient",
     "profile",
     "support",
 ]

@@ -58,7 +58,7 @@ class Visit:
 
     Attributes:
         func: the operator.
-        args, kwargs: its operands, a Series for each that is computed from the input.
+        args, kwargs: its operands, a Series for each that is computed from the input; none where they are not kept.
         numbers: the numbers that the program gave to it; several where its rule takes it apart.
         module: the path of the module that called it.
         is_step: whether what flows back through it has one step more.
@@ -144,6 +144,7 @@ class Alongside(TorchDispatchMode):
         in_place = bool(func._schema.is_mutable) if hasattr(func, "_schema") else False
         if in_place:
             lifted = self._adopt(args, lifted)
+        kept = self._kept(lifted, in_place=in_place) if self._keep else ((), {})
         before, steps = self._program.calls, self._program.steps
         # Where the geometry of the tensor itself is changed, what stands beside its earlier geometry stays.
         beside = functional_of(func) if torch.Tag.inplace_view in getattr(func, "tags", ()) else func
@@ -155,8 +156,8 @@ class Alongside(TorchDispatchMode):
         self._note(out, shadow)
         visit = Visit(
             func,
-            args=lifted[0] if self._keep else (),
-            kwargs=lifted[1] if self._keep else {},
+            args=kept[0],
+            kwargs=kept[1],
             numbers=numbers,
             module=self._program.module,
             is_step=self._program.steps > steps,
@@ -177,6 +178,18 @@ class Alongside(TorchDispatchMode):
         with no_dispatch():
             self._twins.setdefault(StorageWeakRef(storage), target.detach().new_empty(0).set_(storage).clone())
         return (self.beside(target), *lifted[0][1:]), lifted[1]
+
+    def _kept(self, lifted: Any, *, in_place: bool) -> Any:
+        """The operands as they are now."""
+
+        def keep(tensor: Tensor) -> Tensor:
+            series = self._program.series_of(tensor)
+            if not in_place or not isinstance(series, Series):
+                return series
+            return Series(series.value.clone(), series.rows, series.parts, series.paths, gate=series.gate)
+
+        with no_dispatch():
+            return pytree.tree_map_only(Tensor, keep, lifted)
 
     def _note(self, out: Any, shadow: Any) -> None:
         tensors, shadows = pytree.tree_leaves(out), pytree.tree_leaves(shadow)

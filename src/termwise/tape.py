@@ -57,7 +57,7 @@ class Tape:
     places: Mapping[Name, Edge]
     steps: Mapping[GradNode, int]
     branches: Mapping[Edge, int]
-    visits: Sequence[Visit]
+    visits: list[Visit]
     program: Followed
     unit: Unit
 
