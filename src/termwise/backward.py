@@ -55,18 +55,24 @@ class Cotangent:
             return Cotangent(self.rows + other.rows, self.depths, paths)
         depths = tuple(sorted({*self.depths, *other.depths}))
         # Rows are shared between the operands of a sum: never written in place.
-        rows = torch.zeros_like(self.rows[:1]).expand(len(depths), *self.rows.shape[1:]).contiguous()
-        for cotangent in (self, other):
-            rows[[depths.index(depth) for depth in cotangent.depths]] += cotangent.rows
+        rows = self.rows.new_empty((len(depths), *self.rows.shape[1:]))
+        left, right = self._by_depth(), other._by_depth()
+        for row, depth in zip(rows, depths, strict=True):
+            if depth in left and depth in right:
+                torch.add(left[depth], right[depth], out=row)
+            else:
+                row.copy_(left[depth] if depth in left else right[depth])
         return Cotangent(rows, depths, paths)
+
+    def _by_depth(self) -> dict[int, Tensor]:
+        return dict(zip(self.depths, self.rows, strict=True))
 
     def laid_out(self, depths: Depths) -> Tensor:
         """The rows of `depths`, which hold all of its own; zeros where it has none."""
         if depths == self.depths:
             return self.rows
-        rows = self.rows.new_zeros((len(depths), *self.rows.shape[1:]))
-        rows[[depths.index(depth) for depth in self.depths]] = self.rows
-        return rows
+        held, zero = self._by_depth(), torch.zeros_like(self.rows[0])
+        return torch.stack([held.get(depth, zero) for depth in depths])
 
 
 def edge_of(tensor: Tensor) -> Edge:
@@ -168,19 +174,20 @@ def _backward(node: GradNode, edges: list[tuple[int, Edge]], stacks: Mapping[int
         reached[:] = [place for place, gradient in gradients.items() if gradient is not None]
         return tuple(_fitted(g, edges[place][1]) for place, g in gradients.items() if g is not None)
 
-    stacked = _rows_of(once, list(stacks.values()), at_once=not _is_looped(node))
+    stacked = _rows_of(once, list(stacks.values()), at_once=node.name() not in _LOOPED)
     out: list[Tensor | None] = [None] * len(edges)
     for place, rows in zip(reached, stacked, strict=True):
         out[place] = rows
     return out
 
 
-# Batched, these take a way through PyTorch that is two to four times slower than one row after another.
-_LOOPED = {"NativeBatchNormBackward0", "NativeGroupNormBackward0", "MaxPool2DWithIndicesBackward0"}
-
-
-def _is_looped(node: GradNode) -> bool:
-    return node.name() in _LOOPED or getattr(node, "_saved_groups", 1) > 1
+# Batched, these take a way through PyTorch that is up to four times slower than one row after another.
+_LOOPED = {
+    "ConvolutionBackward0",
+    "MaxPool2DWithIndicesBackward0",
+    "NativeBatchNormBackward0",
+    "NativeGroupNormBackward0",
+}
 
 
 def _rows_of(once: Callable[..., tuple[Tensor, ...]], stacks: list[Tensor], *, at_once: bool) -> list[Tensor]:
@@ -191,7 +198,14 @@ def _rows_of(once: Callable[..., tuple[Tensor, ...]], stacks: list[Tensor], *, a
                 return list(torch.vmap(once)(*stacks))
         except RuntimeError:
             pass  # it has no batching rule, or looks at the numbers: row by row
-    return [torch.stack(column) for column in zip(*(once(*row) for row in zip(*stacks, strict=True)), strict=True)]
+    out: list[Tensor] = []
+    for n, row in enumerate(zip(*stacks, strict=True)):
+        gradients = once(*row)
+        if not n:
+            out = [gradient.new_empty((len(stacks[0]), *gradient.shape)) for gradient in gradients]
+        for rows, gradient in zip(out, gradients, strict=True):
+            rows[n] = gradient
+    return out
 
 
 def _called(node: GradNode, cotangents: list[Tensor | None]) -> Sequence[Tensor | None]:
