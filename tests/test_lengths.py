@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -263,6 +264,35 @@ def test_an_operator_that_is_not_known_to_be_linear_in_its_parameter_is_refused(
     with pytest.raises(RuleError, match="_prelu_kernel in the model itself"):
         tw.path_gradient(net, x, squares, 1, 2)
     found = tw.gradient_lengths(net, x, squares, at=["a.weight", "b.weight"])
+    assert found.closure < 1e-12
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, x)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        weight, x = ctx.saved_tensors
+        return x.T @ grads[0], grads[0] @ weight.T
+
+
+def test_a_product_inside_of_a_function_with_other_operands_is_refused() -> None:
+    net = Written(lambda m, x: m.a(x) + Reversed.apply(m.w, m.a(x)), a=dense(3, 3), w=fresh(3, 3))
+    with pytest.raises(RuleError, match=r"aten\.mm in the model itself"):
+        tw.gradient_lengths(net, torch.randn(2, 3, dtype=DOUBLE), squares)
+
+
+def test_what_is_drawn_at_random_is_the_same_on_the_way_there_and_back() -> None:
+    torch.manual_seed(0)
+    net = Written(
+        lambda m, x: m.b(m.a(x) * torch.bernoulli(torch.sigmoid(x)) + m.a(x)) + torch.randn_like(x),
+        a=dense(3, 3),
+        b=dense(3, 3),
+    )
+    found = tw.gradient_lengths(net, torch.randn(5, 3, dtype=DOUBLE), squares)
     assert found.closure < 1e-12
 
 

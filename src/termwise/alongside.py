@@ -148,7 +148,7 @@ class Alongside(TorchDispatchMode):
         before, steps = self._program.calls, self._program.steps
         # Where the geometry of the tensor itself is changed, what stands beside its earlier geometry stays.
         beside = functional_of(func) if torch.Tag.inplace_view in getattr(func, "tags", ()) else func
-        with torch.no_grad():
+        with torch.no_grad(), _same_chance(func):
             shadow = beside(*lifted[0], **lifted[1])
         with no_dispatch():
             out = func(*args, **keywords)
@@ -209,6 +209,13 @@ def _key(tensor: Tensor) -> _Key:
     """What tells one tensor from another: its memory, and how it lies there.  Tensor objects do not stay the same."""
     place = StorageWeakRef(tensor.untyped_storage())
     return place, int(tensor.storage_offset()), tensor.size(), tensor.stride(), tensor.dtype
+
+
+def _same_chance(func: Any) -> contextlib.AbstractContextManager[None]:
+    """What is drawn at random is drawn alike by both runs of the operator."""
+    random = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    return torch.random.fork_rng(devices) if random else contextlib.nullcontext()
 
 
 _INDICES = {"index", "indices", "condition", "mask"}

@@ -24,7 +24,7 @@ from torch.autograd.graph import Node as GradNode
 from torch.utils import _pytree as pytree
 
 from termwise.alongside import Visit
-from termwise.backward import Cotangent, Edge, nodes_behind, walk
+from termwise.backward import Cotangent, Edge, edge_of, nodes_behind, walk
 from termwise.errors import ModelError, RuleError, UsageError, first_line
 from termwise.expand import Forward, Output
 from termwise.operators import check_followed
@@ -410,6 +410,8 @@ class _Uses:
                 continue
             source, result = visit.node.next_functions[edge]
             if source is not None:
+                if (source, result) != edge_of(leaf):
+                    raise _not_linear(visit)  # the node is that of a function around this operator
                 steps = self._tape.steps.get(visit.node, 0)
                 yield _Use(visit, i, leaf.detach(), (source, result), steps, self._run)
 

@@ -355,8 +355,8 @@ def _branches(visits: Sequence[Visit], blocks: Sequence[Block]) -> dict[Edge, in
         if visit is None or visit.node is None:
             continue  # no gradient flows back through this join
         edge = visit.edges[place.operand]
-        if len(visit.numbers) != 1:
-            raise _untold(visit, "is taken apart, with a residual branch inside")
+        if len(visit.numbers) != 1 or isinstance(visit.node, BackwardCFunction):
+            raise _untold(visit, "is taken apart, or inside of another function, with a residual branch")
         if edge is None or (visit.node.name() == "CopySlices" and edge == 0):
             raise _untold(visit, "adds a residual branch into part of a tensor")
         branches[visit.node, edge] = 1
