@@ -16,7 +16,7 @@ import termwise as tw
 from programs import DOUBLE, Written, dense, fresh
 from snapshots import snapshot, unchanged
 from termwise import nets
-from termwise.errors import ModelError, RuleError, UsageError
+from termwise.errors import ClosureWarning, ModelError, RuleError, UsageError
 
 
 class Rectified(nn.Module):
@@ -210,6 +210,32 @@ class Convolved(nn.Module):
         v = v + F.silu(self.depthwise(self.group(v)))
         v = v + F.max_pool2d(self.up(self.norm(v)), 2)
         return self.head(v.mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.layer = kind(4, 5, batch_first=True, num_layers=2)
+        self.head = nn.Linear(5, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
+def test_recurrent_layers_are_shared_out_over_their_time_steps(kind: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    found = tw.gradient_lengths(Recurrent(kind), torch.randn(2, 3, 4, dtype=DOUBLE), squares)
+    assert found.closure < 1e-12
+    # Two layers and the head; each layer goes through up to two more time steps.
+    assert tuple(found.total) == (3, 4, 5, 6, 7)
+
+
+def test_a_sum_that_does_not_close_is_told() -> None:
+    torch.manual_seed(0)
+    with pytest.warns(ClosureWarning, match="in a way that was not seen"):
+        tw.gradient_lengths(Recurrent(nn.GRU), torch.randn(2, 3, 4, dtype=DOUBLE), squares)
 
 
 def subjects() -> dict[str, tuple[nn.Module, Tensor]]:

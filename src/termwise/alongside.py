@@ -63,6 +63,8 @@ class Visit:
         module: the path of the module that called it.
         is_step: whether what flows back through it has one step more.
         edges: for each tensor among the operands, which of the node's edges leads to it; None for indices.
+        sources: for each leaf of the operands that has a gradient without being computed from the input, the node that
+            it came from and which of its results it is; None where it is a parameter itself.
         node: the node of autograd's graph; None where no gradient flows.
     """
 
@@ -73,6 +75,7 @@ class Visit:
     module: str
     is_step: bool
     edges: tuple[int | None, ...]
+    sources: dict[int, tuple[GradNode, int] | None]
     node: GradNode | None = None
 
 
@@ -142,9 +145,10 @@ class Alongside(TorchDispatchMode):
         if not any(a is not b for a, b in zip(pytree.tree_leaves(given), pytree.tree_leaves(lifted), strict=True)):
             return func(*args, **keywords)  # the program sees it, and marks what is computed from parameters
         in_place = bool(func._schema.is_mutable) if hasattr(func, "_schema") else False
+        kept = self._kept(lifted, in_place=in_place) if self._keep else ((), {})
+        sources = _sources(lifted) if self._keep else {}
         if in_place:
             lifted = self._adopt(args, lifted)
-        kept = self._kept(lifted, in_place=in_place) if self._keep else ((), {})
         before, steps = self._program.calls, self._program.steps
         # Where the geometry of the tensor itself is changed, what stands beside its earlier geometry stays.
         beside = functional_of(func) if torch.Tag.inplace_view in getattr(func, "tags", ()) else func
@@ -162,6 +166,7 @@ class Alongside(TorchDispatchMode):
             module=self._program.module,
             is_step=self._program.steps > steps,
             edges=_edges(func, *given),
+            sources=sources,
         )
         results = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
         operands = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
@@ -184,8 +189,10 @@ class Alongside(TorchDispatchMode):
 
         def keep(tensor: Tensor) -> Tensor:
             series = self._program.series_of(tensor)
-            if not in_place or not isinstance(series, Series):
+            if not in_place or (series.is_leaf and series.requires_grad):
                 return series
+            if not isinstance(series, Series):
+                return series.detach().clone()
             return Series(series.value.clone(), series.rows, series.parts, series.paths, gate=series.gate)
 
         with no_dispatch():
@@ -232,6 +239,15 @@ def _edges(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[in
                 edges.append(None if argument.name in _INDICES else count)
                 count += argument.name not in _INDICES
     return tuple(edges)
+
+
+def _sources(lifted: Any) -> dict[int, tuple[GradNode, int] | None]:
+    """Where operands with a gradient came from, as long as the call has not written into them."""
+    return {
+        i: None if leaf.grad_fn is None else (leaf.grad_fn, leaf.output_nr)
+        for i, leaf in enumerate(pytree.tree_leaves(lifted))
+        if isinstance(leaf, Tensor) and not isinstance(leaf, Series) and leaf.requires_grad
+    }
 
 
 class Unfused(TorchFunctionMode):
