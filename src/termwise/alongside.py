@@ -23,7 +23,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from termwise.program import Program, functional_of
-from termwise.series import Series
+from termwise.series import Origin, Series
 
 _Key = tuple[StorageWeakRef, int, torch.Size, tuple[int, ...], torch.dtype]
 _SWEEP = 256  # calls after which what stands beside tensors that are gone is forgotten
@@ -145,8 +145,8 @@ class Alongside(TorchDispatchMode):
         if not any(a is not b for a, b in zip(pytree.tree_leaves(given), pytree.tree_leaves(lifted), strict=True)):
             return func(*args, **keywords)  # the program sees it, and marks what is computed from parameters
         in_place = bool(func._schema.is_mutable) if hasattr(func, "_schema") else False
-        kept = self._kept(lifted, in_place=in_place) if self._keep else ((), {})
-        sources = _sources(lifted) if self._keep else {}
+        operands = self._operands(given, lifted) if self._keep else ((), {})
+        kept, sources = self._kept(operands, in_place=in_place), _sources(operands)
         if in_place:
             lifted = self._adopt(args, lifted)
         before, steps = self._program.calls, self._program.steps
@@ -169,8 +169,8 @@ class Alongside(TorchDispatchMode):
             sources=sources,
         )
         results = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
-        operands = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
-        unrecorded = not torch.is_grad_enabled() and any(operand.requires_grad for operand in operands)
+        tensors = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
+        unrecorded = not torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         self._pending = visit, results, in_place, unrecorded
         return out
 
@@ -184,11 +184,22 @@ class Alongside(TorchDispatchMode):
             self._twins.setdefault(StorageWeakRef(storage), target.detach().new_empty(0).set_(storage).clone())
         return (self.beside(target), *lifted[0][1:]), lifted[1]
 
+    def _operands(self, given: Any, lifted: Any) -> Any:
+        """The operands of a call; what lies in written memory and is still computed from parameters alone, plain."""
+        leaves, structure = pytree.tree_flatten(given)
+        for i, beside in enumerate(pytree.tree_leaves(lifted)):
+            if beside is not leaves[i]:
+                with no_dispatch():
+                    series = self._program.series_of(beside)
+                born = {part.origin for part in series.parts} if isinstance(series, Series) else set()
+                if born != {Origin.CONSTANT} or not leaves[i].requires_grad:
+                    leaves[i] = series
+        return pytree.tree_unflatten(leaves, structure)
+
     def _kept(self, lifted: Any, *, in_place: bool) -> Any:
         """The operands as they are now."""
 
-        def keep(tensor: Tensor) -> Tensor:
-            series = self._program.series_of(tensor)
+        def keep(series: Tensor) -> Tensor:
             if not in_place or (series.is_leaf and series.requires_grad):
                 return series
             if not isinstance(series, Series):
