@@ -390,7 +390,7 @@ class Program(TorchDispatchMode):
     def _in_place(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The functional rule, then the write: into the clean value, which keeps its aliases, and into the parts."""
         target = args[0] if args else kwargs.get("self")
-        functional = _functional(func)
+        functional = functional_of(func)
         if functional is None or "out" in kwargs or not isinstance(target, Tensor):
             raise RuleError(
                 f"{func} {self._here()}: it writes into an argument in a way "
@@ -451,7 +451,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
     return pytree.tree_leaves([x for x, writes in zip(given, written, strict=True) if writes])
 
 
-def _functional(func: Any) -> Any:
+def functional_of(func: Any) -> Any:
     """The operator without the write: add_.Tensor to add.Tensor."""
     name = func._schema.name.split("::")[1]
     packet = getattr(getattr(torch.ops, func.namespace), name.removesuffix("_"), None)
