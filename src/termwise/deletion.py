@@ -234,7 +234,7 @@ class _Trials:
         self._norms = [self.network.get_submodule(name) for name in norms]
         self.statistics = AS_TRAINED if calibration is None else REESTIMATED
         inputs, _ = self._data[0]
-        self.example = _at(inputs[:1] if isinstance(inputs, Tensor) else inputs, self.network)
+        self.example = to_home(example_of(inputs), self.network)
         self._samples = 0
 
     def measure(self, altered: contextlib.AbstractContextManager[Any]) -> tuple[float, float]:
@@ -242,13 +242,13 @@ class _Trials:
         with altered:
             if self._calibration is not None:
                 reestimate(self.network, self._norms, self._calibration)
-            right = loss = 0.0
-            self._samples = 0
+            right, loss = [], []
             for inputs, targets in self._data:
-                y = pick_output(_called(self.network, _at(inputs, self.network)), self._output)
-                r, nats, n = _scored(y, targets)
-                right, loss, self._samples = right + r, loss + nats, self._samples + n
-        return right / self._samples, loss / self._samples
+                y = pick_output(called(self.network, to_home(inputs, self.network)), self._output)
+                for parts, values in zip((right, loss), per_sample(y, targets), strict=True):
+                    parts.append(values)
+        self._samples = sum(map(len, right))
+        return float(np.concatenate(right).mean()), float(np.concatenate(loss).mean())
 
     def curve(
         self,
@@ -310,26 +310,33 @@ def _choices(count: int, k: int, draws: int, rng: np.random.Generator) -> Iterat
             yield subset
 
 
-def _at(inputs: Any, network: nn.Module) -> Any:
+def example_of(inputs: Any) -> Any:
+    """What the blocks are looked for on: the first sample, or a batch in another form as it is."""
+    return inputs[:1] if isinstance(inputs, Tensor) else inputs
+
+
+def to_home(inputs: Any, network: nn.Module) -> Any:
+    """The inputs on the device of the network."""
     device = home(network)
     return inputs if device is None else pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), inputs)
 
 
-def _called(network: nn.Module, inputs: Any) -> Any:
+def called(network: nn.Module, inputs: Any) -> Any:
+    """What the network returns for a tensor, positional arguments, or keyword arguments."""
     if isinstance(inputs, dict):
         return network(**inputs)
     return network(*inputs) if isinstance(inputs, (tuple, list)) else network(inputs)
 
 
-def _scored(y: Tensor, targets: Tensor | None) -> tuple[float, float, int]:
-    """How many are classified rightly, the sum of their losses in nats, and how many there are."""
+def per_sample(y: Tensor, targets: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each sample (of a sequence, each target) is classified rightly, and its loss in nats."""
     if targets is None or targets.is_floating_point():
         raise DataError("the data have no class numbers: accuracy and loss need integer targets beside the inputs.")
     _, logits, labels = classes_last(y[None], y, targets.to(y.device))
     logits, labels = logits.double().flatten(0, 1), labels.flatten()
-    kept = labels != IGNORED
-    loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
-    return float((logits.argmax(dim=1) == labels)[kept].sum()), float(loss), int(kept.sum())
+    logits, labels = logits[labels != IGNORED], labels[labels != IGNORED]
+    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    return (logits.argmax(dim=1) == labels).double().cpu().numpy(), loss.cpu().numpy()
 
 
 # Layers of networks without shortcuts.
@@ -366,7 +373,7 @@ def _shapes(model: nn.Module, example: Any) -> dict[str, tuple[torch.Size, torch
     hook = register_module_forward_hook(note)
     try:
         with pinned(model):
-            _called(model, example)
+            called(model, example)
     finally:
         hook.remove()
     return shapes

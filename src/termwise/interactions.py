@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from termwise.causal import Joins
+from termwise.deletion import called
 from termwise.errors import ModelError, UsageError
 from termwise.expand import Output, pick_output
 from termwise.pinning import pinned
@@ -266,7 +267,7 @@ def _outputs(
     with pinned(model):
         for i, mask in enumerate(masks):
             with joins.without(np.flatnonzero(~mask).tolist()):
-                y = pick_output(_called(model, x), output)
+                y = pick_output(called(model, x), output)
             if not bool(torch.isfinite(y).all()):
                 gone = np.flatnonzero(~mask).tolist()
                 raise ModelError(f"interactions: without the blocks {gone} the output is not finite.")
@@ -284,9 +285,3 @@ def _outputs(
 
 def _centred(y: Tensor) -> Tensor:
     return y - y.mean(dim=1, keepdim=True) if y.dim() == 2 and y.shape[1] > 1 else y
-
-
-def _called(network: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, dict):
-        return network(**inputs)
-    return network(*inputs) if isinstance(inputs, (tuple, list)) else network(inputs)
