@@ -92,7 +92,7 @@ def test_a_block_inside_of_a_block_does_not_contribute() -> None:
         v = x + m.h(inner)
         return m.end(v + m.k(v))
 
-    model = Written(run, f=dense(4, 4), g=dense(4, 4), h=dense(4, 4), k=dense(4, 4), end=dense(4, 3))
+    model: Any = Written(run, f=dense(4, 4), g=dense(4, 4), h=dense(4, 4), k=dense(4, 4), end=dense(4, 3))
     x = torch.randn(2, 4, dtype=DOUBLE)
     with torch.no_grad():
         expected = model.end(x + model.h(model.f(x)) + model.k(x))
@@ -131,7 +131,7 @@ def test_the_table_holds_what_its_rows_say() -> None:
         expected = {(None, WHOLE): net(x), (0, EVALUATED): net.head(z), (1, EVALUATED): evaluated}
         # No gate is on the shortcut, so of the paths through one block only those through the second have other gates.
         expected[0, FROZEN_THROUGHOUT] = net.head(z)
-        second = net.blocks[1]
+        second: Any = net.blocks[1]
         v = z + net.blocks[0](z)
         held = second[1](second[0](v))
         inside = second[1](second[0](z)) * F.gelu(held) / held

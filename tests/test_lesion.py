@@ -65,7 +65,8 @@ class Cut(Net):
 
 
 def test_training_under_a_lesion_is_training_the_network_that_is_left() -> None:
-    model, by_hand = Net().train(), Cut().train()
+    model: Any = Net().train()
+    by_hand: Any = Cut().train()
     by_hand.load_state_dict(model.state_dict())
     x = torch.randn(8, 6, dtype=DOUBLE)
     # The dropout of the block that is gone draws, too: one that draws nothing leaves the same random numbers.
@@ -107,7 +108,7 @@ def by_operator(branch: Tensor, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_joins_of_every_spelling(name: str) -> None:
-    model = made_of(IN_PLACE[name])
+    model: Any = made_of(IN_PLACE[name])
     joins = Joins(model, X)
     assert joins.blocks
     for chosen in range(len(joins.blocks)):
@@ -118,7 +119,7 @@ def test_joins_of_every_spelling(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in JOINED_WITHIN if name != "addcmul"])
 def test_a_join_inside_of_an_operator_is_refused(name: str) -> None:
-    model = made_of(JOINED_WITHIN[name][0])
+    model: Any = made_of(JOINED_WITHIN[name][0])
     with pytest.raises(ModelError, match="joins inside of an operator"), lesion(model, [0], example=X):
         pass
 
@@ -128,7 +129,7 @@ def test_slices_of_one_branch_are_told_apart() -> None:
         a, b = m.f(x).chunk(2, dim=1)
         return m.g(torch.cat([x, a, m.p(x), b], dim=1)[:, 2:6])
 
-    model = made_of(run)
+    model: Any = made_of(run)
     joins = Joins(model, X)
     assert len(joins.blocks) == 2
     a, b = model.f(X).chunk(2, dim=1)
@@ -141,7 +142,7 @@ def test_slices_of_one_branch_are_told_apart() -> None:
 
 
 def test_what_is_no_block_is_refused_with_the_list_of_blocks() -> None:
-    model = made_of(chained)
+    model: Any = made_of(chained)
     for wrong in (2, -1, "h", True):
         with pytest.raises(UsageError, match="none of the 2 blocks of this model: 0 'p', 1 'q'"):
             lesion(model, [wrong], example=X).__enter__()
@@ -161,7 +162,7 @@ def test_a_program_that_goes_another_way_is_refused() -> None:
         v = x + m.p(x)
         return v + m.q(v) if len(x) == len(X) else (v - m.q(v) if len(x) == 1 else v)
 
-    model = made_of(run)
+    model: Any = made_of(run)
     expected = X + model.q(X)
     with lesion(model, [0], example=X):
         for count in (1, 2):
@@ -173,7 +174,7 @@ def test_a_program_that_goes_another_way_is_refused() -> None:
         v = x + m.p(x)
         return v if len(x) == len(X) else v + m.q(v)
 
-    model = made_of(longer)
+    model: Any = made_of(longer)
     with lesion(model, [0], example=X), pytest.raises(ModelError, match="went on to add"):
         model(X[:1])
 
@@ -183,7 +184,7 @@ def test_a_part_of_the_model_by_itself_is_refused() -> None:
         v = x + checkpoint(m.p, x, use_reentrant=False)
         return v + m.q(v)
 
-    model = made_of(run)
+    model: Any = made_of(run)
     with lesion(model, ["q"], example=X):
         with pytest.raises(ModelError, match="'p' runs by itself"):
             model.p(X)
