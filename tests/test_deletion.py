@@ -124,7 +124,7 @@ def test_a_reordering_curve_is_that_of_networks_reordered_by_hand() -> None:
         twin = copy.deepcopy(modules)
         for s, order in enumerate((first, (0, *second), (0, *third))):
             twin.stages[s] = nn.Sequential(*(modules.stages[s][i] for i in order))
-        taus = [stats.kendalltau(range(len(o)), o).statistic for o in (first, second, third)]
+        taus: list[Any] = [stats.kendalltau(range(len(o)), o)[0] for o in (first, second, third)]
         possible[scores(twin, data)[1]] = (3 * taus[0] + taus[1] + taus[2]) / 5
     for row in curve.draws.rows():
         loss, tau = min(possible.items(), key=lambda item: abs(item[0] - row["loss"]))
@@ -167,7 +167,8 @@ def test_a_curve_is_saved_read_and_the_same_for_the_same_seed(tmp_path: Path) ->
 
 def test_bad_questions_are_refused() -> None:
     model, (x, y) = made(blocks=1)
-    for bad in ({"removed": [4]}, {"removed": [-1]}, {"removed": [], "draws": 3}, {"draws": 0}):
+    wrong: list[dict[str, Any]] = [{"removed": [4]}, {"removed": [-1]}, {"removed": [], "draws": 3}, {"draws": 0}]
+    for bad in wrong:
         with pytest.raises(UsageError, match="deletion: cannot remove"):
             deletion(model, (x, y), **bad)
     with pytest.raises(DataError, match="no class numbers"):

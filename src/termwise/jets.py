@@ -45,7 +45,7 @@ class Jet(Tensor):
         """Wrap the coefficients."""
         self.rows, self.shared = rows, False
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         """Show the shape and the order."""
@@ -200,7 +200,7 @@ def power(u: Rows, p: float) -> Rows:
     y = [u[0] ** p]
     for k in range(1, len(u)):
         terms = sum(((p + 1) * i - k) * u[i] * y[k - i] for i in range(1, k + 1))
-        y.append(terms / (k * u[0]))  # pyright: ignore[reportOperatorIssue]
+        y.append(terms / (k * u[0]))
     return torch.stack(y)
 
 

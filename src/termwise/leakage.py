@@ -200,5 +200,5 @@ def _means(values: np.ndarray) -> dict[str, float]:
 
 def _table(rows: Iterable[dict[str, Any]]) -> Table:
     rows = list(rows)
-    units = dict.fromkeys(("loss", "loss_low", "loss_high"), "nats")
+    units = {"loss": "nats", "loss_low": "nats", "loss_high": "nats"}
     return Table({name: [row[name] for row in rows] for name in rows[0]}, units)
