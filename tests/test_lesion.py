@@ -141,6 +141,16 @@ def test_slices_of_one_branch_are_told_apart() -> None:
             torch.testing.assert_close(model(X), expected)
 
 
+def test_lesions_in_each_other_add_up() -> None:
+    model: Any = made_of(chained)
+    joins = Joins(model, X)
+    with joins.without([0]), joins.without([1]):
+        assert torch.equal(model(X), X)
+    with lesion(model, ["p"], example=X), lesion(model, ["q"], example=X):
+        assert torch.equal(model(X), X)
+    assert not torch.equal(model(X), X)
+
+
 def test_what_is_no_block_is_refused_with_the_list_of_blocks() -> None:
     model: Any = made_of(chained)
     for wrong in (2, -1, "h", True):

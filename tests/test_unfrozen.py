@@ -176,7 +176,8 @@ def test_an_attention_and_convolutions() -> None:
             v = v + (branch if isinstance(eps, float) else eps * branch)
             return self.head(v.mean(dim=1))
 
-    model, x = Image().double().eval(), torch.randn(2, 1, 4, 4, dtype=DOUBLE)
+    model: Any = Image().double().eval()
+    x = torch.randn(2, 1, 4, 4, dtype=DOUBLE)
     found = unfrozen(model, x, order=8)
     assert found.table["error"][-1] < found.table["error"][0]
     model.norm.forward = lambda v: written_out(model.norm, v)

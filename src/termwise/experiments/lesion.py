@@ -159,7 +159,7 @@ def _verdict(values: np.ndarray, bound: float) -> str:
 
 
 def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:
-    shape = {"classes": data.classes, "channels": data.train_inputs.shape[1], "width": protocol.width}
+    shape: dict[str, Any] = {"classes": data.classes, "channels": data.train_inputs.shape[1], "width": protocol.width}
     return {
         f"resnet-{protocol.depth}": lambda: nets.resnet(protocol.depth, **shape),
         f"plain-{protocol.plain_depth}": lambda: nets.plain(protocol.plain_depth, **shape),
