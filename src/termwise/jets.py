@@ -240,7 +240,8 @@ def _affine(func: Any, jet: Jet, *args: Any, **kwargs: Any) -> Any:
 
 def _filled(func: Any, jet: Jet, where: Any, value: Any = 0) -> Jet:
     """constant_pad_nd and masked_fill: the filling does not depend on eps."""
-    return Jet(torch.stack([func(jet.rows[0], where, value), *(func(row, where, 0) for row in jet.rows[1:])]))
+    zero = torch.zeros_like(value) if isinstance(value, Tensor) else 0
+    return Jet(torch.stack([func(jet.rows[0], where, value), *(func(row, where, zero) for row in jet.rows[1:])]))
 
 
 def _add(func: Any, left: Any, right: Any, *, alpha: float = 1) -> Jet:
@@ -310,6 +311,17 @@ def _normalised(rows: Rows, dims: Sequence[int], eps: float, *, centre: bool = T
 def _scaled(rows: Rows, weight: Any, bias: Any) -> Jet:
     jet = Jet(rows if weight is None else rows * weight)
     return jet if bias is None else _add(None, jet, bias)
+
+
+def _batch_norm(
+    func: Any, jet: Jet, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float
+) -> Any:
+    """By running statistics it is affine; by those of the batch (or of an instance) it depends on all of it."""
+    if not training:
+        return _affine(func, jet, weight, bias, mean, var, training, momentum, eps)
+    shape = (-1, *(1,) * (jet.dim() - 2))
+    rows = _normalised(jet.rows, [0, *range(2, jet.dim())], eps)
+    return _scaled(rows, *(None if v is None else v.reshape(shape) for v in (weight, bias))), None, None
 
 
 def _layer_norm(func: Any, jet: Jet, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> Any:
@@ -393,7 +405,8 @@ _register(
     avg_pool2d cumsum neg clone _to_copy contiguous upsample_nearest2d upsample_bilinear2d tril triu im2col col2im""",
 )
 _register(_joined, "cat stack")
-_register(_affine, "convolution native_batch_norm _native_batch_norm_legit_no_training")
+_register(_affine, "convolution _native_batch_norm_legit_no_training")
+_register(_batch_norm, "native_batch_norm")
 _register(_filled, "constant_pad_nd masked_fill")
 _register(_add, "add")
 _register(_sub, "sub")

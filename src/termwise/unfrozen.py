@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from termwise.causal import Joins
 from termwise.deletion import called
-from termwise.errors import DataError, ModelError, RuleError, UsageError
+from termwise.errors import DataError, ModelError, UsageError
 from termwise.expand import Output, pick_output
 from termwise.jets import Jet
 from termwise.pinning import pinned
@@ -124,7 +124,7 @@ def unfrozen(model: nn.Module, x: Any, *, order: int = 12, output: Output = None
     with pinned(model):
         total = pick_output(called(model, x), output)
         jets = pytree.tree_map_only(Tensor, lambda t: Jet.constant(t, order) if t.is_floating_point() else t, x)
-        with joins.changed(dict.fromkeys(range(len(joins.blocks)), _stepped)):
+        with joins.changed(dict.fromkeys(range(len(joins.blocks)), lambda _, branch: _stepped(branch, order))):
             result = pick_output(called(model, jets), output)
     if not isinstance(result, Jet):
         raise ModelError("unfrozen: the output does not depend on the blocks through any operator that was seen.")
@@ -137,10 +137,9 @@ def unfrozen(model: nn.Module, x: Any, *, order: int = 12, output: Output = None
     return Unfrozen(terms, total, radius_of([float(term.norm()) for term in terms]))
 
 
-def _stepped(place: int, branch: Tensor) -> Tensor:
-    if not isinstance(branch, Jet):
-        raise RuleError("unfrozen: a block joins that does not depend on the input.")
-    return branch.stepped()
+def _stepped(branch: Tensor, order: int) -> Tensor:
+    # What comes before the first block (of tokens, all of it) does not depend on eps, and need not be a jet.
+    return (branch if isinstance(branch, Jet) else Jet.constant(branch, order)).stepped()
 
 
 def radius_of(norms: list[float]) -> Radius:
