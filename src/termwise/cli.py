@@ -189,6 +189,25 @@ def support(
 
 
 @app.command
+def experiment(
+    name: Annotated[Literal["lesion"], Parameter(help="lesion: networks without some of their blocks.")],
+    /,
+    *,
+    seeds: Annotated[int, Parameter(help="Trainings of each network; fewer than 5 decide nothing.")] = 5,
+    quick: Annotated[bool, Parameter(help="The same job in seconds; its numbers show nothing.", negative=())] = False,
+    save: Annotated[Path | None, Parameter(help="Keep the tables in this file.")] = None,
+) -> None:
+    """Run an experiment, and print what it finds beside what was expected."""
+    from termwise.experiments import lesion
+
+    protocol = lesion.Protocol.quick() if quick else lesion.Protocol()
+    result = lesion.run(range(seeds), protocol, progress=lambda line: print(line, file=sys.stderr))
+    print(result)
+    if save is not None:
+        print(f"saved: {result.save(save)}")
+
+
+@app.command
 def report(run: Annotated[Path, Parameter(help="The directory of a finished run.")], /) -> None:
     """Write the page of a run again, from its tables."""
     from termwise.report import write_page
