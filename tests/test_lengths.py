@@ -232,6 +232,33 @@ def test_recurrent_layers_are_shared_out_over_their_time_steps(kind: Callable[..
     assert tuple(found.total) == (3, 4, 5, 6, 7)
 
 
+class Overwritten(nn.Module):
+    """Writes into a bias after it was added, before the terms of the sum are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4, bias=False, dtype=DOUBLE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = torch.ones(4, dtype=DOUBLE)
+        y = F.linear(x + 1, self.layer.weight, bias)
+        bias.add_(x[0])
+        return self.layer(y)
+
+
+def test_terms_are_those_before_a_buffer_was_written_into() -> None:
+    torch.manual_seed(0)
+    model, x = Overwritten(), torch.randn(3, 4, dtype=DOUBLE)
+    weight = model.layer.weight.detach().clone()
+    outer, inner, whole = (weight.clone().requires_grad_() for _ in range(3))
+    ((x @ inner.T) @ outer.T).sum().backward()
+    (((x + 1) @ whole.T + 1) @ whole.T).sum().backward()
+    found = tw.gradient_lengths(model, x, torch.ones(3, 4, dtype=DOUBLE))
+    assert outer.grad is not None and inner.grad is not None and whole.grad is not None
+    born = (outer.grad + inner.grad) * whole.grad
+    assert found.shares["layer.weight"][2] == pytest.approx(float(born.sum() / whole.grad.square().sum()), rel=1e-12)
+
+
 def test_a_sum_that_does_not_close_is_told() -> None:
     def hooked(m: Any, x: Tensor) -> Tensor:
         v = m.a(x)

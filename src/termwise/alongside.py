@@ -24,18 +24,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from termwise.program import Program, functional_of
 from termwise.series import Origin, Series
+from termwise.walks import Nothing, Walk
 
 _Key = tuple[StorageWeakRef, int, torch.Size, tuple[int, ...], torch.dtype]
 _SWEEP = 256  # calls after which what stands beside tensors that are gone is forgotten
 
 
 class Followed(Program):
-    """A program that notes its steps; their parts move up only where lengths from the input are wanted."""
+    """A program that notes its steps, and carries terms only where lengths from the input are wanted."""
 
     def __init__(self, *args: Any, lengths: bool, **kwargs: Any) -> None:
-        """As a Program; `lengths` says whether the parts are kept by depth."""
-        super().__init__(*args, **kwargs)
-        self.lengths = lengths
+        """As a Program; `lengths` says whether there are terms at all."""
+        super().__init__(*args, walk=Walk() if lengths else Nothing(), **kwargs)
         self.steps = 0
 
     @property
@@ -49,7 +49,7 @@ class Followed(Program):
 
     def _step(self, series: Series) -> Series:
         self.steps += 1
-        return super()._step(series) if self.lengths else series
+        return super()._step(series)
 
 
 @dataclasses.dataclass(eq=False)
@@ -180,6 +180,7 @@ class Alongside(TorchDispatchMode):
         if not isinstance(target, Tensor) or isinstance(lifted[0][0], Series):
             return lifted
         storage = target.untyped_storage()
+        self._program.about_to_write([target])  # which the program will not see: it writes into the twin
         with no_dispatch():
             self._twins.setdefault(StorageWeakRef(storage), target.detach().new_empty(0).set_(storage).clone())
         return (self.beside(target), *lifted[0][1:]), lifted[1]

@@ -216,7 +216,7 @@ def _lifted(x: Any, program: Followed, alongside: Alongside, leaves: dict[str, T
     def lift(path: Any, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        series = program.own(input_of(leaf.detach()))
+        series = program.lifted(leaf.detach(), input_of)
         tensor = leaf.detach().clone()
         if isinstance(series, Series) and carries(tensor):
             leaves[_place(path)] = tensor.requires_grad_()
