@@ -76,7 +76,7 @@ def test_the_command_prints_both_and_keeps_every_draw(tmp_path: Path, capsys: py
     assert len(draws) == 3 * 2 * 2
     assert draws["accuracy"].max() <= 1
     again = run([0], Protocol.quick())
-    assert again.draws.rows() == draws.rows()
+    assert again.tables["draws"].rows() == draws.rows()
     assert str(again) == repr(tables["found"])
 
 

@@ -5,17 +5,13 @@ of 24 blocks with batch norm and a plain network are trained; then blocks (layer
 trained again.  Expected of the residual network, in the mean over draws: with 1, 4 and 12 blocks removed an accuracy of
 at least 0.92, 0.80 and 0.55; of the plain one that a layer costs 0.15 or more.
 
-One number a seed, the mean over its draws; the interval is a 95 % t-interval over seeds.  An expectation holds (fails)
-where the whole interval is on its side (the other); with fewer than 5 seeds it is undecided.
+One number a seed, the mean over its draws; see `termwise.experiments.common` for intervals and verdicts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,14 +20,12 @@ from torch import Tensor, nn
 from termwise import nets
 from termwise.data import DataSet, load
 from termwise.deletion import Curve, deletion, plain_layers, t_interval
-from termwise.errors import UsageError
-from termwise.loop import Training, train_network
-from termwise.records import Record, Table, write_record
-from termwise.seeds import owned_random
+from termwise.experiments.common import SEEDS, Expected, Progress, Result, check_seeds, columns, trained
+from termwise.loop import Training
+from termwise.records import Table
 
 EXPECTED = {1: 0.92, 4: 0.80, 12: 0.55}
 COST_OF_A_LAYER = 0.15
-_SEEDS = 5  # from which on anything is decided
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,34 +56,12 @@ class Protocol:
         return Protocol(depth=8, plain_depth=8, width=4, size=8, epochs=1, draws=2, removed=(0, 1))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LesionResult:
-    """What was found beside what was expected; print it.
-
-    Attributes:
-        found: a row for each network, number of removed blocks and kind of statistics: accuracy in the mean over seeds
-            with its interval, the worst draw of all, what was expected and whether it holds.
-        draws: every draw of every seed.
-    """
-
-    found: Table
-    draws: Table
-
-    def __str__(self) -> str:
-        """The table as aligned text."""
-        return repr(self.found)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as one file."""
-        return write_record(path, Record("experiment-lesion", {}, {"found": self.found, "draws": self.draws}, {}))
-
-
 def run(
-    seeds: Sequence[int] = range(_SEEDS),
+    seeds: Sequence[int] = range(SEEDS),
     protocol: Protocol | None = None,
     *,
-    progress: Callable[[str], Any] = lambda line: None,
-) -> LesionResult:
+    progress: Progress = lambda line: None,
+) -> Result:
     """Train both networks once a seed, cut them up, and set what is left beside what was expected.
 
     Args:
@@ -100,15 +72,14 @@ def run(
     Raises:
         UsageError: when there is no seed, or one twice.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UsageError(f"lesion: seeds {list(seeds)}: give at least one, and each once.")
+    check_seeds("lesion", seeds)
     protocol = protocol or Protocol()
     data = load("digits", size=protocol.size)
     curves: dict[tuple[str, int], list[Curve]] = {}
     for seed in seeds:
         for name, make in _networks(protocol, data).items():
             progress(f"seed {seed}: training {name}")
-            model = _trained(make, data, protocol, seed)
+            model = trained(make, data, Training(epochs=protocol.epochs), seed)
             progress(f"seed {seed}: cutting up {name}")
             curves[name, seed] = _cut(model, data, protocol, seed, plain=name.startswith("plain"))
     rows = [
@@ -117,7 +88,7 @@ def run(
         for curve in both
         for row in curve.draws.rows()
     ]
-    return LesionResult(Table(_columns(summarised(rows))), Table(_columns(rows)))
+    return Result("lesion", Table(columns(summarised(rows))), {"draws": Table(columns(rows))})
 
 
 def summarised(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -135,6 +106,7 @@ def summarised(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         values = [np.mean(whole[seed]) - mean for seed, mean in means.items()] if plain else [*means.values()]
         bound = (COST_OF_A_LAYER if removed == 1 else None) if plain else EXPECTED.get(removed)
         low, high = t_interval(np.array([*means.values()]))
+        words = "" if bound is None else (f"costs {bound:g} or more" if plain else f"{bound:g} or more")
         found.append(
             {
                 "network": network,
@@ -144,18 +116,11 @@ def summarised(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "accuracy_low": low,
                 "accuracy_high": high,
                 "worst": min(value for draws in accuracies.values() for value in draws),
-                "expected": "" if bound is None else (f"costs {bound:g} or more" if plain else f"{bound:g} or more"),
-                "verdict": "" if bound is None else _verdict(np.array(values), bound),
+                "expected": words,
+                "verdict": "" if bound is None else Expected(words, low=bound).verdict(values),
             }
         )
     return found
-
-
-def _verdict(values: np.ndarray, bound: float) -> str:
-    low, high = t_interval(values)
-    if len(values) < _SEEDS or math.isnan(low) or low < bound <= high:
-        return "undecided"
-    return "holds" if low >= bound else "fails"
 
 
 def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:
@@ -166,13 +131,6 @@ def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Mo
     }
 
 
-def _trained(make: Callable[[], nn.Module], data: DataSet, protocol: Protocol, seed: int) -> nn.Module:
-    with owned_random(seed):
-        model = make()
-    train_network(model, data, _Nobody(), settings=Training(epochs=protocol.epochs), seed=seed)
-    return model.eval()
-
-
 def _cut(model: nn.Module, data: DataSet, protocol: Protocol, seed: int, *, plain: bool) -> list[Curve]:
     """The curves with the statistics as trained, and with statistics estimated anew on training data."""
     test = data.test_inputs, data.test_targets
@@ -181,20 +139,3 @@ def _cut(model: nn.Module, data: DataSet, protocol: Protocol, seed: int, *, plai
     options: dict[str, Any] = {"removed": removed, "draws": protocol.draws, "layers": layers, "seed": seed}
     calibration: Tensor = data.train_inputs[:512]
     return [deletion(model, test, **options), deletion(model, test, calibration=calibration, **options)]
-
-
-class _Nobody:
-    """Records nothing."""
-
-    seconds = 0.0
-    recorded: Collection[int] = ()
-
-    def step(self, n: int, **scalars: Any) -> bool:
-        return False
-
-    def finish(self, n: int, **scalars: Any) -> None:
-        return None
-
-
-def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
