@@ -31,7 +31,7 @@ from termwise.batches import batches
 from termwise.blocks import Block
 from termwise.causal import Joins
 from termwise.errors import DataError, ModelError, UsageError
-from termwise.expand import Output, locate, pick_output
+from termwise.expand import Output, called, locate, pick_output
 from termwise.pinning import bare, home, pinned
 from termwise.profile import IGNORED, classes_last
 from termwise.recorder import live_norms, reestimate, reestimated
@@ -319,13 +319,6 @@ def to_home(inputs: Any, network: nn.Module) -> Any:
     """The inputs on the device of the network."""
     device = home(network)
     return inputs if device is None else pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), inputs)
-
-
-def called(network: nn.Module, inputs: Any) -> Any:
-    """What the network returns for a tensor, positional arguments, or keyword arguments."""
-    if isinstance(inputs, dict):
-        return network(**inputs)
-    return network(*inputs) if isinstance(inputs, (tuple, list)) else network(inputs)
 
 
 def per_sample(y: Tensor, targets: Tensor | None) -> tuple[np.ndarray, np.ndarray]:

@@ -36,9 +36,8 @@ import torch
 from torch import Tensor, nn
 
 from termwise.causal import Joins
-from termwise.deletion import called
 from termwise.errors import ModelError, UsageError
-from termwise.expand import Output, pick_output
+from termwise.expand import Output, called, pick_output
 from termwise.pinning import pinned
 from termwise.records import Record, Table, read_record, write_record
 

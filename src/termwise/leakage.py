@@ -36,9 +36,9 @@ from torch import Tensor, nn
 
 from termwise.batches import batches
 from termwise.causal import Joins
-from termwise.deletion import called, example_of, per_sample, to_home
+from termwise.deletion import example_of, per_sample, to_home
 from termwise.errors import UsageError
-from termwise.expand import Output, expand, locate, pick_output
+from termwise.expand import Output, called, expand, locate, pick_output
 from termwise.pinning import pinned
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import BLOCKS

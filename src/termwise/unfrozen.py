@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from termwise.causal import Joins
-from termwise.deletion import called
 from termwise.errors import DataError, ModelError, UsageError
-from termwise.expand import Output, pick_output
+from termwise.expand import Output, called, pick_output
 from termwise.jets import Jet
 from termwise.pinning import pinned
 from termwise.records import Table

@@ -1,7 +1,8 @@
 """What the experiments share: how they train, what they decide, and how they show it.
 
-An experiment gives one number a seed for each of its quantities.  The interval is a 95 % t-interval over seeds; what was
-expected holds (fails) where the whole interval is on its side (the other), and with fewer than 5 seeds it is undecided.
+An experiment gives one number a seed for each of its quantities.  The interval is a 95 % t-interval over seeds; what
+was expected holds (fails) where the whole interval is on its side (the other), and with fewer than 5 seeds it is
+undecided.
 """
 
 from __future__ import annotations
