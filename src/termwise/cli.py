@@ -195,8 +195,8 @@ def experiment(
         Literal["lesion", "gradient-paths", "init-length", "train-by-paths", "four-depths"],
         Parameter(
             help="lesion: networks without some of their blocks; gradient-paths: gradients by path length; "
-            "init-length: path lengths before training; train-by-paths: training by some paths alone; four-depths: four "
-            "notions of the subnetwork of a depth, side by side."
+            "init-length: path lengths before training; train-by-paths: training by some paths alone; "
+            "four-depths: four notions of the subnetwork of a depth."
         ),
     ],
     /,

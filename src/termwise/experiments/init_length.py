@@ -3,10 +3,10 @@
 The mean path length, under the norm share of the terms, of networks of 24 blocks at initialisation, by how their
 branches begin:
 
-- weights that keep the size of the signal (He et al. 2015): a branch is as large as the stream, and every path as large
-  as every other, so that lengths are those of all paths, 12 in the mean;
-- a batch norm in front: block l adds 1 to a stream of size l (De & Smith 2020, arXiv 2002.10444), which makes about 4.1;
-- branches times 0.2: about 1.4 (Dherin & Munn 2025, arXiv 2510.03470, for the role of the strength of the branches);
+- weights that keep the size of the signal (He et al. 2015): a branch is as large as the stream, and every path as
+  large as every other, so that lengths are those of all paths, 12 in the mean;
+- a batch norm in front: block l adds 1 to a stream of size l (De & Smith 2020, arXiv 2002.10444): about 4.1;
+- branches times 0.2: about 1.4 (Dherin & Munn 2025, arXiv 2510.03470, for the role of the strength of branches);
 - last weights of zero: 0.
 
 Batch norms use statistics estimated on the training data.
@@ -36,6 +36,10 @@ EXPECTED = {
     "branch gain 0.2": Expected("about 1.4", 1.26, 1.54),
     "zero init": Expected("0", 0.0, 0.0),
 }
+NOTE = (
+    "What is expected of batch norm and of gain 0.2 takes the terms for independent. What a rectifier passes has a mean "
+    "that all branches share, so that longer terms, which are sums of more paths, are larger than that."
+)
 OPTIONS: dict[str, dict[str, Any]] = {
     "He gain": {},
     "batch norm": {"norm": True},
@@ -89,7 +93,9 @@ def run(
             length = profile(model, inputs, unit="blocks", replicates=20).mean_depth.value
             values.append({"seed": seed, "quantity": kind, "value": length})
     found = [row(kind, each, EXPECTED[kind]) for kind, each in by_quantity(values).items()]
-    return Result("init-length", Table(columns(found), {"found": "blocks"}), {"values": Table(columns(values))})
+    return Result(
+        "init-length", Table(columns(found), {"found": "blocks"}), {"values": Table(columns(values))}, (NOTE,)
+    )
 
 
 def built(kind: str, data: DataSet, protocol: Protocol, seed: int) -> nn.Module:
