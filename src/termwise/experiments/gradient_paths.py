@@ -216,6 +216,6 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     how = "smaller" if r < before else "larger"
     return (
         f"r is not the published one: one block more leaves {r:.2f} of the gradient. Before training it left "
-        f"{before:.2f}: training has made the branches {how} beside the stream. The digits ask for less than the "
-        "published data do, and the share in lengths 5 to 17 follows from r.",
+        f"{before:.2f}: training has made the branches {how} beside the stream. The share of count x norm in "
+        "lengths 5 to 17 follows from r.",
     )
