@@ -37,20 +37,23 @@ class Result:
         found: a row for each quantity.
         tables: what it was computed from, seed by seed.
         notes: what else there is to say, a sentence each: the reason where something was missed.
+        beside: a table to be printed first, of what is to be seen side by side.
     """
 
     name: str
     found: Table
     tables: Mapping[str, Table]
     notes: tuple[str, ...] = ()
+    beside: Table | None = None
 
     def __str__(self) -> str:
-        """The table as aligned text, and the notes below it."""
-        return "\n".join([repr(self.found), *self.notes])
+        """The tables as aligned text, and the notes below them."""
+        first = [] if self.beside is None else [repr(self.beside), ""]
+        return "\n".join([*first, repr(self.found), *self.notes])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as one file."""
-        tables = {"found": self.found, **self.tables}
+        tables = {"found": self.found, **self.tables} | ({} if self.beside is None else {"beside": self.beside})
         return write_record(path, Record(f"experiment-{self.name}", {"notes": list(self.notes)}, tables, {}))
 
 
