@@ -11,9 +11,9 @@ D   causal: the network with k of its blocks really left, the mean over choices 
 
 The network is a residual one of few blocks with a smooth activation, trained on the embedded digits and measured in
 float64.  Shares of A, B and Moebius are aligned with the output, E<y_k, y> / E<y, y>.  Of A and B, accuracy is that of
-the terms up to k, with what is born of constants; of D it is that of k blocks.  The claim of the theory is that the four
-do not agree: the distance of the shares of A from those of another notion, half the sum of absolute differences, is
-expected to be above 0.1.
+the terms up to k, with what is born of constants; of D it is that of k blocks.  The claim of the theory is that they do
+not agree: the distance of the shares of A from those of another notion, half the sum of absolute differences, is to be
+above 0.1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from termwise.experiments.common import (
     Expected,
     Progress,
     Result,
-    by_quantity,
     check_seeds,
     columns,
     row,
