@@ -71,7 +71,7 @@ class Expected:
 
     def verdict(self, values: Sequence[float] | np.ndarray) -> str:
         """Whether it holds, fails, or is undecided, of one number a seed."""
-        low, high = t_interval(np.asarray(values, dtype=float))
+        low, high = _interval(values)
         if len(values) < SEEDS or math.isnan(low):
             return "undecided"
         if self.low <= low and high <= self.high:
@@ -79,9 +79,15 @@ class Expected:
         return "fails" if high < self.low or low > self.high else "undecided"
 
 
+def _interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Over seeds; missing where something was never reached."""
+    array = np.asarray(values, dtype=float)
+    return t_interval(array) if np.isfinite(array).all() else (math.nan, math.nan)
+
+
 def row(what: str, values: Sequence[float] | np.ndarray, expected: Expected | None = None) -> dict[str, Any]:
     """A line of what was found: the mean over seeds and its interval, beside what was expected."""
-    low, high = t_interval(np.asarray(values, dtype=float))
+    low, high = _interval(values)
     return {
         "quantity": what,
         "found": float(np.mean(values)),

@@ -118,7 +118,7 @@ def run(
         measured = {**measures(table), "accuracy": float(right.double().mean()), BEFORE: measures(before)["r"]}
         values += [{"seed": seed, "quantity": name, "value": value} for name, value in measured.items()]
     counts = {line["length"]: int(line["paths"]) for line in lengths}
-    found = [*_counted(counts), *(row(name, each, EXPECTED.get(name)) for name, each in by_quantity(values).items())]
+    found = [*counted(counts), *(row(name, each, EXPECTED.get(name)) for name, each in by_quantity(values).items())]
     tables = {"lengths": Table(columns(lengths)), "values": Table(columns(values))}
     return Result("gradient-paths", Table(columns(found)), tables, _notes(found))
 
@@ -192,7 +192,7 @@ def measures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _counted(counts: Mapping[int, int]) -> list[dict[str, Any]]:
+def counted(counts: Mapping[int, int]) -> list[dict[str, Any]]:
     """The shares of the number of paths, exactly; only 54 blocks are of the paper."""
     rows = []
     for (low, high), (share, half) in COUNTED.items():

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -108,7 +108,7 @@ def run(
     protocol = protocol or Protocol()
     data = load("digits", size=8)
     values: list[dict[str, Any]] = []
-    rates = {half: _best_rate(half, data, protocol, max(seeds) + 1, progress) for half in HALVES}
+    rates: dict[Half, float] = {half: _best_rate(half, data, protocol, max(seeds) + 1, progress) for half in HALVES}
     for seed in seeds:
         measured: dict[str, float] = {}
         for name, part in (("all", 1.0), ("a part", protocol.part)):
@@ -192,7 +192,7 @@ def by_half(half: Half, rate: float, data: DataSet, protocol: Protocol, seed: in
         update = direction(half, model, x, lambda y, targets=targets: F.cross_entropy(y, targets))
         with torch.no_grad():
             for name, gradient in update.items():
-                parameters[name] -= rate * gradient
+                parameters[name].sub_(rate * gradient)
     return math.inf, _error(model, data)
 
 
@@ -214,7 +214,7 @@ def direction(half: Half, model: nn.Module, x: Tensor, loss: Callable[[Tensor], 
     return {name: scale * gradient for name, gradient in found.items()}
 
 
-def split(shares: dict[int, float]) -> tuple[int, float]:
+def split(shares: Mapping[int, float]) -> tuple[int, float]:
     """The length that the shares pass one half at, and how much of it is below."""
     total, below = sum(shares.values()), 0.0
     for length, share in sorted(shares.items()):
