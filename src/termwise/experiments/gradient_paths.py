@@ -157,7 +157,7 @@ def sampled(model: ResNet, x: Tensor, targets: Tensor, length: int, generator: t
     The values are those of the whole network; the gradient goes back through the branch of `length` blocks of each
     sample, drawn anew, and through the shortcuts of all others.
     """
-    blocks = [block for stage in model.stages for block in stage if isinstance(block, Block)]
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
     order = torch.rand((len(x), len(blocks)), generator=generator, dtype=torch.float64).argsort(dim=1)
     through = (order < length).T[..., None, None, None]
     x = x.clone().requires_grad_()

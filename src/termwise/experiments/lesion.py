@@ -103,7 +103,7 @@ def summarised(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         whole = by_seed.get((network, statistics, 0), {})
         plain = network.startswith("plain")
         # Of the plain network it is the cost that is expected: against its own whole, seed by seed.
-        values = [np.mean(whole[seed]) - mean for seed, mean in means.items()] if plain else [*means.values()]
+        values = [float(np.mean(whole[seed])) - mean for seed, mean in means.items()] if plain else [*means.values()]
         bound = (COST_OF_A_LAYER if removed == 1 else None) if plain else EXPECTED.get(removed)
         low, high = t_interval(np.array([*means.values()]))
         words = "" if bound is None else (f"costs {bound:g} or more" if plain else f"{bound:g} or more")

@@ -22,7 +22,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -236,8 +235,14 @@ def _batches(data: DataSet, protocol: Protocol, seed: int) -> Iterator[Tensor]:
 
 def _best_rate(half: Half, data: DataSet, protocol: Protocol, seed: int, progress: Progress) -> float:
     progress(f"choosing a learning rate for {half} paths")
-    steps = [by_half(half, rate, data, protocol, seed)[0] for rate in protocol.rates]
-    return protocol.rates[int(np.argmin(steps))]
+    best, fewest = protocol.rates[0], math.inf
+    for rate in reversed(protocol.rates):
+        # Who is not there when the best so far was need not go on.
+        limited = dataclasses.replace(protocol, steps=int(min(fewest, protocol.steps)))
+        steps, _ = by_half(half, rate, data, limited, seed)
+        if steps < fewest:
+            best, fewest = rate, steps
+    return best
 
 
 def _edges(rates: dict[Half, float], protocol: Protocol) -> Iterator[str]:
