@@ -81,7 +81,7 @@ class Protocol:
     features: int = 32
     steps: int = 150
     batch: int = 128
-    rates: tuple[float, ...] = (0.0125, 0.025, 0.05, 0.1)
+    rates: tuple[float, ...] = (0.025, 0.05, 0.1, 0.14, 0.2)
     target: float = 0.3
 
     @staticmethod
