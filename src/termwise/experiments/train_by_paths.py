@@ -50,7 +50,9 @@ from termwise.seeds import owned_random, stream
 Half = Literal["shorter", "longer", "all"]
 HALVES: tuple[Half, ...] = ("shorter", "longer", "all")
 DIFFERENCE, RATIO = "error by a part of the blocks - by all", "steps by shorter over steps by longer paths"
+ON_TRAINING = "error on training data"
 NOISE = 0.01
+DIVERGED = 100.0  # nats; beyond, the shares of the gradient are lost in rounding
 # Noise is that of the published error, one run of each: differences up to a percent of the test images.
 EXPECTED = {
     DIFFERENCE: Expected(f"within {NOISE:g} of 0", -NOISE, NOISE),
@@ -112,9 +114,10 @@ def run(
         measured: dict[str, float] = {}
         for name, part in (("all", 1.0), ("a part", protocol.part)):
             progress(f"seed {seed}: training by {name} of the blocks")
-            measured[f"error, trained by {name} of the blocks"] = _by_blocks(part, data, protocol, seed)
-        errors = [*measured.values()]
-        measured[DIFFERENCE] = errors[1] - errors[0]
+            test, train = _by_blocks(part, data, protocol, seed)
+            measured[f"error, trained by {name} of the blocks"] = test
+            measured[f"{ON_TRAINING}, trained by {name} of the blocks"] = train
+        measured[DIFFERENCE] = test - measured["error, trained by all of the blocks"]
         steps: dict[str, float] = {}
         for half, rate in rates.items():
             progress(f"seed {seed}: training by {half} paths, at rate {rate:g}")
@@ -128,6 +131,7 @@ def run(
     notes = (
         "Learning rates: " + ", ".join(f"{half} {rate:g}" for half, rate in rates.items()) + ".",
         *_edges(rates, protocol),
+        *_missed(found, protocol),
     )
     return Result("train-by-paths", Table(columns(found)), tables, notes)
 
@@ -153,19 +157,23 @@ class SomeBlocks(nn.Module):
             return self.network(x)
 
 
-def _by_blocks(part: float, data: DataSet, protocol: Protocol, seed: int) -> float:
-    """The error of the whole network, trained by a part of its blocks at a time, with statistics of the whole."""
+def _by_blocks(part: float, data: DataSet, protocol: Protocol, seed: int) -> tuple[float, float]:
+    """The errors of the whole network on test and training data, trained by a part of its blocks at a time.
+
+    Its batch statistics are those of the whole.
+    """
     with owned_random(seed):
         network = nets.resnet(protocol.depth, classes=data.classes, channels=data.train_inputs.shape[1], width=8)
     model = SomeBlocks(network, data.train_inputs[:1], part)
     train_network(model, data, Nobody(), settings=Training(epochs=protocol.epochs), seed=seed)
-    return _error(reestimated(network, data.train_inputs).eval(), data)
+    whole = reestimated(network, data.train_inputs).eval()
+    return _error(whole, data), _error(whole, data, training=True)
 
 
 @torch.no_grad()
-def _error(model: nn.Module, data: DataSet) -> float:
-    wrong = model(data.test_inputs).argmax(dim=1) != data.test_targets
-    return float(wrong.double().mean())
+def _error(model: nn.Module, data: DataSet, *, training: bool = False) -> float:
+    inputs, targets = (data.train_inputs, data.train_targets) if training else (data.test_inputs, data.test_targets)
+    return float((model(inputs).argmax(dim=1) != targets).double().mean())
 
 
 # Halves of the gradient.
@@ -185,7 +193,7 @@ def by_half(half: Half, rate: float, data: DataSet, protocol: Protocol, seed: in
             loss = float(F.cross_entropy(model(data.train_inputs), data.train_targets))
         if loss <= protocol.target:
             return max(step, 1), _error(model, data)
-        if not math.isfinite(loss):
+        if not loss <= DIVERGED:
             break
         x, targets = data.train_inputs[rows], data.train_targets[rows]
         update = direction(half, model, x, lambda y, targets=targets: F.cross_entropy(y, targets))
@@ -199,7 +207,7 @@ def direction(half: Half, model: nn.Module, x: Tensor, loss: Callable[[Tensor], 
     """The gradient by a half of its paths, at the norm of the whole gradient."""
     parameters = dict(model.named_parameters())
     whole = dict(zip(parameters, torch.autograd.grad(loss(model(x)), [*parameters.values()]), strict=True))
-    if half == "all":
+    if half == "all" or not _norm(whole):  # of a network that has died there is nothing to share out
         return whole
     middle, inside = split(gradient_lengths(model, x, loss, unit="blocks").total)
     part = functools.partial(path_gradient, model, x, loss, unit="blocks")
@@ -249,3 +257,15 @@ def _edges(rates: dict[Half, float], protocol: Protocol) -> Iterator[str]:
     for half, rate in rates.items():
         if rate in (protocol.rates[0], protocol.rates[-1]):
             yield f"The best rate for {half} paths is at the end of those tried; a better one may lie beyond."
+
+
+def _missed(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[str]:
+    """Whether the network that was trained by a part of its blocks is at the end of its training."""
+    value = {each["quantity"]: each["found"] for each in found}
+    train = value[f"{ON_TRAINING}, trained by a part of the blocks"]
+    if value[DIFFERENCE] > NOISE:
+        fitted = "has not learned these yet" if train > NOISE else "has learned these, and carries over less of it"
+        yield (
+            f"Trained by a part of its blocks for {protocol.epochs} epochs, the whole network is wrong on {train:.1%} "
+            f"of its training data: it {fitted}."
+        )
