@@ -256,7 +256,7 @@ def _best_rate(half: Half, data: DataSet, protocol: Protocol, seed: int, progres
 def _edges(rates: dict[Half, float], protocol: Protocol) -> Iterator[str]:
     for half, rate in rates.items():
         if rate in (protocol.rates[0], protocol.rates[-1]):
-            yield f"The best rate for {half} paths is at the end of those tried: a better one may lie beyond, where some networks die or diverge."
+            yield f"The best rate for {half} paths is at the end of those tried: a better one may lie beyond."
 
 
 def _missed(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[str]:
