@@ -94,6 +94,31 @@ def time_rows(name: str, repeats: int) -> Iterator[Row]:
     )  # fmt: skip
 
 
+def gradient_row(name: str, repeats: int) -> Row:
+    """The gradient by depth, at the input and at all parameters, against forward and backward of autograd."""
+    model, (_, batch, sizes) = subject(name), SUBJECTS[name]
+    runs = {
+        "plain": Run(lambda x: plain_gradient(model, x), sizes),
+        "by depth": Run(lambda x: tw.expand_gradient(model, x, squared), sizes),
+    }
+    best = medians(runs, batch, repeats)
+    kept = len(tw.expand_gradient(model, batch(1), squared, at=[]).input.depths)
+    passes = best["by depth"] / best["plain"]
+    note = "passes here are forward and backward; other is the number of coefficients at the input"
+    return Row("gradient by depth / plain gradient", name, passes, kept, passes / kept, 1.2, "at most", note=note)
+
+
+def squared(y: torch.Tensor) -> torch.Tensor:
+    """A loss that every output has."""
+    return y.square().mean()
+
+
+def plain_gradient(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Forward and backward by autograd: the gradient at the input and at all parameters."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(squared(model(x)), [x, *model.parameters()])
+
+
 def growth_rows(repeats: int, depths: tuple[int, ...] = DEPTHS, samples: int = 4) -> Iterator[Row]:
     """The exponent of time in the depth of a ResNet, from a line through the logarithms of all depths."""
     truncates = "max_depth" in inspect.signature(tw.expand).parameters

@@ -36,8 +36,8 @@ seconds say more of the machine than of the program.
 - The *floor* of a full expansion is its ideal cost: over all convolutions and matrix products, the width of the window
   of depths plus one for the constants, weighted by their arithmetic. Below a ratio of 1 depths were left out that no
   path has.
-- For the floor, growth, memory and recording the ratio is to be *at most* the bar, and is Termwise / other. For peers
-  it is to be *at least* the bar, and is other / Termwise: how many times faster Termwise is.
+- For the floor, gradients, growth, memory and recording the ratio is to be *at most* the bar, and is Termwise / other.
+  For peers it is to be *at least* the bar, and is other / Termwise: how many times faster Termwise is.
 - *Enumeration* walks every path by itself, in batches, and lets paths that begin alike share their beginning.
   *Sampling* draws random paths of each length (Veit, Wilber and Belongie, 2016, arXiv 1605.06431). *Roots of unity* are
   values of the network in complex arithmetic and an inverse Fourier transform. *Nested jvp* and *jet* differentiate.
@@ -68,6 +68,7 @@ def groups(repeats: int, quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
     depths = (20, 56) if quick else expansion.DEPTHS
     return {
         "floor": lambda: (row for name in timed for row in expansion.time_rows(name, repeats)),
+        "gradient": lambda: [expansion.gradient_row("ResNet-20, projections" if quick else "ResNet-56", repeats)],
         "paths": lambda: rivals.path_rows(repeats),
         "sampling": lambda: [rivals.sampling_row(repeats, updates=10 if quick else 100)],
         "jvp": lambda: rivals.nested_rows(repeats, 14, (2, 3)) if quick else rivals.nested_rows(repeats),

@@ -214,6 +214,27 @@ def test_parameters_that_the_forward_writes_are_put_back(fails: bool) -> None:
         assert torch.equal(value, before[name]), name
 
 
+def test_rows_that_wait_are_computed_from_what_was_written_into_a_parameter() -> None:
+    torch.manual_seed(0)
+    model, x = Doubling(), torch.randn(3, 4, dtype=torch.float64)
+    weight = model.layer.weight.detach().clone()
+    found = expand(model, x)
+    assert torch.allclose(found.terms[1], 2 * x @ weight.T, atol=1e-12)
+    assert torch.equal(model.layer.weight, weight)
+
+
+class Doubling(nn.Module):
+    """Ends in a product that nobody reads the terms of before the weights are put back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4, bias=False, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer.weight.data.mul_(2)
+        return self.layer(x)
+
+
 def test_an_embedding_with_a_largest_norm_is_left_as_found() -> None:
     torch.manual_seed(0)
     look_up, layer = nn.Embedding(7, 4, max_norm=0.5).double(), nn.Linear(4, 3).double()

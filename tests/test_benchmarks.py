@@ -12,8 +12,9 @@ from typing import Literal
 import pytest
 import torch
 
+import termwise as tw
 from benchmarks import peers, rivals
-from benchmarks.expansion import exponent
+from benchmarks.expansion import exponent, plain_gradient, squared
 from benchmarks.measuring import Row, Run, medians
 from benchmarks.performance import table, tried
 from termwise import nets
@@ -32,6 +33,15 @@ def network(request: pytest.FixtureRequest) -> tuple[ResNet, torch.Tensor]:
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.bias, std=0.3)
     return model, torch.randn(2, 3, 8, 8, dtype=torch.float64)
+
+
+def test_the_gradient_by_depth_is_timed_against_the_same_gradient(network: tuple[ResNet, torch.Tensor]) -> None:
+    model, x = network
+    first, *others = plain_gradient(model, x)
+    found = tw.expand_gradient(model, x, squared)
+    assert torch.allclose(found.input.total, first, rtol=1e-12)
+    for (name, _), plain in zip(model.named_parameters(), others, strict=True):
+        assert torch.allclose(found.parameters[name].total, plain, rtol=1e-10), name
 
 
 @pytest.mark.parametrize("rows", [1, 2, 64])

@@ -2,6 +2,8 @@
 
 from termwise.aligned import aligned_depth
 from termwise.expand import Expansion, expand
+from termwise.gradient import GradientExpansion, GradientTerms, expand_gradient
+from termwise.lengths import GradientLengths, gradient_lengths, path_gradient
 from termwise.profile import DepthProfile, profile
 from termwise.support import Support, support
 from termwise.timeline import Recorder, Timeline
@@ -9,11 +11,17 @@ from termwise.timeline import Recorder, Timeline
 __all__ = [
     "DepthProfile",
     "Expansion",
+    "GradientExpansion",
+    "GradientLengths",
+    "GradientTerms",
     "Recorder",
     "Support",
     "Timeline",
     "aligned_depth",
     "expand",
+    "expand_gradient",
+    "gradient_lengths",
+    "path_gradient",
     "profile",
     "support",
 ]

@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -189,6 +190,31 @@ def support(
     print(found)
     if not found.supported:
         sys.exit(1)
+
+
+@app.command
+def experiment(
+    name: Annotated[
+        Literal["lesion", "gradient-paths", "init-length", "train-by-paths", "four-depths"],
+        Parameter(
+            help="lesion: networks without some of their blocks; gradient-paths: gradients by path length; "
+            "init-length: path lengths before training; train-by-paths: training by some paths alone; "
+            "four-depths: four notions of the subnetwork of a depth."
+        ),
+    ],
+    /,
+    *,
+    seeds: Annotated[int, Parameter(help="How often all is repeated; fewer than 5 decide nothing.")] = 5,
+    quick: Annotated[bool, Parameter(help="The same job in seconds; its numbers show nothing.", negative=())] = False,
+    save: Annotated[Path | None, Parameter(help="Keep the tables in this file.")] = None,
+) -> None:
+    """Run an experiment, and print what it finds beside what was expected."""
+    chosen = import_module(f"termwise.experiments.{name.replace('-', '_')}")
+    protocol = chosen.Protocol.quick() if quick else chosen.Protocol()
+    result = chosen.run(range(seeds), protocol, progress=lambda line: print(line, file=sys.stderr))
+    print(result)
+    if save is not None:
+        print(f"saved: {result.save(save)}")
 
 
 @app.command

@@ -251,16 +251,16 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
     Raises:
         DataError, ModelError, RuleError: see `expand`.
     """
-    _check_input(x)
-    _check_weights(bare(model))
-    lifted = program.lifted(_detached(x), _input)
+    check_input(x)
+    check_weights(bare(model))
+    lifted = program.lifted(_detached(x), input_of)
     with pinned(model):
         try:
             with program.running():
                 series = program.series_of(pick_output(call(model, lifted, forward), output))
         except Exception as error:
             check_followed(program.unsupported)  # the likelier cause, and the better message
-            _explain(error)
+            explain(error)
             raise
         if isinstance(series, Series):
             # What still waits is computed here, where all is pinned, and in the precision that it was called in.
@@ -284,7 +284,7 @@ def call(model: Callable[..., Any], x: Any, forward: Forward = None) -> Any:
 _MEMORY_READ = ("data is not allocated yet", "on an invalid python storage")
 
 
-def _explain(error: Exception) -> None:
+def explain(error: Exception) -> None:
     """Raise what an error of PyTorch's means for the model, where that is known."""
     text = str(error) if isinstance(error, RuntimeError) else ""
     if "inference tensor" in text:
@@ -323,7 +323,12 @@ def _check_limits(max_depth: Any, tolerance: Any, threshold: Any) -> None:
 
 
 @torch.no_grad()
-def _check_input(x: Any) -> None:
+def check_input(x: Any) -> None:
+    """Refuse an input that is empty, not finite or not dense.
+
+    Raises:
+        DataError: saying which.
+    """
     tensors = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
     if any(tensor.layout is not torch.strided or tensor.is_nested for tensor in tensors):
         raise DataError("expand: the input is a sparse or nested tensor. Pass it dense (.to_dense()), or padded.")
@@ -340,7 +345,12 @@ def _check_input(x: Any) -> None:
 
 
 @torch.no_grad()
-def _check_weights(model: object) -> None:
+def check_weights(model: object) -> None:
+    """Refuse a model with weights that are not finite.
+
+    Raises:
+        ModelError: naming the first.
+    """
     if isinstance(model, nn.Module):
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             # Infinite buffers are masks and open bounds; only a parameter has no business to be infinite.
@@ -365,7 +375,7 @@ def _is_mask(tensor: Tensor) -> bool:
     return float(tensor.amin()) == -torch.inf and float(tensor.amax()) < torch.inf
 
 
-def _input(tensor: Tensor) -> Tensor:
+def input_of(tensor: Tensor) -> Tensor:
     """A mask is a constant of the model; all else is what it is computed from."""
     return tensor.clone() if _is_mask(tensor) else input_series(tensor)
 

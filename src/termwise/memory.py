@@ -158,6 +158,10 @@ class Parameters:
                 if owner is not None and address not in self._before:
                     self._before[address] = owner.detach().clone()
 
+    def written(self) -> list[Tensor]:
+        """The parameters that the program wrote into."""
+        return [self._owners[address] for address in self._before]
+
     def put_back(self) -> None:
         """Every parameter as it was: the model is left as found."""
         for address, content in self._before.items():

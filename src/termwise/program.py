@@ -14,7 +14,7 @@ import collections
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -128,11 +128,17 @@ class Program(TorchDispatchMode):
     def running(self) -> Iterator[Program]:
         """Active, and told which module is being run."""
         with contextlib.ExitStack() as stack:
-            stack.callback(self._parameters_as_found.put_back)
+            stack.callback(self._put_back)
             stack.callback(register_module_forward_pre_hook(self._enter_module).remove)
             stack.callback(register_module_forward_hook(self._leave_module, always_call=True).remove)
             stack.enter_context(self)
             yield self
+
+    def _put_back(self) -> None:
+        for parameter in self._parameters_as_found.written():
+            with torch.autocast(parameter.device.type, enabled=False):
+                self.about_to_write([parameter])
+        self._parameters_as_found.put_back()
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         for tensor in module._parameters.values():
@@ -205,7 +211,7 @@ class Program(TorchDispatchMode):
         if _writes(func):
             written = _written(func, args, keywords)
             self._parameters_as_found.spare(written)
-            self._wait_no_longer([leaf for leaf in written if not isinstance(leaf, Series)])
+            self.about_to_write([leaf for leaf in written if not isinstance(leaf, Series)])
         if not any(isinstance(leaf, Series) for leaf in leaves):
             out = func(*args, **keywords)
             if any(isinstance(leaf, Tensor) and self.is_weight(leaf) for leaf in leaves):
@@ -241,7 +247,7 @@ class Program(TorchDispatchMode):
         if rows.generations > _PATIENCE:
             rows.read()
 
-    def _wait_no_longer(self, written: list[Any]) -> None:
+    def about_to_write(self, written: Iterable[Any]) -> None:
         """Have the rows computed that need what is about to be written."""
         for tensor in (leaf for leaf in written if isinstance(leaf, Tensor) and self._waiting):
             value = tensor.value if isinstance(tensor, Series) else physical(tensor)
@@ -391,7 +397,7 @@ class Program(TorchDispatchMode):
     def _in_place(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The functional rule, then the write: into the clean value, which keeps its aliases, and into the parts."""
         target = args[0] if args else kwargs.get("self")
-        functional = _functional(func)
+        functional = functional_of(func)
         if functional is None or "out" in kwargs or not isinstance(target, Tensor):
             raise RuleError(
                 f"{func} {self._here()}: it writes into an argument in a way "
@@ -405,7 +411,7 @@ class Program(TorchDispatchMode):
         if not isinstance(new, Series):
             new = constant_series(new) if carries(new) else frozen_series(new)
         self.own(new)
-        self._wait_no_longer([target])
+        self.about_to_write([target])
         if torch.Tag.inplace_view in func.tags:
             # transpose_, as_strided_: not the numbers are written but the geometry of the tensor object itself.
             with no_dispatch():
@@ -452,7 +458,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
     return pytree.tree_leaves([x for x, writes in zip(given, written, strict=True) if writes])
 
 
-def _functional(func: Any) -> Any:
+def functional_of(func: Any) -> Any:
     """The operator without the write: add_.Tensor to add.Tensor."""
     name = func._schema.name.split("::")[1]
     packet = getattr(getattr(torch.ops, func.namespace), name.removesuffix("_"), None)

@@ -79,27 +79,40 @@ def reestimated(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> nn.M
     twin = _copied(model)
     norms = [module for module in twin.modules() if _is_live(module, model.training)]
     twin.eval()
+    reestimate(twin, norms, inputs, batch_size)
+    return twin
+
+
+def reestimate(model: nn.Module, norms: Sequence[nn.Module], inputs: Tensor, batch_size: int = 128) -> None:
+    """Estimate the statistics of batch norms anew, in place; `model` is in evaluation mode.  See `reestimated`."""
     if not norms:
-        return twin
+        return
     if len(inputs) < 2 or (inputs.is_floating_point() and not bool(torch.isfinite(inputs).all())):
         raise DataError(
             f"batch-norm statistics need at least two finite samples; got {len(inputs)}"
             f"{'' if len(inputs) < 2 else ' with NaN or infinite values'}. Give others as calibration=, or False."
         )
-    momenta = [norm.momentum for norm in norms]
+    live = [norm for norm in norms if isinstance(norm, _Norm)]
+    momenta = [norm.momentum for norm in live]
     count = min(math.ceil(len(inputs) / batch_size), len(inputs) // 2)
-    with torch.no_grad(), torch.random.fork_rng():
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum, norm.training = None, True  # None: the cumulative average
-            if isinstance(norm, nn.SyncBatchNorm):  # would wait for other processes; here each has all inputs
-                vars(norm).update(forward=functools.partial(_Norm.forward, norm))
-        for batch in inputs.tensor_split(count):
-            twin(batch.to(home(twin)))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            for norm in live:
+                norm.reset_running_stats()
+                norm.momentum, norm.training = None, True  # None: the cumulative average
+                if isinstance(norm, nn.SyncBatchNorm):  # would wait for other processes; here each has all inputs
+                    vars(norm).update(forward=functools.partial(_Norm.forward, norm))
+            for batch in inputs.tensor_split(count):
+                model(batch.to(home(model)))
+    finally:
+        for norm, momentum in zip(live, momenta, strict=True):
+            norm.momentum, norm.training = momentum, False
             vars(norm).pop("forward", None)
-    return twin.eval()
+
+
+def live_norms(model: nn.Module) -> tuple[str, ...]:
+    """The names of the batch norms whose statistics `reestimated` estimates."""
+    return tuple(name for name, module in model.named_modules() if _is_live(module, model.training))
 
 
 def _is_live(module: nn.Module, training: bool) -> bool:

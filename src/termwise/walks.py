@@ -4,6 +4,7 @@
     the shallow terms             v_k for k <= K                                        at most K + 1 rows
     those that are not small      v_k between the ends that hardly add to the value     as many as that takes
     the value and a derivative    D = sum_k k v_k, the derivative in eps at eps = 1     one row
+    nothing                       only which values are computed from the input         none
 
 Besides, the rows of what is born of constants and of frozen values.  Every rule is linear in the rows and takes gates
 from the value alone, so that it serves all of these alike; only the Cauchy product, in which depths add, has a rule of
@@ -113,6 +114,20 @@ class AroundOne(Walk):
         """At its birth a value of the input is a term of no steps, and its derivative zero."""
         if series.parts and series.parts[-1] == INPUT:
             series.keep(series.parts[:-1])
+
+
+class Nothing(Walk):
+    """No terms at all, of nothing: what is left is which values are computed from the input, and by what calls."""
+
+    def step(self, series: Series, *, constants: bool) -> Series:
+        """Only the lengths of paths move up."""
+        moved = series.shifted(constants=constants)
+        self.arrive(moved, None)
+        return moved
+
+    def arrive(self, series: Series, event: Event | None) -> None:
+        """Forget all parts."""
+        series.keep(())
 
 
 def _with_derivative(held: Rows, value: Tensor, n: int) -> Tensor:

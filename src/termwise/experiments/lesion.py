@@ -1,0 +1,141 @@
+"""Can a residual network do without a block?  Can a plain network do without a layer?
+
+After Veit, Wilber, Belongie 2016 (arXiv 1605.06431), sections 4.1 and 4.2, on the embedded digits.  A residual network
+of 24 blocks with batch norm and a plain network are trained; then blocks (layers) are deleted at random, and nothing is
+trained again.  Expected of the residual network, in the mean over draws: with 1, 4 and 12 blocks removed an accuracy of
+at least 0.92, 0.80 and 0.55; of the plain one that a layer costs 0.15 or more.
+
+One number a seed, the mean over its draws; see `termwise.experiments.common` for intervals and verdicts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from termwise import nets
+from termwise.data import DataSet, load
+from termwise.deletion import Curve, deletion, plain_layers, t_interval
+from termwise.experiments.common import SEEDS, Expected, Progress, Result, check_seeds, columns, trained
+from termwise.loop import Training
+from termwise.records import Table
+
+EXPECTED = {1: 0.92, 4: 0.80, 12: 0.55}
+COST_OF_A_LAYER = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What is trained, for how long, and how often it is cut; `quick` is a job of seconds, and shows nothing.
+
+    Attributes:
+        depth: of the residual network, 6n + 2 for 3n blocks.
+        plain_depth: of the plain network.
+        width: channels of the first stage of both.
+        size: of the images, in pixels.
+        epochs: of both trainings.
+        draws: for each number of blocks.
+        removed: numbers of blocks.
+    """
+
+    depth: int = 50
+    plain_depth: int = 20
+    width: int = 8
+    size: int = 16
+    epochs: int = 15
+    draws: int = 30
+    removed: tuple[int, ...] = (0, 1, 4, 12)
+
+    @staticmethod
+    def quick() -> Protocol:
+        """The same job, as small as it can be."""
+        return Protocol(depth=8, plain_depth=8, width=4, size=8, epochs=1, draws=2, removed=(0, 1))
+
+
+def run(
+    seeds: Sequence[int] = range(SEEDS),
+    protocol: Protocol | None = None,
+    *,
+    progress: Progress = lambda line: None,
+) -> Result:
+    """Train both networks once a seed, cut them up, and set what is left beside what was expected.
+
+    Args:
+        seeds: of initial weights, order of samples, and draws.
+        protocol: by default the whole one.
+        progress: told what is going on, a line at a time.
+
+    Raises:
+        UsageError: when there is no seed, or one twice.
+    """
+    check_seeds("lesion", seeds)
+    protocol = protocol or Protocol()
+    data = load("digits", size=protocol.size)
+    curves: dict[tuple[str, int], list[Curve]] = {}
+    for seed in seeds:
+        for name, make in _networks(protocol, data).items():
+            progress(f"seed {seed}: training {name}")
+            model = trained(make, data, Training(epochs=protocol.epochs), seed)
+            progress(f"seed {seed}: cutting up {name}")
+            curves[name, seed] = _cut(model, data, protocol, seed, plain=name.startswith("plain"))
+    rows = [
+        {"network": name, "seed": seed, **row}
+        for (name, seed), both in curves.items()
+        for curve in both
+        for row in curve.draws.rows()
+    ]
+    return Result("lesion", Table(columns(summarised(rows))), {"draws": Table(columns(rows))})
+
+
+def summarised(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Over the draws of each seed, then over seeds; rows have network, seed, removed, statistics and accuracy."""
+    by_seed: dict[tuple[str, str, int], dict[int, list[float]]] = {}
+    for row in rows:
+        key = row["network"], row["statistics"], row["removed"]
+        by_seed.setdefault(key, {}).setdefault(row["seed"], []).append(row["accuracy"])
+    found = []
+    for (network, statistics, removed), accuracies in by_seed.items():
+        means = {seed: float(np.mean(values)) for seed, values in accuracies.items()}
+        whole = by_seed.get((network, statistics, 0), {})
+        plain = network.startswith("plain")
+        # Of the plain network it is the cost that is expected: against its own whole, seed by seed.
+        values = [float(np.mean(whole[seed])) - mean for seed, mean in means.items()] if plain else [*means.values()]
+        bound = (COST_OF_A_LAYER if removed == 1 else None) if plain else EXPECTED.get(removed)
+        low, high = t_interval(np.array([*means.values()]))
+        words = "" if bound is None else (f"costs {bound:g} or more" if plain else f"{bound:g} or more")
+        found.append(
+            {
+                "network": network,
+                "removed": removed,
+                "statistics": statistics,
+                "accuracy": float(np.mean([*means.values()])),
+                "accuracy_low": low,
+                "accuracy_high": high,
+                "worst": min(value for draws in accuracies.values() for value in draws),
+                "expected": words,
+                "verdict": "" if bound is None else Expected(words, low=bound).verdict(values),
+            }
+        )
+    return found
+
+
+def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:
+    shape: dict[str, Any] = {"classes": data.classes, "channels": data.train_inputs.shape[1], "width": protocol.width}
+    return {
+        f"resnet-{protocol.depth}": lambda: nets.resnet(protocol.depth, **shape),
+        f"plain-{protocol.plain_depth}": lambda: nets.plain(protocol.plain_depth, **shape),
+    }
+
+
+def _cut(model: nn.Module, data: DataSet, protocol: Protocol, seed: int, *, plain: bool) -> list[Curve]:
+    """The curves with the statistics as trained, and with statistics estimated anew on training data."""
+    test = data.test_inputs, data.test_targets
+    removed = [k for k in protocol.removed if not plain or k <= 1]
+    layers = plain_layers(model, data.test_inputs[:1]) if plain else None
+    options: dict[str, Any] = {"removed": removed, "draws": protocol.draws, "layers": layers, "seed": seed}
+    calibration: Tensor = data.train_inputs[:512]
+    return [deletion(model, test, **options), deletion(model, test, calibration=calibration, **options)]

@@ -1,0 +1,86 @@
+"""The lesion experiment: its protocol end to end, its statistics over seeds by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from termwise.cli import main
+from termwise.errors import UsageError
+from termwise.experiments.lesion import Protocol, run, summarised
+from termwise.records import read_record
+
+
+def rows(network: str, removed: int, by_seed: dict[int, list[float]]) -> list[dict[str, Any]]:
+    return [
+        {"network": network, "seed": seed, "removed": removed, "statistics": "as trained", "accuracy": accuracy}
+        for seed, draws in by_seed.items()
+        for accuracy in draws
+    ]
+
+
+def test_one_number_a_seed_and_the_interval_over_seeds() -> None:
+    draws = {seed: [0.90 + 0.01 * seed, 0.98 - 0.005 * seed] for seed in range(5)}
+    (found,) = summarised(rows("resnet-50", 1, draws))
+    means = np.array([np.mean(values) for values in draws.values()])
+    low, high = stats.t.interval(0.95, 4, means.mean(), stats.sem(means))
+    assert found["accuracy"] == pytest.approx(means.mean())
+    assert (found["accuracy_low"], found["accuracy_high"]) == (pytest.approx(low), pytest.approx(high))
+    assert found["worst"] == 0.90
+    assert found["expected"] == "0.92 or more"
+    assert found["verdict"] == "holds"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "verdict"),
+    [
+        ([0.95, 0.96, 0.95, 0.96, 0.95], "holds"),
+        ([0.85, 0.86, 0.85, 0.86, 0.85], "fails"),
+        ([0.85, 0.99, 0.85, 0.99, 0.95], "undecided"),
+        ([0.95, 0.96, 0.95, 0.96], "undecided"),
+        ([0.2], "undecided"),
+    ],
+)
+def test_the_verdict(accuracies: list[float], verdict: str) -> None:
+    (found,) = summarised(rows("resnet-50", 1, {seed: [value] for seed, value in enumerate(accuracies)}))
+    assert found["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("cost", "verdict"), [(0.3, "holds"), (0.05, "fails")])
+def test_of_the_plain_network_the_cost_is_judged_against_its_own_whole(cost: float, verdict: str) -> None:
+    whole = {seed: [0.9 + 0.02 * seed] for seed in range(5)}
+    cut = {seed: [value - cost + 0.001 * (seed % 2)] for seed, (value,) in whole.items()}
+    found = summarised([*rows("plain-20", 0, whole), *rows("plain-20", 1, cut)])
+    assert [row["verdict"] for row in found] == ["", verdict]
+
+
+def test_the_command_prints_both_and_keeps_every_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lesion.termwise"
+    main(["experiment", "lesion", "--quick", "--seeds", "1", "--save", str(path)])
+    printed = capsys.readouterr().out
+    for words in (
+        "resnet-8",
+        "plain-8",
+        "as trained",
+        "re-estimated",
+        "0.92 or more",
+        "costs 0.15 or more",
+        "undecided",
+    ):
+        assert words in printed
+    tables = read_record(path, "experiment-lesion").tables
+    draws = tables["draws"]
+    # One whole network and two draws of one block less, of two networks, with two kinds of statistics.
+    assert len(draws) == 3 * 2 * 2
+    assert draws["accuracy"].max() <= 1
+    again = run([0], Protocol.quick())
+    assert again.tables["draws"].rows() == draws.rows()
+    assert str(again) == repr(tables["found"])
+
+
+def test_seeds_that_are_none_or_twice_are_refused() -> None:
+    for seeds in ([], [1, 1]):
+        with pytest.raises(UsageError, match="each once"):
+            run(seeds, Protocol.quick())
