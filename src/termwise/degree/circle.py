@@ -23,9 +23,10 @@ from torch import Tensor
 
 from termwise.degree.functions import Function, Progress, Target, counted
 from termwise.degree.gaussian import Gaussian
-from termwise.degree.inversion import FAR, invert
+from termwise.degree.inversion import invert
 from termwise.degree.spectrum import GROUPS, DegreeSpectrum, label
-from termwise.errors import ModelError, UsageError
+from termwise.degree.tables import grouped, learned_parts, shares_of, with_interval
+from termwise.errors import ModelError, UsageError, first_line
 from termwise.profile import Estimate, check_replicates, estimate, resampled
 from termwise.records import Table
 from termwise.seeds import stream
@@ -35,7 +36,6 @@ _ROWS = 20  # frequencies that the inversion looks at
 _PILOT = 48  # circles that decide on the number of angles
 _ALIASED = 0.1  # of a row, what may come from frequencies that the angles cannot tell from it
 _DOMINANT = 0.05  # of the power of a row, what a single circle may bring
-_LEAST = 0.01  # of the target's variance, what a degree must have for a learned part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class _Circles:
     def __init__(self, function: Function, inputs: Gaussian, target: Target | None) -> None:
         self.function, self.inputs, self.target = function, inputs, target
         self.shift: Tensor | None = None  # roughly the mean: taking it out keeps the digits of the rest
-        self.differentiable = True
+        self.gradient_missing = ""  # why there is none
 
     def _points(self, count: int, angles: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Points, (circles * angles, *shape), and the Gaussians behind them, (2, circles, rank)."""
@@ -147,8 +147,12 @@ class _Circles:
             statistics[f"{name} total"] = powers.sum(axis=0, keepdims=True)
             if name == "f":
                 statistics["turning"] = (np.arange(len(powers)) ** 2 @ powers)[None]
-        if self.differentiable:
-            statistics["gradient"] = self._gradient(independent[0], generator)
+        if not self.gradient_missing:
+            try:
+                statistics["gradient"] = self._gradient(independent[0], generator)
+            except RuntimeError as error:
+                # It ran without: so it leaves PyTorch on the way, or holds tensors that take part in no graph.
+                self.gradient_missing = first_line(error)
         return statistics
 
     def _gradient(self, independent: Tensor, generator: torch.Generator) -> np.ndarray:
@@ -158,9 +162,6 @@ class _Circles:
             found = []
             for part in z.split(self.function.batch_size):
                 y = self.function.once(self.inputs.mean + self.inputs.deviations(part))
-                if not y.requires_grad:
-                    self.differentiable = False
-                    return np.full((1, len(z)), math.nan)
                 signs = torch.randint(0, 2, y.shape, generator=generator, dtype=torch.float64).to(y.device) * 2 - 1
                 found.append(((y * signs).sum(), part))
             squares = [torch.autograd.grad(y, part)[0].square().sum(dim=1) for y, part in found]
@@ -296,14 +297,10 @@ class _Reading:
     def _learned(self) -> np.ndarray:
         """<f_k, g_k> / <g_k, g_k> by degree: the product is a quarter of |f + g|^2 - |f - g|^2."""
         product = (grouped(self._energies("sum", self.cutoff)) - grouped(self._energies("difference", self.cutoff))) / 4
-        own = grouped(self._energies("g", self.cutoff))
-        total = own[1:, 0].sum()
-        little = (own[:, 0] < _LEAST * total) | (np.percentile(own, 2.5, axis=1) < _LEAST * total / 4)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(little[:, None], math.nan, product / own)
+        return learned_parts(product, grouped(self._energies("g", self.cutoff)))
 
     def _mean_degree(self) -> Estimate | None:
-        if not self.circles.differentiable:
+        if self.circles.gradient_missing:
             return None
         return estimate(self.sums.mean("gradient")[0] / self.variance)
 
@@ -367,7 +364,7 @@ class _Reading:
 
     def _disagreement(self, mean: Estimate | None) -> str:
         if mean is None:
-            return "mean degree: the function gives no gradient, so it is missing."
+            return f"mean degree: missing, since the function gives no gradient ({self.circles.gradient_missing})."
         turning = estimate(self.sums.mean("turning")[0] / self.variance)
         apart = (self.sums.mean("gradient")[0] - self.sums.mean("turning")[0]) / self.variance
         if abs(apart[0]) <= 3 * apart[1:].std() + 0.1 * turning.value:
@@ -376,21 +373,3 @@ class _Reading:
             f"mean degree: by gradients it is {mean}, by the spectrum {turning}, and they must be equal. The function "
             "jumps, or its gradients are not its own (straight-through, detached parts): trust neither."
         )
-
-
-def grouped(energies: np.ndarray) -> np.ndarray:
-    """Sums over the groups that are reported, (degrees, replicates) to (groups, replicates)."""
-    return np.stack([energies[low : (FAR if high is None else high) + 1].sum(axis=0) for low, high in GROUPS])
-
-
-def shares_of(groups: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Of the variance; the mean has none."""
-    shares = groups / variance
-    shares[0] = math.nan
-    return shares
-
-
-def with_interval(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    """A column and its 95 % interval, from (rows, replicates) of which the first is the data as they are."""
-    low, high = np.percentile(values[:, 1:], [2.5, 97.5], axis=1)
-    return {name: values[:, 0], f"{name}_low": low, f"{name}_high": high}
