@@ -14,16 +14,16 @@ Everything is kept in running sums over circles, for all replicates of a Poisson
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from termwise.degree.cube import Cube
 from termwise.degree.functions import Function, Progress, Target, counted
 from termwise.degree.gaussian import Gaussian
-from termwise.degree.inversion import invert
+from termwise.degree.inversion import SHOWN, columns, invert
 from termwise.degree.spectrum import GROUPS, DegreeSpectrum, label
 from termwise.degree.tables import grouped, learned_parts, shares_of, with_interval
 from termwise.errors import ModelError, UsageError, first_line
@@ -31,8 +31,9 @@ from termwise.profile import Estimate, check_replicates, estimate, resampled
 from termwise.records import Table
 from termwise.seeds import stream
 
-_ANGLES, _MOST = 64, 512  # angles at first, and at most
-_ROWS = 20  # frequencies that the inversion looks at
+Inputs = Gaussian | Cube
+
+_MOST = 512  # angles
 _PILOT = 48  # circles that decide on the number of angles
 _ALIASED = 0.1  # of a row, what may come from frequencies that the angles cannot tell from it
 _DOMINANT = 0.05  # of the power of a row, what a single circle may bring
@@ -62,7 +63,11 @@ class Options:
 
 
 def circle_spectrum(
-    function: Function, inputs: Gaussian, options: Options, target: Target | None = None, progress: Progress = None
+    function: Function,
+    inputs: Inputs,
+    options: Options,
+    target: Target | None = None,
+    progress: Progress = None,
 ) -> DegreeSpectrum:
     """Measure; see `termwise.degree.degrees`."""
     circles = _Circles(function, inputs, target)
@@ -80,21 +85,14 @@ def circle_spectrum(
 class _Circles:
     """Circles of inputs, and what is read off the function on them."""
 
-    def __init__(self, function: Function, inputs: Gaussian, target: Target | None) -> None:
+    def __init__(self, function: Function, inputs: Inputs, target: Target | None) -> None:
         self.function, self.inputs, self.target = function, inputs, target
         self.shift: Tensor | None = None  # roughly the mean: taking it out keeps the digits of the rest
         self.gradient_missing = ""  # why there is none
 
-    def _points(self, count: int, angles: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Points, (circles * angles, *shape), and the Gaussians behind them, (2, circles, rank)."""
-        independent = torch.randn(2, count, self.inputs.rank, generator=generator, dtype=torch.float64)
-        u, v = (part[:, None] for part in self.inputs.deviations(independent))
-        t = torch.arange(angles, dtype=torch.float64) * (2 * math.pi / angles)
-        t = t.reshape(1, angles, *[1] * self.inputs.mean.dim())
-        return (self.inputs.mean + u * t.cos() + v * t.sin()).flatten(0, 1), independent
-
-    def _values(self, points: Tensor, angles: int) -> dict[str, Tensor]:
+    def _values(self, circles: Tensor) -> dict[str, Tensor]:
         """Outputs less the shift, (circles, angles, components): of the function, and with a target of three more."""
+        points = circles.flatten(0, 1)
         y = self.function(points)
         values = {"f": y}
         if self.target is not None:
@@ -103,12 +101,14 @@ class _Circles:
         stacked = torch.stack(list(values.values()))
         if self.shift is None:
             self.shift = stacked.mean(dim=1, keepdim=True)
-        stacked = (stacked - self.shift).unflatten(1, (-1, angles))
+        stacked = (stacked - self.shift).unflatten(1, circles.shape[:2])
         return dict(zip(values, stacked, strict=True))
 
     def enough_angles(self, options: Options) -> tuple[int, float]:
         """How many angles, doubled until no row takes up much of higher frequencies; and what the worst still takes."""
-        angles = options.angles or _ANGLES
+        angles = options.angles or self.inputs.angles
+        if self.inputs.cube:
+            return angles, 0.0  # its correlation is exact at any number of angles
         while True:
             aliased = self._aliased(angles, options)
             if aliased <= _ALIASED or options.angles is not None or 2 * angles > _MOST:
@@ -122,9 +122,9 @@ class _Circles:
         at_once = max(1, self.function.batch_size // (2 * angles))
         power = np.zeros(angles + 1)
         for size in counted(count, at_once, None):
-            points, _ = self._points(size, 2 * angles, generator)
-            power += _powers(self._values(points, 2 * angles)["f"]).sum(axis=1)
-        rows = np.arange(1, rows_of(angles))
+            points, _ = self.inputs.circles(size, 2 * angles, generator)
+            power += _powers(self._values(points)["f"]).sum(axis=1)
+        rows = np.arange(1, self.inputs.rows(angles))
         floor = self.floor(power.sum() / count) * count
         mirrored = power[angles - rows]
         return float(np.max(mirrored / np.maximum(power[rows] + mirrored, floor), initial=0.0, where=mirrored > floor))
@@ -137,10 +137,10 @@ class _Circles:
 
     def measured(self, count: int, angles: int, generator: torch.Generator) -> dict[str, np.ndarray]:
         """Numbers of each of `count` circles, (K, circles)."""
-        points, independent = self._points(count, angles, generator)
+        points, start = self.inputs.circles(count, angles, generator)
         statistics: dict[str, np.ndarray] = {}
-        rows = rows_of(angles)
-        for name, values in self._values(points, angles).items():
+        rows = self.inputs.rows(angles)
+        for name, values in self._values(points).items():
             powers = _powers(values)
             statistics[f"{name} powers"] = powers[:rows]
             statistics[f"{name} mean"] = values.mean(dim=1).T.numpy()
@@ -149,28 +149,11 @@ class _Circles:
                 statistics["turning"] = (np.arange(len(powers)) ** 2 @ powers)[None]
         if not self.gradient_missing:
             try:
-                statistics["gradient"] = self._gradient(independent[0], generator)
+                statistics["slope"] = self.inputs.slopes(self.function, start, generator).numpy()[None]
             except RuntimeError as error:
                 # It ran without: so it leaves PyTorch on the way, or holds tensors that take part in no graph.
                 self.gradient_missing = first_line(error)
         return statistics
-
-    def _gradient(self, independent: Tensor, generator: torch.Generator) -> np.ndarray:
-        """|J L|^2 at one point of each circle, by a random combination of the components: (1, circles)."""
-        with torch.enable_grad():
-            z = independent.clone().requires_grad_()
-            found = []
-            for part in z.split(self.function.batch_size):
-                y = self.function.once(self.inputs.mean + self.inputs.deviations(part))
-                signs = torch.randint(0, 2, y.shape, generator=generator, dtype=torch.float64).to(y.device) * 2 - 1
-                found.append(((y * signs).sum(), part))
-            squares = [torch.autograd.grad(y, part)[0].square().sum(dim=1) for y, part in found]
-        return torch.cat(squares)[None].numpy()
-
-
-def rows_of(angles: int) -> int:
-    """How many frequencies the inversion looks at."""
-    return min(_ROWS, angles // 2 - 2)
 
 
 def _powers(values: Tensor) -> np.ndarray:
@@ -207,11 +190,11 @@ class _Reading:
     """From sums to the result."""
 
     def __init__(
-        self, sums: _Sums, circles: _Circles, inputs: Gaussian, options: Options, angles: int, aliased: float
+        self, sums: _Sums, circles: _Circles, inputs: Inputs, options: Options, angles: int, aliased: float
     ) -> None:
         self.sums, self.circles, self.inputs, self.options = sums, circles, inputs, options
         self.angles, self.aliased = angles, aliased
-        self.cutoff = min(options.cutoff, rows_of(angles) - 2)
+        self.cutoff = min(options.cutoff, inputs.rows(angles) - 2)
         self.other = max(2, self.cutoff - 4)
         self.floor = circles.floor(float(sums.mean("f total")[0, 0]))
         self.names = [name.removesuffix(" powers") for name in sums.of if name.endswith(" powers")]
@@ -233,7 +216,8 @@ class _Reading:
     def _energies(self, name: str, cutoff: int) -> np.ndarray:
         """W_0 .. W_FAR, (FAR + 1, replicates)."""
         floor = self.floor if name == "f" else self.floor + 4 * self._target_floor()
-        energies = invert(self.powers[name], self._errors(name), floor, self.angles, cutoff)
+        fit = columns(self.angles, cutoff, cube=self.inputs.cube, highest=self.inputs.highest)
+        energies = invert(self.powers[name], self._errors(name), floor, fit)
         energies[0] = self._mean_square(name)
         return energies
 
@@ -280,7 +264,7 @@ class _Reading:
             powers=Table(powers),
             mean_degree=mean,
             variance=float(self.variance[0]),
-            method="circles",
+            method="circles on the cube" if self.inputs.cube else "circles",
             inputs=self.inputs.title,
             warnings=tuple(self._warnings(groups, others, details["explained"], mean)),
             details=details,
@@ -302,7 +286,7 @@ class _Reading:
     def _mean_degree(self) -> Estimate | None:
         if self.circles.gradient_missing:
             return None
-        return estimate(self.sums.mean("gradient")[0] / self.variance)
+        return estimate(self.sums.mean("slope")[0] / self.variance)
 
     def _warnings(self, groups: np.ndarray, others: np.ndarray, explained: float, mean: Estimate | None) -> list[str]:
         found = [self._aliasing(), *self._truncation(groups, others, explained), self._tails(), self._rounding()]
@@ -356,17 +340,19 @@ class _Reading:
         if not len(lost):
             return ""
         precision = str(self.circles.function.dtype).removeprefix("torch.")
-        bound = self.floor * 2 ** (self.cutoff - 1) / self.variance[0]
+        bound = self.floor / SHOWN / self.variance[0]
         return (
             f"float floor: the power at frequency {', '.join(map(str, lost))} is no more than rounding in {precision}; "
-            f"energies that would show there are given as zero, which is certain to {bound:.0e} of the variance."
+            f"energies that would show there are given as zero; they are less than {bound:.0e} of the variance."
         )
 
     def _disagreement(self, mean: Estimate | None) -> str:
         if mean is None:
             return f"mean degree: missing, since the function gives no gradient ({self.circles.gradient_missing})."
+        if self.inputs.cube:
+            return ""  # only Gaussian circles turn at the speed of the degree
         turning = estimate(self.sums.mean("turning")[0] / self.variance)
-        apart = (self.sums.mean("gradient")[0] - self.sums.mean("turning")[0]) / self.variance
+        apart = (self.sums.mean("slope")[0] - self.sums.mean("turning")[0]) / self.variance
         if abs(apart[0]) <= 3 * apart[1:].std() + 0.1 * turning.value:
             return ""
         return (

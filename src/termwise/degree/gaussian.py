@@ -1,4 +1,4 @@
-"""Gaussian inputs N(mu, Sigma): standard, of given moments, or of the mean and covariance of data."""
+"""Gaussian inputs N(mu, Sigma): standard, of given moments, or of the mean and covariance of data; their circles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from termwise.degree.functions import gathered
+from termwise.degree.functions import Function, gathered
+from termwise.degree.inversion import FAR
 from termwise.errors import DataError, UsageError
 
 SAMPLES = 4096  # of data that the moments are taken of
@@ -34,8 +35,6 @@ class Gaussian:
     def standard(shape: Sequence[int]) -> Gaussian:
         """N(0, I) over samples of this shape."""
         mean = torch.zeros(*shape, dtype=torch.float64)
-        if not mean.numel():
-            raise UsageError(f"degrees: a sample of shape {tuple(shape)} holds no number.")
         return Gaussian(mean, None, f"N(0, I), {mean.numel()} dimensions")
 
     @staticmethod
@@ -84,12 +83,43 @@ class Gaussian:
         title = f"Gaussian with the mean and covariance of {n} samples, rank {factor.shape[1]} of {d}"
         return Gaussian(mean.reshape(inputs.shape[1:]), factor, title)
 
+    cube = False
+    highest = FAR  # degree that a function can have
+    angles = 64
+
     @property
     def rank(self) -> int:
         """Of how many independent numbers a sample is made."""
         return self.mean.numel() if self.factor is None else self.factor.shape[1]
 
-    def deviations(self, independent: Tensor) -> Tensor:
-        """x - mu for independent standard Gaussians (..., rank): (..., *shape)."""
-        flat = independent if self.factor is None else independent @ self.factor.to(independent).T
-        return flat.reshape(*independent.shape[:-1], *self.mean.shape)
+    def rows(self, angles: int) -> int:
+        """How many frequencies are looked at: those of most power, and few that higher ones show as."""
+        return min(20, angles // 2 - 2)
+
+    def circles(self, count: int, angles: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Points x_t = mu + (x - mu) cos t + (x' - mu) sin t, (count, angles, *shape), and what x is made of."""
+        independent = torch.randn(2, count, self.rank, generator=generator, dtype=torch.float64)
+        u, v = (self._deviations(part)[:, None] for part in independent)
+        t = torch.arange(angles, dtype=torch.float64) * (2 * math.pi / angles)
+        t = t.reshape(1, angles, *[1] * self.mean.dim())
+        return self.mean + u * t.cos() + v * t.sin(), independent[0]
+
+    def slopes(self, function: Function, start: Tensor, generator: torch.Generator) -> Tensor:
+        """Whose mean is sum over k of k W_k: |J L|^2 at one point of each circle, by a random sign for each component.
+
+        Raises:
+            RuntimeError: when the function has no gradient.
+        """
+        found = []
+        with torch.enable_grad():
+            for part in start.split(function.batch_size):
+                z = part.clone().requires_grad_()
+                y = function.once(self.mean + self._deviations(z))
+                signs = torch.randint(0, 2, y.shape, generator=generator).to(y) * 2 - 1
+                found.append(torch.autograd.grad((y * signs).sum(), z)[0].square().sum(dim=1))
+        return torch.cat(found)
+
+    def _deviations(self, independent: Tensor) -> Tensor:
+        """x - mu for independent standard Gaussians, (N, rank) to (N, *shape)."""
+        flat = independent if self.factor is None else independent @ self.factor.T
+        return flat.reshape(-1, *self.mean.shape)
