@@ -168,8 +168,8 @@ def degrees(
     inputs: Annotated[
         Literal["fitted", "standard", "boolean", "real"],
         Parameter(
-            help="Gaussian with the moments of the data, N(0, I), uniform on -1 and 1, or the data themselves (held-out "
-            "R2 of polynomials in their first components)."
+            help="Gaussian with the moments of the data, N(0, I), uniform on -1 and 1, or the data themselves (by "
+            "polynomials in their first components)."
         ),
     ] = "fitted",
     weights: Weights = None,
