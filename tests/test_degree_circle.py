@@ -252,6 +252,9 @@ def test_it_warns_of_rounding() -> None:
     assert "float floor" in kinds(found)
     np.testing.assert_array_equal(energy(found)[2:], 0)
     assert "float floor" not in kinds(measured(lambda x: torch.exp(x[:, 0]), samples=100))
+    # What is computed in single precision inside is judged by it.
+    inside = measured(lambda x: x.float()[:, 0] * x.float()[:, 1] + 1e4, samples=100)
+    assert inside.details["precision"] == "float32" and (energy(inside)[3:] == 0).all()
 
 
 def test_it_warns_where_gradients_are_not_those_of_the_function() -> None:
@@ -324,6 +327,9 @@ def test_no_more_than_a_batch_is_run_at_once_and_progress_is_told() -> None:
         (lambda x: x.sum(), ModelError, "one row a sample"),
         (lambda x: (x[:, 0] > 0).long(), ModelError, "int64"),
         (lambda x: {"a": x}, ModelError, "output="),
+        (lambda x: x[:, 0].bfloat16(), ModelError, "bfloat16"),
+        (nn.Linear(20, 2).bfloat16(), ModelError, "model.float"),
+        (lambda x: x @ torch.ones(20, 1), ModelError, "x.float"),
     ],
 )
 def test_functions_without_degrees_are_refused(function: Any, error: type[Exception], message: str) -> None:

@@ -133,7 +133,7 @@ class _Circles:
         """The power of rounding: outputs of a mean square are off by some units in their last place."""
         assert self.shift is not None
         size = total + float(self.shift[0].square().sum())
-        return (16 * torch.finfo(self.function.dtype).eps) ** 2 * size
+        return (16 * torch.finfo(self.function.precision).eps) ** 2 * size
 
     def measured(self, count: int, angles: int, generator: torch.Generator) -> dict[str, np.ndarray]:
         """Numbers of each of `count` circles, (K, circles)."""
@@ -256,7 +256,7 @@ class _Reading:
             "cutoff": self.cutoff,
             "other_cutoff": self.other,
             "evaluations": self.circles.function.calls,
-            "precision": str(self.circles.function.dtype).removeprefix("torch."),
+            "precision": str(self.circles.function.precision).removeprefix("torch."),
             "explained": float(energies[1:, 0].sum() / self.variance[0]),
         }
         return DegreeSpectrum(
@@ -339,7 +339,7 @@ class _Reading:
         lost = np.flatnonzero(self.powers["f"][1 : self.cutoff + 1, 0] <= self.floor) + 1
         if not len(lost):
             return ""
-        precision = str(self.circles.function.dtype).removeprefix("torch.")
+        precision = str(self.circles.function.precision).removeprefix("torch.")
         bound = self.floor / SHOWN / self.variance[0]
         return (
             f"float floor: the power at frequency {', '.join(map(str, lost))} is no more than rounding in {precision}; "

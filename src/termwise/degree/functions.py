@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from termwise.batches import batches
-from termwise.errors import DataError, ModelError, UsageError
+from termwise.errors import DataError, ModelError, UsageError, first_line
 from termwise.expand import Forward, Output, pick_output
 from termwise.pinning import home
 
 Progress = Callable[[int, int], None] | None
 Target = Callable[[Tensor], Tensor]
+
+_COARSEST = 1e-5  # unit in the last place of what can be measured
 
 
 class Function:
@@ -38,6 +40,7 @@ class Function:
         weights = model.parameters() if isinstance(model, nn.Module) else ()
         self.dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float64)
         self.device = home(model) or torch.device("cpu")
+        self.precision = self.dtype  # the coarsest that was met
         self.batch_size = batch_size
         self.calls = 0  # samples that the model was run on
         self.centres = centre
@@ -49,14 +52,13 @@ class Function:
         Raises:
             ModelError: when they are not finite, or not one row a sample.
         """
-        return torch.cat([self.once(part).cpu() for part in x.split(self.batch_size)])
+        return torch.cat([self.once(part) for part in x.split(self.batch_size)])
 
     def once(self, x: Tensor) -> Tensor:
         """The same of one batch, which may be differentiated."""
         self.calls += len(x)
-        x = x.to(self.device, self.dtype)
-        result = self._model(x) if self._forward is None else self._forward(self._model, x)
-        y = pick_output(result, self._output)
+        x = x.to(self.dtype).to(self.device)
+        y = pick_output(self._called(x), self._output)
         if not y.dim() or len(y) != len(x):
             raise ModelError(
                 f"degrees: {len(x)} samples gave an output of shape {tuple(y.shape)}: expected one row a sample. Keep "
@@ -64,9 +66,27 @@ class Function:
             )
         if not y.is_floating_point():
             raise ModelError(f"degrees: the output is {y.dtype}, whose degrees mean nothing. Give the logits.")
+        if torch.finfo(y.dtype).eps > torch.finfo(self.precision).eps:
+            self.precision = y.dtype
+        if torch.finfo(self.precision).eps > _COARSEST:
+            raise ModelError(
+                f"degrees: the model computes in {self.precision}, whose rounding hides all but the lowest degrees. "
+                "Measure it in single precision: model.float()."
+            )
         if not bool(torch.isfinite(y).all()):
             raise ModelError("degrees: the output is NaN or infinite on some input. Check the weights and the inputs.")
         return self._flat(y)
+
+    def _called(self, x: Tensor) -> Any:
+        try:
+            return self._model(x) if self._forward is None else self._forward(self._model, x)
+        except RuntimeError as error:
+            if "dtype" not in str(error) or isinstance(self._model, nn.Module):
+                raise
+            raise ModelError(
+                f"degrees: a function is given {self.dtype}, and this one fails on it ({first_line(error)}). Give the "
+                "nn.Module itself, or convert inside: lambda x: f(x.float())."
+            ) from error
 
     def of_target(self, target: Target, x: Tensor, y: Tensor) -> Tensor:
         """What a target says on inputs for which the model said y; brought to the same form.
@@ -83,14 +103,14 @@ class Function:
             )
         if not bool(torch.isfinite(flat).all()):
             raise DataError("degrees: the target is NaN or infinite on some input.")
-        return flat.cpu()
+        return flat
 
     def _flat(self, y: Tensor) -> Tensor:
         y = y[:, None] if y.dim() == 1 else y
         classes = 1 if y.dim() == 4 else -1  # dense prediction, as convolutions lay it out
         if self.centres and y.shape[classes] > 1:
             y = y - y.mean(dim=classes, keepdim=True)
-        return y.flatten(1).double()
+        return y.flatten(1).cpu().double()  # not every device has float64
 
 
 def gathered(data: Any, limit: int, batch_size: int) -> tuple[Tensor, Tensor | None]:

@@ -55,7 +55,7 @@ def ladder_spectrum(
     whitened = _whitened(inputs.flatten(1).double().numpy(), fit, components)
     outputs = raw - raw[fit].mean(axis=0)
     square = np.square(outputs[held]).sum(axis=1)
-    if not square.sum() > (16 * torch.finfo(function.dtype).eps) ** 2 * np.square(raw[held]).sum():
+    if not square.sum() > (16 * torch.finfo(function.precision).eps) ** 2 * np.square(raw[held]).sum():
         raise ModelError(
             "degrees: the output is the same on all inputs, up to rounding: it has no degrees. Check the weights."
         )

@@ -101,7 +101,7 @@ def _certain(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _check_variance(variance: float, square: float, function: Function) -> None:
-    if not variance > (16 * torch.finfo(function.dtype).eps) ** 2 * square:
+    if not variance > (16 * torch.finfo(function.precision).eps) ** 2 * square:
         raise ModelError(
             "degrees: the output is the same on all inputs, up to rounding: it has no degrees. Check the weights, and "
             "whether output= names what depends on the input."
