@@ -221,9 +221,9 @@ def test_the_learned_part_is_the_overlap_with_the_target() -> None:
 
 def test_it_warns_of_aliasing() -> None:
     def function(x: Tensor) -> Tensor:
-        return torch.sin(8 * x[:, 0])
+        return torch.sin(12 * x[:, 0])
 
-    assert "aliasing" in kinds(measured(function, samples=100, angles=16))
+    assert "aliasing" in kinds(measured(function, samples=100, angles=32))
     assert "aliasing" not in kinds(measured(function, samples=100, angles=128))
 
 
@@ -257,12 +257,24 @@ def test_it_warns_of_rounding() -> None:
     assert inside.details["precision"] == "float32" and (energy(inside)[3:] == 0).all()
 
 
+@pytest.mark.parametrize("angles", [32, 48, 64])
+def test_few_angles_give_the_low_degrees_of_a_relu(angles: int) -> None:
+    found = measured(lambda x: torch.relu(x[:, 0]), samples=4000, angles=angles)
+    share = found.spectrum["share"]
+    variance = 0.5 - 1 / (2 * math.pi)
+    np.testing.assert_allclose(share[[1, 2]], [0.25 / variance, 1 / (4 * math.pi) / variance], rtol=0.03)
+    assert share[4] == pytest.approx(RELU_4 / variance, rel=0.1)
+
+
 def test_it_warns_where_gradients_are_not_those_of_the_function() -> None:
     def straight_through(x: Tensor) -> Tensor:
         y = x[:, 0]
         return y + (torch.sign(y) - y).detach()
 
-    assert "mean degree" in kinds(measured(straight_through, samples=500))
+    found = measured(straight_through, samples=500)
+    assert found.mean_degree is None and "mean degree" in kinds(found)
+    # By the integral of sign(z) h_k(z): a step is found out, and its energies are right all the same.
+    np.testing.assert_allclose(energy(found)[[1, 3]], [2 / math.pi, 1 / (3 * math.pi)], rtol=0.03)
     missing = measured(lambda x: torch.from_numpy(np.tanh(x.detach().numpy()[:, 0])), samples=100)
     assert missing.mean_degree is None and "mean degree" in kinds(missing)
 

@@ -36,6 +36,7 @@ Inputs = Gaussian | Cube
 _MOST = 512  # angles
 _PILOT = 48  # circles that decide on the number of angles
 _ALIASED = 0.1  # of a row, what may come from frequencies that the angles cannot tell from it
+_MISFIT = 0.003  # of a row, what tail columns may leave
 _DOMINANT = 0.05  # of the power of a row, what a single circle may bring
 
 
@@ -54,8 +55,8 @@ class Options:
         check_replicates(self.replicates)
         if self.circles < 20:
             raise UsageError(f"degrees: circles={self.circles}: standard errors need at least 20, and 2000 are usual.")
-        if self.angles is not None and (self.angles < 16 or self.angles % 2):
-            raise UsageError(f"degrees: angles={self.angles}: give an even number, 16 or more; or None to find it.")
+        if self.angles is not None and (self.angles < 32 or self.angles % 2):
+            raise UsageError(f"degrees: angles={self.angles}: give an even number, 32 or more; or None to find it.")
         if not 4 <= self.cutoff <= 16:
             raise UsageError(
                 f"degrees: cutoff={self.cutoff}: expected 4 to 16; above, no sampling tells degrees apart."
@@ -217,7 +218,9 @@ class _Reading:
         """W_0 .. W_FAR, (FAR + 1, replicates)."""
         floor = self.floor if name == "f" else self.floor + 4 * self._target_floor()
         fit = columns(self.angles, cutoff, cube=self.inputs.cube, highest=self.inputs.highest)
-        energies = invert(self.powers[name], self._errors(name), floor, fit)
+        # Where circles hardly differ (a step along one direction) the fit is no better than its tail columns.
+        errors = np.hypot(self._errors(name), _MISFIT * self.powers[name][:, 0])
+        energies = invert(self.powers[name], errors, floor, fit)
         energies[0] = self._mean_square(name)
         return energies
 
@@ -247,12 +250,13 @@ class _Reading:
             )
         energies = self._energies("f", self.cutoff)
         groups, others = grouped(energies), grouped(self._energies("f", self.other))
-        mean = self._mean_degree()
+        mean, without = self._mean_degree()
         errors = self._errors("f")
         powers = {"frequency": np.arange(len(errors)), "power": self.powers["f"][:, 0], "standard_error": errors}
         details = {
             **dataclasses.asdict(self.options),
             "angles": self.angles,
+            "batch_size": self.circles.function.batch_size,
             "cutoff": self.cutoff,
             "other_cutoff": self.other,
             "evaluations": self.circles.function.calls,
@@ -266,7 +270,7 @@ class _Reading:
             variance=float(self.variance[0]),
             method="circles on the cube" if self.inputs.cube else "circles",
             inputs=self.inputs.title,
-            warnings=tuple(self._warnings(groups, others, details["explained"], mean)),
+            warnings=tuple(filter(None, [*self._warnings(groups, others, details["explained"]), without])),
             details=details,
         )
 
@@ -283,14 +287,27 @@ class _Reading:
         product = (grouped(self._energies("sum", self.cutoff)) - grouped(self._energies("difference", self.cutoff))) / 4
         return learned_parts(product, grouped(self._energies("g", self.cutoff)))
 
-    def _mean_degree(self) -> Estimate | None:
+    def _mean_degree(self) -> tuple[Estimate | None, str]:
+        """It, or None and why there is none."""
         if self.circles.gradient_missing:
-            return None
-        return estimate(self.sums.mean("slope")[0] / self.variance)
+            return (
+                None,
+                f"mean degree: missing, since the function gives no gradient ({self.circles.gradient_missing}).",
+            )
+        slope = self.sums.mean("slope")[0] / self.variance
+        mean = estimate(slope)
+        if self.inputs.cube:
+            return mean, ""  # only Gaussian circles turn at the speed of the degree
+        turning = self.sums.mean("turning")[0] / self.variance
+        if abs(slope[0] - turning[0]) <= 3 * (slope - turning)[1:].std() + 0.1 * turning[0]:
+            return mean, ""
+        return None, (
+            f"mean degree: by gradients it is {mean}, by the spectrum {estimate(turning)}, and they must be equal. The "
+            "function jumps, or its gradients are not its own (straight-through, detached parts): trust neither."
+        )
 
-    def _warnings(self, groups: np.ndarray, others: np.ndarray, explained: float, mean: Estimate | None) -> list[str]:
-        found = [self._aliasing(), *self._truncation(groups, others, explained), self._tails(), self._rounding()]
-        return [warning for warning in [*found, self._disagreement(mean)] if warning]
+    def _warnings(self, groups: np.ndarray, others: np.ndarray, explained: float) -> list[str]:
+        return [self._aliasing(), *self._truncation(groups, others, explained), self._tails(), self._rounding()]
 
     def _aliasing(self) -> str:
         if self.aliased <= _ALIASED:
@@ -344,18 +361,4 @@ class _Reading:
         return (
             f"float floor: the power at frequency {', '.join(map(str, lost))} is no more than rounding in {precision}; "
             f"energies that would show there are given as zero; they are less than {bound:.0e} of the variance."
-        )
-
-    def _disagreement(self, mean: Estimate | None) -> str:
-        if mean is None:
-            return f"mean degree: missing, since the function gives no gradient ({self.circles.gradient_missing})."
-        if self.inputs.cube:
-            return ""  # only Gaussian circles turn at the speed of the degree
-        turning = estimate(self.sums.mean("turning")[0] / self.variance)
-        apart = (self.sums.mean("slope")[0] - self.sums.mean("turning")[0]) / self.variance
-        if abs(apart[0]) <= 3 * apart[1:].std() + 0.1 * turning.value:
-            return ""
-        return (
-            f"mean degree: by gradients it is {mean}, by the spectrum {turning}, and they must be equal. The function "
-            "jumps, or its gradients are not its own (straight-through, detached parts): trust neither."
         )
