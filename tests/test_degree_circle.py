@@ -137,6 +137,26 @@ def test_a_mean_far_larger_than_the_rest_hides_nothing() -> None:
     np.testing.assert_allclose(energy(found)[1:4], [1, 1, 0], atol=0.2)
 
 
+def test_a_network_has_the_spectrum_of_its_quadrature() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    for parameter in model.parameters():
+        parameter.data *= 1.5
+    nodes, weights = hermite_e.hermegauss(50)
+    grid = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1)
+    with torch.no_grad():
+        values = model(torch.from_numpy(grid)).numpy()
+    values -= values.mean(axis=-1, keepdims=True)
+    basis = np.stack([hermite_e.hermeval(nodes, np.eye(30)[k]) / math.sqrt(math.factorial(k)) for k in range(30)])
+    basis = basis * weights / math.sqrt(2 * math.pi)
+    coefficients = np.einsum("ai,bj,ijc->abc", basis, basis, values)
+    by_degree = np.zeros(59)
+    np.add.at(by_degree, np.add.outer(np.arange(30), np.arange(30)), (coefficients**2).sum(axis=-1))
+    found = measured(model, 2, samples=4000)
+    assert (np.abs(energy(found)[:5] - by_degree[:5]) <= 3 * standard_error(found)[:5]).all()
+    assert energy(found)[1:].sum() == pytest.approx(by_degree[1:].sum(), rel=0.05)
+
+
 # Other Gaussians.
 
 
@@ -382,6 +402,11 @@ def test_options_that_make_no_spectrum_are_refused(options: Any, message: str) -
 def test_data_without_a_covariance_is_refused(data: Tensor, message: str) -> None:
     with pytest.raises(DataError, match=message):
         tw.degrees(lambda x: x[:, 0], data)
+
+
+def test_outputs_whose_sums_do_not_fit_into_memory_are_refused() -> None:
+    with pytest.raises(UsageError, match="2 GiB"):
+        measured(lambda x: x[:, :1].expand(-1, 3000), samples=20, batch_size=64, replicates=100_000)
 
 
 def test_moments_that_are_none_are_refused() -> None:

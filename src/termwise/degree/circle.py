@@ -36,6 +36,7 @@ Inputs = Gaussian | Cube
 _MOST = 512  # angles
 _PILOT = 48  # circles that decide on the number of angles
 _ALIASED = 0.1  # of a row, what may come from frequencies that the angles cannot tell from it
+_LARGEST = 2**31  # bytes of one running sum
 _MISFIT = 0.003  # of a row, what tail columns may leave
 _DOMINANT = 0.05  # of the power of a row, what a single circle may bring
 
@@ -178,6 +179,11 @@ class _Sums:
         """Add circles: numbers (K, circles), weights (circles, replicates)."""
         self.weight = self.weight + weights.sum(axis=0)
         for name, values in statistics.items():
+            if 8 * len(values) * weights.shape[1] > _LARGEST:
+                raise UsageError(
+                    f"degrees: {weights.shape[1]} replicates of {len(values):,} output numbers are more than 2 GiB. "
+                    "Choose fewer with output=lambda y: y[..., :10], or fewer replicates."
+                )
             self.of[name] = self.of.get(name, 0.0) + values @ weights
             self.squares[name] = self.squares.get(name, 0.0) + np.square(values).sum(axis=1)
             self.largest[name] = np.maximum(self.largest.get(name, 0.0), values.max(axis=1))

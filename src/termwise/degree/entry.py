@@ -41,7 +41,7 @@ def degrees(
 
     A degree belongs to a function on a distribution of inputs, so say on which:
 
-    - "fitted": Gaussian inputs with the mean and covariance of `data`. Any model, any dimension.
+    - "fitted": Gaussian inputs with the mean and covariance of (the first 4,096 samples of) `data`.
     - "standard": Gaussian inputs N(0, I) in the shape of a sample of `data`.
     - "boolean": uniform inputs of -1 and 1 in that shape. Up to 20 of them all are run, and the spectrum is exact.
 
