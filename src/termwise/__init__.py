@@ -1,6 +1,7 @@
 """Termwise: a depth-and-degree profiler for neural networks."""
 
 from termwise.aligned import aligned_depth
+from termwise.degree import DegreeSpectrum, degrees
 from termwise.expand import Expansion, expand
 from termwise.gradient import GradientExpansion, GradientTerms, expand_gradient
 from termwise.lengths import GradientLengths, gradient_lengths, path_gradient
@@ -9,6 +10,7 @@ from termwise.support import Support, support
 from termwise.timeline import Recorder, Timeline
 
 __all__ = [
+    "DegreeSpectrum",
     "DepthProfile",
     "Expansion",
     "GradientExpansion",
@@ -18,6 +20,7 @@ __all__ = [
     "Support",
     "Timeline",
     "aligned_depth",
+    "degrees",
     "expand",
     "expand_gradient",
     "gradient_lengths",

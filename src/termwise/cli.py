@@ -164,6 +164,69 @@ def profile(
 
 
 @app.command
+def degrees(
+    model: Model,
+    /,
+    *,
+    data: Data = "digits",
+    inputs: Annotated[
+        Literal["fitted", "standard", "boolean", "real"],
+        Parameter(
+            help="Gaussian with the moments of the data, N(0, I), uniform on -1 and 1, or the data themselves (by "
+            "polynomials in their first components)."
+        ),
+    ] = "fitted",
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    trust_remote_code: Trust = False,
+    device: Device = "cpu",
+    output: Output = None,
+    size: Annotated[int | None, Parameter(help="Resize images to so many pixels.")] = None,
+    channels: Annotated[int | None, Parameter(help="Repeat the one channel of grey images so often.")] = None,
+    samples: Annotated[int | None, Parameter(help="Circles (2000), or real inputs (at most 20000).")] = None,
+    highest: Annotated[int | None, Parameter(help="Degree: of the fit to circles (12), of polynomials (3).")] = None,
+    angles: Annotated[int | None, Parameter(help="Points on a circle; by default as many as are needed.")] = None,
+    components: Annotated[int | None, Parameter(help="Of real inputs (10).")] = None,
+    seed: int = 0,
+    save: Annotated[Path | None, Parameter(help="Keep the spectrum in this file.")] = None,
+) -> None:
+    """Print of which polynomial degrees a model of yours is made, as a function of its input."""
+    from rich.progress import Progress
+
+    from termwise.data import load
+    from termwise.degree import degrees as measure
+    from termwise.inputs import check_input, repeat_channels
+
+    loading: dict[str, Any] = {"pretrained": pretrained, "trust_remote_code": trust_remote_code, "lazy_weights": False}
+    network, _ = _load(model, weights, device, None, **loading)
+    chosen = load(data, size=size)
+    x = torch.cat([chosen.train_inputs, chosen.test_inputs]) if inputs == "real" else chosen.train_inputs
+    if channels is not None:
+        x = repeat_channels(x, channels)
+    check_input(network, x[:1], model, data)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(inputs, total=None)
+        result = measure(
+            network,
+            x,
+            inputs=inputs,
+            output=output,
+            samples=samples,
+            highest=highest,
+            angles=angles,
+            components=components,
+            batch_size=256,
+            seed=seed,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    print(result)
+    if save is not None:
+        result.save(save)
+        print(f"saved: {save}")
+
+
+@app.command
 def support(
     model: Model,
     /,

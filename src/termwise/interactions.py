@@ -146,18 +146,21 @@ def all_masks(count: int) -> np.ndarray:
 
 
 def walsh_energies(values: np.ndarray) -> np.ndarray:
-    """Energy by order of a function on the cube: values (2^L, D), rows as in `all_masks`, to (L + 1,).
+    """Energy by order of a function on the cube: values (2^d, D), a row for each subset of the d coordinates, bit by bit, to (d + 1,).
 
-    By the fast Walsh-Hadamard transform; the energy is summed over the D components.
+    By the fast Walsh-Hadamard transform, one component after another; their energies are summed.
     """
     count = len(values).bit_length() - 1
-    transformed = values.astype(np.float64)
-    for i in range(count):
-        halves = transformed.reshape(-1, 2, 2**i, values.shape[1])
-        low, high = halves[:, 0].copy(), halves[:, 1].copy()
-        halves[:, 0], halves[:, 1] = low + high, high - low
-    energies = ((transformed / len(values)) ** 2).sum(axis=1)
-    return np.bincount(all_masks(count).sum(axis=1), weights=energies, minlength=count + 1)
+    orders = np.bitwise_count(np.arange(len(values)))
+    energies = np.zeros(count + 1)
+    for column in values.T:
+        transformed = column.astype(np.float64)
+        for i in range(count):
+            halves = transformed.reshape(-1, 2, 2**i)
+            low, high = halves[:, 0].copy(), halves[:, 1].copy()
+            halves[:, 0], halves[:, 1] = low + high, high - low
+        energies += np.bincount(orders, weights=(transformed / len(values)) ** 2, minlength=count + 1)
+    return energies
 
 
 def moebius_sums(values: np.ndarray) -> np.ndarray:
