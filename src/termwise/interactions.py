@@ -146,7 +146,7 @@ def all_masks(count: int) -> np.ndarray:
 
 
 def walsh_energies(values: np.ndarray) -> np.ndarray:
-    """Energy by order of a function on the cube: values (2^d, D), a row for each subset of the d coordinates, bit by bit, to (d + 1,).
+    """Energy by order of a function on the cube: values (2^d, D), row by row as the bits count, to (d + 1,).
 
     By the fast Walsh-Hadamard transform, one component after another; their energies are summed.
     """
