@@ -49,7 +49,7 @@ def aligned_depth(
 ) -> Estimate | None:
     """The mean depth of the output of `model` at `x` under the aligned share, without expanding it.
 
-    It is the `aligned_depth` of a `profile` without targets, and costs about three forward passes whatever the depth.
+    It is the `aligned_depth` of a `profile` without targets, and costs a few forward passes whatever the depth.
     What a profile also looks at cannot be seen without the terms: that no more than a tenth of the share is negative.
     Where terms of opposite sign cancel, the mean can lie outside the network, and here nothing warns of it.
 
