@@ -51,13 +51,13 @@ seconds say more of the machine than of the program.
 # Beginning of a measure -> what was tried where its bar was not met.  Kept by hand: what is no longer true goes.
 TRIED: dict[str, str] = {
     "aligned depth": "the plain pass, the derivative and the constants are three passes; what is above them is "
-    "element-wise work on the two rows and the calls of operators. Tried, with a gain: adding the value to the derivative "
-    "in the memory of the product; a ReLU's own derivative for its gate. Tried without one, and taken out again: sending "
-    "the scale of a norm through the step into the convolution before it",
+    "element-wise work on the two rows and the calls of operators. Tried, with a gain: adding the value to the "
+    "derivative in the memory of the product; a ReLU's own derivative for its gate. Tried without one, and taken out "
+    "again: sending the scale of a norm through the step into the convolution before it",
     "roots of unity": "saved arithmetic alone allows about 1.8 on this network (28 rows of real numbers and a plain "
-    "pass, against 14 terms in the mean over all blocks, one row of constants and the plain pass); the rest has to come "
-    "from cheaper rows. Tried, both with a gain: channels last inside the convolutions of all rows; gates applied by a "
-    "ReLU's own derivative in the memory of the product",
+    "pass, against 14 terms in the mean over all blocks, one row of constants and the plain pass); the rest has to "
+    "come from cheaper rows. Tried, both with a gain: channels last inside the convolutions of all rows; gates applied "
+    "by a ReLU's own derivative in the memory of the product",
     "jax.experimental.jet": "a shallow network is bound by the calls of operators, which jax has compiled away; its "
     "rule for a product grows with the square of the order, which deep networks pay",
 }
