@@ -291,3 +291,55 @@ def test_no_gradients_are_recorded_whenever_rows_are_read() -> None:
         assert not Projected(rows, weight).read().requires_grad
         made = Convolved(rows, convolve, kernel).scaled(torch.ones(1, 6, 1))
         assert not made.requires_grad and made.shape == (3, 2, 6, 1)
+
+
+def test_nothing_to_see_of_a_product() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(4, 8).double(), torch.randn(3, 4).double()
+
+    def program(x: Tensor) -> Tensor:
+        y = layer(x + 1)
+        return torch.cat([y[:, :0], y[:, 2:4]], dim=1)
+
+    expansion = tw.expand(program, x)
+    assert close(expansion.terms[1], x @ layer.weight[2:4].T)
+
+
+def test_numbers_that_are_seen_as_complex_ones() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(4, 8).double(), torch.randn(3, 4).double()
+    turn = torch.polar(torch.ones(4).double(), torch.arange(4).double())
+
+    def program(x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(layer(x + 1).reshape(3, 4, 2))
+        return torch.view_as_real(pairs * turn).flatten(1)
+
+    expansion = tw.expand(program, x)
+    term = torch.view_as_complex((x @ layer.weight.T).reshape(3, 4, 2)) * turn
+    assert close(expansion.terms[1], torch.view_as_real(term).flatten(1))
+
+
+def test_a_copy_of_what_is_written_into_afterwards() -> None:
+    torch.manual_seed(0)
+    table, layer = nn.Embedding(9, 4).double(), nn.Linear(4, 4, bias=False).double()
+    tokens = torch.randint(9, (2, 5))
+
+    def program(tokens: Tensor) -> Tensor:
+        h = table(tokens)
+        before = h.clone()
+        h *= 3
+        return layer(h) + before
+
+    expansion = tw.expand(program, tokens)
+    assert close(expansion.terms[0], table(tokens))
+    assert close(expansion.terms[1], 3 * table(tokens) @ layer.weight.T)
+
+
+def test_rows_are_read_in_the_precision_of_their_operands() -> None:
+    rows, weight = torch.randn(3, 2, 4), torch.randn(4, 5)
+    expected = (rows.double() @ weight.double()).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        read = Projected(rows, weight).read()
+        waiting = Deferred(lambda: rows @ weight).read()
+    assert torch.allclose(read, expected, rtol=1e-5, atol=1e-6)
+    assert waiting.dtype == torch.float32 and torch.allclose(waiting, expected, rtol=1e-5, atol=1e-6)

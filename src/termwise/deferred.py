@@ -7,16 +7,30 @@ And where one product holds queries, keys and values side by side, only the colu
 
 Whoever waits must not see what changes meanwhile.  Rows themselves are never written into; of everything else that a
 `Deferred` will read it names the memory in `uses`, and the program has it computed before any of that is written.
-Whenever that is, no gradients are recorded.
+Whenever that is, no gradients are recorded, and no autocast changes the precision.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _undisturbed(compute: _Method) -> _Method:
+    """Without gradients and in the precision of the operands, wherever the program is meanwhile."""
+
+    @functools.wraps(compute)
+    def alone(self: Deferred, *args: Any) -> Any:
+        with torch.no_grad(), torch._C._DisableAutocast():
+            return compute(self, *args)
+
+    return cast(_Method, alone)
 
 
 class Deferred:
@@ -55,7 +69,7 @@ class Deferred:
         """Whether they have been computed."""
         return self._rows is not None
 
-    @torch.no_grad()
+    @_undisturbed
     def read(self) -> Tensor:
         """The rows, computed once; not to be written into."""
         if self._rows is None:
@@ -63,7 +77,7 @@ class Deferred:
             self._forget()
         return self._rows
 
-    @torch.no_grad()
+    @_undisturbed
     def take(self) -> Tensor | None:
         """Rows that the caller may write into; None where others may read them, or they are views.
 
@@ -74,13 +88,13 @@ class Deferred:
         self._taken = True
         return self._compute()
 
-    @torch.no_grad()
+    @_undisturbed
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor that broadcasts to each of them, in new memory."""
         rows = self.take()
         return self.read() * alike(factor, self.read()) if rows is None else rows.mul_(alike(factor, rows))
 
-    @torch.no_grad()
+    @_undisturbed
     def rectified(self, u: Tensor) -> Tensor:
         """The rows where u > 0, and zero elsewhere, in new memory."""
         rows = self.take()
@@ -187,7 +201,7 @@ class Shifted(Deferred):
         rows[self._at] += self._added
         return rows
 
-    @torch.no_grad()
+    @_undisturbed
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor, in new memory."""
         if not self._is_cheap:
@@ -199,7 +213,7 @@ class Shifted(Deferred):
         rows[self._at] += self._added * factor
         return rows
 
-    @torch.no_grad()
+    @_undisturbed
     def rectified(self, u: Tensor) -> Tensor:
         """The rows where u > 0, and zero elsewhere, in new memory."""
         return self.scaled(u > 0) if self._is_cheap else super().rectified(u)
@@ -229,7 +243,7 @@ class Convolved(Deferred):
     def _compute(self) -> Tensor:
         return self._convolve(self._weight)
 
-    @torch.no_grad()
+    @_undisturbed
     def scaled(self, factor: Tensor) -> Tensor:
         """The rows times a factor, in new memory."""
         if self.is_read or self._taken or not self._is_scale(factor):
@@ -281,7 +295,7 @@ class Projected(Deferred):
         base = self._base.only(which) if waits(self._base) else read(self._base)[which]
         return Projected(base, self._matrix, self._bias, self._at)
 
-    @torch.no_grad()
+    @_undisturbed
     def columns(self, start: int, stop: int) -> Tensor:
         """The rows, (R, n, out), of which only these columns mean anything."""
         rows = read(self._base)
@@ -317,7 +331,8 @@ class Viewed(Deferred):
             views.insert(0, source._view)
             source, shape = source._base, source._shape
         if isinstance(source, Projected) and not source.is_read:
-            low, high = map(int, _through(views, source.numbers(shape)).aminmax())
+            seen = _through(views, source.numbers(shape))
+            low, high = map(int, seen.aminmax()) if seen.numel() else (0, -1)
             return _through(views, source.columns(low, high + 1))
         return self._view(self._base.read())
 

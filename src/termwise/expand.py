@@ -263,9 +263,7 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
             explain(error)
             raise
         if isinstance(series, Series):
-            # What still waits is computed here, where all is pinned, and in the precision that it was called in.
-            with torch.autocast(series.device.type, enabled=False):
-                series.rows = series.rows
+            series.rows = series.rows  # what still waits is computed here, where all is pinned
     check_followed(program.unsupported)
     program.check_modules()
     return series

@@ -68,7 +68,9 @@ def _linear(call: Call, *, keep_gate: bool) -> Any:
             continue
         pick = _picker(call.func, rest, kwargs, None if isinstance(value, Tensor) else i)
         gate, view = keep_gate and series.gate, call.is_view
-        moves, uses = view or call.func in _VIEWS, leaves_of(rest, kwargs)
+        # Numbers that are seen as others (pairs as complex ones) are not merely moved.
+        moves = (view or call.func in _VIEWS) and clean.dtype == series.dtype
+        uses = leaves_of(rest, kwargs)
         outputs.append(series.mapped(pick, clean, gate=gate, view=view, moves=moves, uses=uses))
     return outputs[0] if isinstance(value, Tensor) else type(value)(outputs)
 
@@ -123,12 +125,18 @@ _VIEWS: dict[Any, Callable[..., Tensor]] = {
 
 
 def duplicate(call: Call) -> Any:
-    """Copies, to another type or device too; the parts, which nobody writes into, need none."""
+    """Copies, to another type or device too; of parts only those that lie where the value does, and may change with it.
+
+    Nobody writes into parts, so that the copy may share all others.
+    """
     series, value = call.args[0], call.clean()
     if not carries(value):
         return frozen_series(value)
     if value.dtype == series.dtype and value.device == series.device:
-        return Series(value, series.held, series.parts, series.paths, gate=series.gate)
+        held = series.held
+        if isinstance(held, Tensor) and held.untyped_storage().data_ptr() == series.value.untyped_storage().data_ptr():
+            held = held.clone()
+        return Series(value, held, series.parts, series.paths, gate=series.gate)
     return series.mapped(lambda rows: rows.to(value.device, value.dtype), value, gate=series.gate, uses=[])
 
 
