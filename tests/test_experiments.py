@@ -203,6 +203,7 @@ def test_the_command_prints_what_was_found_and_keeps_it(
     tables = read_record(path, f"experiment-{name}").tables
     again = EXPERIMENTS[name].run([0], EXPERIMENTS[name].Protocol.quick())
     assert repr(tables["found"]) in printed and str(again) in printed
+    assert "its numbers and verdicts show nothing" in printed
     assert {"quantity", "found", "low", "high", "expected", "verdict"} == set(tables["found"].columns)
     assert set(tables["found"]["verdict"]) <= {"", "undecided"}
 

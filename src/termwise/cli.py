@@ -276,6 +276,8 @@ def experiment(
     protocol = chosen.Protocol.quick() if quick else chosen.Protocol()
     result = chosen.run(range(seeds), protocol, progress=lambda line: print(line, file=sys.stderr))
     print(result)
+    if quick:
+        print("This was a quick run, to see that it works: its numbers and verdicts show nothing.")
     if save is not None:
         print(f"saved: {result.save(save)}")
 
