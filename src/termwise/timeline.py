@@ -186,11 +186,7 @@ class Timeline:
 
     def for_network(self, name: str) -> tuple[Table, Table]:
         """`table` and `spectrum` with the network's name as their first column, to be put under those of others."""
-        steps, spectrum = (
-            Table(table.to_arrow().add_column(0, "network", [[name] * len(table)]))
-            for table in (self.table, self.spectrum)
-        )
-        return steps, spectrum
+        return named(self.table, name), named(self.spectrum, name)
 
     def __str__(self) -> str:
         """Closure, a line a record, the credit's closure and drift, and when each part and each degree was learned."""
@@ -274,6 +270,11 @@ class Timeline:
                 f"{path}: no record of a timeline is in it. Give the directory that the Recorder wrote to."
             )
         return Timeline(moments)
+
+
+def named(table: Table, network: str) -> Table:
+    """A table with the network's name as its first column, to be put under those of others."""
+    return Table(table.to_arrow().add_column(0, "network", [[network] * len(table)]))
 
 
 def _under(prefix: str, held: Mapping[str, _T]) -> dict[str, _T]:

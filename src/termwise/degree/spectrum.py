@@ -54,9 +54,14 @@ class DegreeSpectrum:
 
     def __str__(self) -> str:
         """What was measured, a row for each degree, the mean degree, and the warnings."""
-        return "\n".join([_headline(self), "", *_lines(self.spectrum.rows()), "", *_conclusions(self)])
+        return "\n".join([headline(self), "", *_lines(self.spectrum.rows()), "", *conclusions(self)])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from termwise.report.card import degrees_card
+
+        return degrees_card(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file; `DegreeSpectrum.load` gives it back."""
@@ -109,7 +114,8 @@ def label(lowest: int, highest: int | None) -> str:
     return str(lowest) if lowest == highest else f"{lowest}-{highest}"
 
 
-def _headline(result: DegreeSpectrum) -> str:
+def headline(result: DegreeSpectrum) -> str:
+    """By which method, on which inputs."""
     return f"degrees by {result.method} | {result.inputs} | variance {result.variance:.4g}"
 
 
@@ -152,7 +158,8 @@ def _interval(row: dict[str, Any], name: str) -> str:
     return "" if low is None or high is None else f"[{100 * low:.2f}, {100 * high:.2f}]"
 
 
-def _conclusions(result: DegreeSpectrum) -> list[str]:
+def conclusions(result: DegreeSpectrum) -> list[str]:
+    """What there is beside the shares, and the warnings."""
     lines = []
     if result.mean_degree is not None:
         lines.append(f"mean degree {result.mean_degree}")
