@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from termwise import DepthProfile, Recorder, chunks, nets, profile, support
+from termwise.degree.repeated import DegreeOptions
 from termwise.distributed import Group
 from termwise.errors import TermwiseError
 from termwise.series import Series
@@ -176,7 +177,9 @@ def trained(directory: Path, group: dist.ProcessGroup | None, rank: int = 0) -> 
     if group is not None:
         model = nn.parallel.DistributedDataParallel(model)
     (x, y), norm = task(), next(module for module in model.modules() if isinstance(module, nn.BatchNorm1d))
-    recorder = Recorder(model, (x[:20], y[:20]), batch_size=8, replicates=20, directory=directory, group=group)
+    least: DegreeOptions = {"samples": 20, "angles": 32}
+    common: dict[str, Any] = {"batch_size": 8, "replicates": 20, "directory": directory, "group": group}
+    recorder = Recorder(model, (x[:20], y[:20]), degrees=least, **common)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     loss = torch.zeros(())
     for n in range(20):

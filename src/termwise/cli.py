@@ -96,6 +96,9 @@ def train(
     probe: Annotated[int, Parameter(help="Held-out samples that every record is measured on.")] = 256,
     unit: Units = None,
     constants: Constants = "pooled",
+    degrees: Annotated[
+        bool, Parameter(help="Record the polynomial degrees in the input as well; it takes longer.", negative=())
+    ] = False,
     seed: int = 0,
     threads: Annotated[int, Parameter(help="Of PyTorch, while the run lasts.")] = 2,
     name: Annotated[str | None, Parameter(help="The title of the report.")] = None,
@@ -108,7 +111,7 @@ def train(
         tuple(_network(network) for network in networks),
         data=data,
         training=Training(epochs=epochs, batch_size=batch_size),
-        recording=Recording(probe=probe, unit=_unit(unit), constants=constants),
+        recording=Recording(probe=probe, unit=_unit(unit), constants=constants, degrees=degrees),
         seed=seed,
         threads=threads,
     )

@@ -26,7 +26,7 @@ from scipy.special import logsumexp, softmax
 
 LEVELS = (0.1, 0.5, 0.9)  # of the final credit, for the times learned
 CONVERGED = 0.05  # a drift up to here leaves the credits a meaning
-_LEAST = 0.02  # of sum |C|: below, a part has no time at which it was learned
+LEAST = 0.02  # of sum |C|: below, a part has no time at which it was learned
 _NODES = 16  # of Gauss-Legendre a panel
 _PANELS = 1024  # where the doubling ends: logits that move by more than about 10,000
 _RELATIVE, _ABSOLUTE = 1e-10, 1e-12  # at which the doubling of the nodes stops, of sum |C| and in nats
@@ -72,7 +72,7 @@ class Credits:
 
         All are None for parts with less than 2 % of sum |C|: of so little the order is noise.
         """
-        counts = np.abs(self.fractions) >= _LEAST
+        counts = np.abs(self.fractions) >= LEAST
         nothing = (None,) * len(LEVELS)
         return [
             time_learned(self.steps, curve) if enough else nothing

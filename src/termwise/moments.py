@@ -19,11 +19,13 @@ import pyarrow as pa
 
 from termwise.budget import Timing
 from termwise.credit import Credits
+from termwise.degree.spectrum import DegreeSpectrum
 from termwise.errors import RecordError, RunError
 from termwise.profile import DepthProfile
 from termwise.records import Record, Table, read_record
 
 RECORD_KIND = "timeline-record"
+_DEGREES = "degrees-"  # before the names of a degree spectrum's tables
 Scalars = Mapping[str, float | None]
 Settings = Mapping[str, str | int | float | bool | None]
 
@@ -42,6 +44,7 @@ class Moment:
             centred over the classes.
         targets: the classes, shape (N,); None where the output is no (N, C) with one class a sample.
         timing: what had been spent, and by what the step was chosen; None where there was no budget.
+        degrees: the degree spectrum; None where degrees were not recorded, or the output was the same on all inputs.
     """
 
     step: int
@@ -52,6 +55,7 @@ class Moment:
     terms: np.ndarray
     targets: np.ndarray | None
     timing: Timing | None = None
+    degrees: DegreeSpectrum | None = None
 
     @functools.cached_property
     def parts(self) -> list[tuple[str, int | None]]:
@@ -66,6 +70,10 @@ class Moment:
         if self.timing is not None:
             note["timing"] = msgspec.to_builtins(self.timing)
         record = self.profile.to_record(arrays, **note, weights=self.weights)
+        if self.degrees is not None:
+            own = self.degrees.to_record()
+            record.metadata |= own.metadata
+            record.tables |= {f"{_DEGREES}{name}": table for name, table in own.tables.items()}
         return msgspec.structs.replace(record, kind=RECORD_KIND)
 
 
@@ -95,7 +103,13 @@ def moment_of(record: Record, where: str) -> Moment:
         raise _broken(where, "its terms are missing or of another shape than its table")
     if targets is not None and not _fits(targets, terms):
         raise _broken(where, "its targets do not fit its terms")
-    return Moment(note.step, note.scalars, note.settings, note.weights, profile, terms, targets, note.timing)
+    degrees = _degrees_of(record, where) if "degrees" in record.metadata else None
+    return Moment(note.step, note.scalars, note.settings, note.weights, profile, terms, targets, note.timing, degrees)
+
+
+def _degrees_of(record: Record, where: str) -> DegreeSpectrum:
+    tables = {name.removeprefix(_DEGREES): t for name, t in record.tables.items() if name.startswith(_DEGREES)}
+    return DegreeSpectrum.from_record(Record(record.kind, record.metadata, tables, {}), where)
 
 
 def _fits(targets: np.ndarray, terms: np.ndarray) -> bool:

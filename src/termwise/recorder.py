@@ -11,7 +11,7 @@ import functools
 import math
 import operator
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from termwise.batches import batches, fingerprint
 from termwise.budget import Spending
 from termwise.chunks import Chunks
 from termwise.credit import cross_entropy
+from termwise.degree.repeated import DegreeOptions, Repeated
 from termwise.distributed import Group, identity
 from termwise.errors import DataError, ModelError, RunError, UsageError
 from termwise.expand import Expansion, Output, pick_output
@@ -170,12 +171,19 @@ class Recorder:
             are halved from there on, and the profile of a record says it.
         replicates: of the bootstrap for the intervals.
         seed: of the bootstrap; the random state of the training is not touched.
+        degrees: True: every record also holds the degrees in the input of the network that is measured, batch-norm
+            statistics included, on Gaussian inputs with the mean and covariance of the calibration inputs (of the
+            probe's where there are none), and on the same ones at every record.  A dictionary says otherwise, with the
+            arguments of `termwise.degrees`: `{"inputs": "standard", "samples": 1000, "target": f}`; see
+            `termwise.degree.repeated.DegreeOptions`.  A record then costs some 90 runs of the model for each of the 256
+            circles; fewer `samples` cost less.  With a group process 0 does this alone.
         group: processes to share the work with, as in `termwise.profile`.  Whether a step is due is for process 0 to
             say, its clock counts for the budget, and scalars are taken from it.  A directory must be one that all can
             read.
 
     Raises:
         DataError: when the probe is empty, not finite, or inputs and targets do not pair up.
+        DataError, ModelError: when degrees are asked for and the inputs or the model have none.
         UsageError: when an option is unknown, or the processes of the group differ in one.
         RunError: when the directory holds records of another probe, unit or option.
         RecordError: when one of them is corrupt or of a newer version.
@@ -198,6 +206,7 @@ class Recorder:
         batch_size: int = 32,
         replicates: int = 200,
         seed: int = 0,
+        degrees: bool | DegreeOptions = False,
         group: ProcessGroup | None = None,
     ) -> None:
         self._model, self._output, self._group = model, output, Group(group)
@@ -216,8 +225,12 @@ class Recorder:
         self._batch_size, self._replicates, self._seed = batch_size, replicates, seed
         self._chunk = 1 << max(batch_size - 1, 0).bit_length()
         self._directory = None if directory is None else Path(directory)
+        self._degrees = self._group.together(lambda: self._repeated(degrees))
         self._settings = self._describe()
         self._moments = self._group.together(self._found)
+        if self._degrees is not None:
+            for moment in self._moments.values():
+                self._degrees.go_on_from(moment.degrees)
         own = {"records": self.recorded, "batch_size": batch_size, "refine": self._refine, "budget": budget}
         self._group.require_same(lambda: {name: repr(value) for name, value in (self._settings | own).items()})
         self._last = 0
@@ -238,12 +251,24 @@ class Recorder:
             require_settings(moment, self._settings, str(directory))
         return moments
 
+    def _repeated(self, degrees: bool | DegreeOptions) -> Repeated | None:
+        """What measures degrees, tried out; None where nobody asks for them."""
+        if degrees is False:
+            return None
+        if not (degrees is True or isinstance(degrees, Mapping)):
+            raise UsageError(f"degrees={degrees!r}: expected True, False, or a dictionary of options.")
+        inputs = self._calibration if isinstance(self._calibration, Tensor) else self._inputs
+        options = {} if degrees is True else degrees
+        common: dict[str, Any] = {"output": self._output, "replicates": self._replicates, "seed": self._seed}
+        return Repeated(self._network(), options, data=inputs, **common)
+
     def _describe(self) -> dict[str, Any]:
         """What must be the same for all records of a timeline."""
         modules = self._model.modules() if isinstance(self._model, nn.Module) else ()
         calibration, kept = self._calibration, "not needed"
         if any(isinstance(module, _Norm) for module in modules):
             kept = fingerprint([calibration]) if isinstance(calibration, Tensor) else "off"
+        degrees = {} if self._degrees is None else {"degrees": self._degrees.settings}
         return {
             "probe": fingerprint([self._inputs, self._targets]),
             "calibration": kept,
@@ -253,6 +278,7 @@ class Recorder:
             "output": "a function" if callable(self._output) else self._output,
             "replicates": self._replicates,
             "seed": self._seed,
+            **degrees,
         }
 
     @property
@@ -393,8 +419,10 @@ class Recorder:
         self._unit, self._chunk = chunks.unit, chunks.size
         all_terms = np.concatenate(terms, axis=1)
         classes = self._targets.cpu().long().numpy() if all_terms.ndim == 3 and _are_classes(self._targets) else None
-        profile, timing = measures.result(chunks.used), self._spending.timing(len(self._moments), forced)
-        return Moment(n, numbers, self._settings, weights, profile, all_terms, classes, timing)
+        profile = measures.result(chunks.used)
+        degrees = None if self._degrees is None else self._degrees(network, self._group)
+        timing = self._spending.timing(len(self._moments), forced)
+        return Moment(n, numbers, self._settings, weights, profile, all_terms, classes, timing, degrees)
 
     def _shared(self, network: Any) -> Any:
         """The network with the batch-norm statistics that process 0 estimated: another machine may round otherwise."""

@@ -12,6 +12,8 @@ Beside the measures of `termwise.profile`, at every record t and for every part 
     learned change   E|y_k(t) - y_k(first record)|
     loss credit      by what the part's change brought the loss down (see `termwise.credit`)
     time learned     when 10, 50, 90 % of its final credit are in
+
+With `Recorder(..., degrees=True)` there are also the degrees in the input of the whole network at every record.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from typing import Any, TypeVar
 
 from termwise.budget import LEAST, Timing
 from termwise.credit import CONVERGED, Credits, credits_over
+from termwise.degree.course import DegreeCourse
+from termwise.degree.spectrum import DegreeSpectrum
 from termwise.errors import RecordError, UsageError
 from termwise.moments import (
     RECORD_KIND,
@@ -83,7 +87,7 @@ class Timeline:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Unit, options, and fingerprints of the probe and of the calibration inputs."""
+        """Unit, options, and fingerprints of the probe, of the calibration inputs, and of what degrees are taken on."""
         return dict(self._moments[0].settings)
 
     @functools.cached_property
@@ -142,19 +146,54 @@ class Timeline:
         """Whether that is at most 5 %; None where unknown."""
         return None if self._credits is None else self._credits.converged
 
+    @property
+    def degree_spectra(self) -> tuple[DegreeSpectrum | None, ...]:
+        """The degree spectrum at each step, with its warnings; None where there is none."""
+        return tuple(moment.degrees for moment in self._moments)
+
+    @functools.cached_property
+    def _course(self) -> DegreeCourse | None:
+        spectra = self.degree_spectra
+        return DegreeCourse(self.steps, spectra) if any(spectrum is not None for spectrum in spectra) else None
+
+    @functools.cached_property
+    def degrees(self) -> Table | None:
+        """A row a record and degree group, lowest to highest degree; None where degrees were not recorded.
+
+        share is that of the output's variance, energy W_k in the output's unit squared (on real inputs share x
+        variance), each with a 95 % interval over circles, or samples. Against a target: learned, the part of the
+        target's own that the network has, and target_share, how much of the target is of this degree. mean_degree and
+        the kinds of warnings are those of the record, the same in all its rows. Where the output is the same on all
+        inputs, energies are 0 and there are no shares.
+        """
+        return None if self._course is None else self._course.table()
+
+    @functools.cached_property
+    def time_learned_by_degree(self) -> Table | None:
+        """A row a degree group from degree 1 on: what was gained, and when 10, 50, 90 % of it were in.
+
+        Let Q_k(t) be, against a target, the learned fraction <f_k, g_k> / <g_k, g_k> of the target g's part of degree
+        k; without one the energy W_k(t). gained is Q_k(last) - Q_k(first), and the time of a level is the step at which
+        Q_k(t) - Q_k(first) passes that level times gained, interpolated linearly in log(step + 1), the scale on which
+        runs are recorded.  fraction is gained over the sum of |gained| over all degrees from 1 on; against a target
+        each counts by the target's own share of it.  A time is missing for degrees below 2 % of that sum, where the
+        level is passed more than once, and where Q_k is not known at every record.
+
+        Without a target this is a growth of energy, which is not the same as learning: logits that only grow in scale
+        gain energy at every degree alike, and what is learned may take energy away.
+        """
+        return None if self._course is None else self._course.times()
+
     def for_network(self, name: str) -> tuple[Table, Table]:
         """`table` and `spectrum` with the network's name as their first column, to be put under those of others."""
-        steps, spectrum = (
-            Table(table.to_arrow().add_column(0, "network", [[name] * len(table)]))
-            for table in (self.table, self.spectrum)
-        )
-        return steps, spectrum
+        return named(self.table, name), named(self.spectrum, name)
 
     def __str__(self) -> str:
-        """Closure, a line a record, the credit's closure and drift, and when each part was learned."""
+        """Closure, a line a record, the credit's closure and drift, and when each part and each degree was learned."""
         lines = [self._headline(), *self._timing_text(), "", *_steps_text(self.table), "", *self._credit_text()]
         learned = self.time_learned
-        return "\n".join(lines if learned is None else [*lines, "", *_times_text(learned)])
+        lines += [] if learned is None else ["", *_times_text(learned)]
+        return "\n".join(lines if self._course is None else [*lines, "", *self._course.text()])
 
     __repr__ = __str__
 
@@ -231,6 +270,11 @@ class Timeline:
                 f"{path}: no record of a timeline is in it. Give the directory that the Recorder wrote to."
             )
         return Timeline(moments)
+
+
+def named(table: Table, network: str) -> Table:
+    """A table with the network's name as its first column, to be put under those of others."""
+    return Table(table.to_arrow().add_column(0, "network", [[network] * len(table)]))
 
 
 def _under(prefix: str, held: Mapping[str, _T]) -> dict[str, _T]:

@@ -42,7 +42,7 @@ from termwise.records import (
 from termwise.rundir import Manifest, RunDirectory, now, slugs, termwise_version
 from termwise.seeds import owned_random, stream
 from termwise.summary import depth_difference, network_summary, verdict
-from termwise.timeline import Recorder, Timeline, log_spaced
+from termwise.timeline import Recorder, Timeline, log_spaced, named
 
 __all__ = [
     "NetworkConfig",
@@ -98,6 +98,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             where the loss changes.
         batch_size: of the measurement.
         replicates: of the bootstrap behind every interval.
+        degrees: also the degrees in the input, on Gaussian inputs with the moments of the calibration samples.
     """
 
     unit: str | tuple[str, ...] = "layers"
@@ -108,6 +109,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ratio: float | None = None
     batch_size: int = 32
     replicates: int = 200
+    degrees: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what gives no intervals or no schedule."""
@@ -287,6 +289,7 @@ def _train(
         directory=records,
         batch_size=recording.batch_size,
         replicates=recording.replicates,
+        degrees=recording.degrees,
     )
     trained = train_network(
         model,
@@ -334,6 +337,9 @@ def _conclude(run: RunDirectory, config: RunConfig, inputs: _Inputs, outcomes: l
     pairs = [outcome.timeline.for_network(outcome.summary.name) for outcome in outcomes]
     for name, tables in zip(("steps", "spectrum"), zip(*pairs, strict=True), strict=True):
         write_parquet(run.tables / f"{name}.parquet", concatenate(tables))
+    degrees = [named(table, o.summary.name) for o in outcomes if (table := o.timeline.degrees) is not None]
+    if degrees:
+        write_parquet(run.tables / "degrees.parquet", concatenate(degrees))
     data, probe = inputs.data, len(inputs.probe[0])
     unit = config.recording.unit if isinstance(config.recording.unit, str) else "modules"
     summary = RunSummary(

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from termwise.degree.cube import Cube
-from termwise.degree.functions import Function, Progress, Target, counted
+from termwise.degree.functions import ConstantOutputError, Function, Progress, Target, counted
 from termwise.degree.gaussian import Gaussian
 from termwise.degree.inversion import SHOWN, columns, invert
 from termwise.degree.spectrum import GROUPS, DegreeSpectrum, label
-from termwise.degree.tables import grouped, learned_parts, shares_of, with_interval
-from termwise.errors import ModelError, UsageError, first_line
+from termwise.degree.tables import grouped, learned_parts, shares_of, target_shares, with_interval
+from termwise.errors import UsageError, first_line
 from termwise.profile import Estimate, check_replicates, estimate, resampled
 from termwise.records import Table
 from termwise.seeds import stream
@@ -250,10 +250,7 @@ class _Reading:
             ModelError: when the function is constant.
         """
         if not self.variance[0] > self.floor:
-            raise ModelError(
-                "degrees: the output is the same on all inputs, up to rounding: it has no degrees. Check the weights, "
-                "and whether output= names what depends on the input."
-            )
+            raise ConstantOutputError
         energies = self._energies("f", self.cutoff)
         groups, others = grouped(energies), grouped(self._energies("f", self.other))
         mean, without = self._mean_degree()
@@ -285,13 +282,14 @@ class _Reading:
         table: dict[str, Any] = {"lowest": [low for low, _ in GROUPS], "highest": [high for _, high in GROUPS]}
         table |= with_interval("energy", groups) | with_interval("share", shares) | {"other_share": other[:, 0]}
         if self.circles.target is not None:
-            table |= with_interval("learned", self._learned())
+            own = grouped(self._energies("g", self.cutoff))
+            table |= with_interval("learned", self._learned(own)) | {"target_share": target_shares(own[:, 0])}
         return Table(table, dict.fromkeys(("energy", "energy_low", "energy_high"), "output^2"))
 
-    def _learned(self) -> np.ndarray:
+    def _learned(self, own: np.ndarray) -> np.ndarray:
         """<f_k, g_k> / <g_k, g_k> by degree: the product is a quarter of |f + g|^2 - |f - g|^2."""
         product = (grouped(self._energies("sum", self.cutoff)) - grouped(self._energies("difference", self.cutoff))) / 4
-        return learned_parts(product, grouped(self._energies("g", self.cutoff)))
+        return learned_parts(product, own)
 
     def _mean_degree(self) -> tuple[Estimate | None, str]:
         """It, or None and why there is none."""

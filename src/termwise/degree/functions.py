@@ -23,6 +23,16 @@ Target = Callable[[Tensor], Tensor]
 _COARSEST = 1e-5  # unit in the last place of what can be measured
 
 
+class ConstantOutputError(ModelError):
+    """The output is the same on all inputs, up to rounding: it has no degrees."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "degrees: the output is the same on all inputs, up to rounding: it has no degrees. Check the weights, and "
+            "whether output= names what depends on the input."
+        )
+
+
 class Function:
     """A model that is called on inputs alone; to be used inside `termwise.pinning.pinned`.
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from termwise.degree.functions import Function, gathered
+from termwise.degree.functions import ConstantOutputError, Function, gathered
 from termwise.degree.spectrum import DegreeSpectrum
 from termwise.degree.tables import with_interval
-from termwise.errors import DataError, ModelError, UsageError
+from termwise.errors import DataError, UsageError
 from termwise.profile import check_replicates, resampled
 from termwise.records import Table
 from termwise.seeds import stream
@@ -56,9 +56,7 @@ def ladder_spectrum(
     outputs = raw - raw[fit].mean(axis=0)
     square = np.square(outputs[held]).sum(axis=1)
     if not square.sum() > (16 * torch.finfo(function.precision).eps) ** 2 * np.square(raw[held]).sum():
-        raise ModelError(
-            "degrees: the output is the same on all inputs, up to rounding: it has no degrees. Check the weights."
-        )
+        raise ConstantOutputError
     weights = resampled(len(held), replicates, np.random.Generator(np.random.PCG64(stream(seed, 2))))
     shuffles = [draws.permutation(n) for _ in range(_SHUFFLES)]
     reached, floors, ridges = [], [], []

@@ -28,7 +28,8 @@ class DegreeSpectrum:
         spectrum: a row per degree or group of degrees: lowest and highest degree (missing: no end), and with 95 %
             intervals its share, of the variance of the output.  Gaussian and Boolean inputs have the energy as well,
             the share at another cut-off, and against a target the part that is learned: 1 where the network has what
-            the target has, missing where the target has less than 1 % of its variance.  On real data the share is
+            the target has, missing where the target has less than 1 % of its variance; and the target's own share of
+            this degree.  On real data the share is
             the gain in held-out R^2, and the R^2 up to this degree, that of shuffled targets (the noise floor) and the
             ridge stand beside it.
         powers: on circles a row per angular frequency: its power and the standard error; else None.
@@ -53,9 +54,14 @@ class DegreeSpectrum:
 
     def __str__(self) -> str:
         """What was measured, a row for each degree, the mean degree, and the warnings."""
-        return "\n".join([_headline(self), "", *_lines(self.spectrum.rows()), "", *_conclusions(self)])
+        return "\n".join([headline(self), "", *_lines(self.spectrum.rows()), "", *conclusions(self)])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from termwise.report.card import degrees_card
+
+        return degrees_card(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file; `DegreeSpectrum.load` gives it back."""
@@ -78,7 +84,15 @@ class DegreeSpectrum:
         Raises:
             RecordError: when the file is no such record, corrupt, or of a newer version.
         """
-        record = read_record(path, _KIND)
+        return DegreeSpectrum.from_record(read_record(path, _KIND), str(path))
+
+    @staticmethod
+    def from_record(record: Record, where: str = "record") -> DegreeSpectrum:
+        """The spectrum in a record.
+
+        Raises:
+            RecordError: when fields are missing.
+        """
         try:
             plain = dict(record.metadata["degrees"])
             mean, warnings = plain.pop("mean_degree"), tuple(plain.pop("warnings"))
@@ -89,8 +103,8 @@ class DegreeSpectrum:
                 warnings=warnings,
                 **plain,
             )
-        except (KeyError, TypeError) as error:
-            raise RecordError(f"{path}: no degree spectrum is in it (missing or unknown field {error}).") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"{where}: no degree spectrum is in it (missing or unknown field {error}).") from error
 
 
 def label(lowest: int, highest: int | None) -> str:
@@ -100,7 +114,8 @@ def label(lowest: int, highest: int | None) -> str:
     return str(lowest) if lowest == highest else f"{lowest}-{highest}"
 
 
-def _headline(result: DegreeSpectrum) -> str:
+def headline(result: DegreeSpectrum) -> str:
+    """By which method, on which inputs."""
     return f"degrees by {result.method} | {result.inputs} | variance {result.variance:.4g}"
 
 
@@ -143,7 +158,8 @@ def _interval(row: dict[str, Any], name: str) -> str:
     return "" if low is None or high is None else f"[{100 * low:.2f}, {100 * high:.2f}]"
 
 
-def _conclusions(result: DegreeSpectrum) -> list[str]:
+def conclusions(result: DegreeSpectrum) -> list[str]:
+    """What there is beside the shares, and the warnings."""
     lines = []
     if result.mean_degree is not None:
         lines.append(f"mean degree {result.mean_degree}")

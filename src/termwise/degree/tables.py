@@ -31,6 +31,14 @@ def learned_parts(product: np.ndarray, own: np.ndarray) -> np.ndarray:
         return np.where(little[:, None], math.nan, product / own)
 
 
+def target_shares(own: np.ndarray) -> np.ndarray:
+    """Of the target's variance, what each degree has of it, (rows,); the mean has none."""
+    variance = own[1:].sum()
+    shares = own / variance if variance > 0 else np.full(len(own), math.nan)
+    shares[0] = math.nan
+    return shares
+
+
 def with_interval(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
     """A column and its 95 % interval."""
     low, high = np.percentile(values[:, 1:], [2.5, 97.5], axis=1)

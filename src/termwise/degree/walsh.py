@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from termwise.degree.functions import Function, Progress, Target, counted
+from termwise.degree.functions import ConstantOutputError, Function, Progress, Target, counted
 from termwise.degree.spectrum import DegreeSpectrum
-from termwise.degree.tables import learned_parts
-from termwise.errors import ModelError, UsageError
+from termwise.degree.tables import learned_parts, target_shares
+from termwise.errors import UsageError
 from termwise.interactions import walsh_energies
 from termwise.profile import Estimate
 from termwise.records import Table
@@ -66,6 +66,7 @@ def walsh_spectrum(
         own = walsh_energies(g)
         product = (walsh_energies(y + g) - walsh_energies(y - g)) / 4
         table |= _certain("learned", learned_parts(product[:, None], own[:, None])[:, 0])
+        table["target_share"] = target_shares(own)
     mean = float(np.arange(count + 1) @ energies / variance)
     return DegreeSpectrum(
         spectrum=Table(table, dict.fromkeys(("energy", "energy_low", "energy_high"), "output^2")),
@@ -85,7 +86,4 @@ def _certain(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
 
 def _check_variance(variance: float, square: float, function: Function) -> None:
     if not variance > (16 * torch.finfo(function.precision).eps) ** 2 * square:
-        raise ModelError(
-            "degrees: the output is the same on all inputs, up to rounding: it has no degrees. Check the weights, and "
-            "whether output= names what depends on the input."
-        )
+        raise ConstantOutputError

@@ -1,4 +1,4 @@
-"""The four figures, as Vega-Lite specifications without colours and without data.
+"""The figures, as Vega-Lite specifications without colours and without data.
 
 A mark names a style (`input`, `constant`, `paths`, `head`, ...); the page's theme gives styles their colours:
 light, dark or printed. A view names a data source (`steps`, `spectrum`, `paths`); the page fills it with the
@@ -26,7 +26,7 @@ from termwise.report.charts import (
     tooltip,
     y_axis,
 )
-from termwise.report.reading import Run
+from termwise.report.reading import MEAN_DEGREE, Columns, Run
 from termwise.report.strings import integer, number, say
 from termwise.report.tables import Tables, rounded
 
@@ -37,7 +37,8 @@ CUT, CUT_BY_DEPTH = 0.92, 0.84
 
 def build_figures(run: Run, tables: Tables) -> list[Figure]:
     """The page's figures, in its order."""
-    return [spectrum(run, tables), heat_map(run, tables), truncated(run, tables), mean_depth(run, tables)]
+    by_depth = [spectrum(run, tables), heat_map(run, tables), truncated(run, tables), mean_depth(run, tables)]
+    return by_depth if tables.degrees is None else [*by_depth, degrees(run, tables, tables.degrees)]
 
 
 def spectrum(run: Run, tables: Tables) -> Figure:
@@ -350,3 +351,52 @@ def _mean_spec(run: Run, tables: Tables, measures: list[str]) -> Spec:
         {"mark": {"type": "line", "style": "mean-constants"}, "encoding": dashed},
     ]
     return {"width": "fill", "height": 300, "data": {"name": "steps"}, "layer": layers}
+
+
+def degrees(run: Run, tables: Tables, table: Columns) -> Figure:
+    """Which degrees in the input are learned when. Reads `degrees` (share), whose rows `table` holds."""
+    panels = []
+    top = max([0.0, *(v for name in ("share", "share_high") for v in table[name] if v is not None)]) or 1.0
+    for index, network in enumerate(run.summary.networks):
+        alternative = findings.degrees_alternative(run, table, index)
+        spec = complete(_degrees_spec(tables, index, min(top, 1.05)), alternative)
+        panels.append(Panel(network.name, findings.degrees_detail(table, index), alternative, spec))
+    labels = tables.degree_labels
+    key = [(_degree_style(i, len(labels)), say("key.degree", degree=label)) for i, label in enumerate(labels)]
+    columns = ["network", "step", "degree", "share", "share_low", "share_high", *MEAN_DEGREE, "warnings"]
+    title, reading = findings.degrees_title(run, table), findings.degrees_reading(table)
+    return Figure("degrees", title, reading, panels, key, "degrees", columns)
+
+
+def _degree_style(place: int, count: int) -> str:
+    """One of the seven styles that a degree group is drawn in; more groups share them, in order."""
+    return f"degree-{round(place * 6 / max(count - 1, 6))}"
+
+
+def _degrees_spec(tables: Tables, index: int, top: float) -> Spec:
+    # Small shares are what differs between networks: on the scale of square roots they can be seen, and 0 has a place.
+    ticks = [tick for tick in (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1) if tick <= top]
+    y = {
+        "type": "quantitative",
+        "scale": {"type": "sqrt", "domain": [0, rounded(top)], "nice": False, "clamp": True},
+        "axis": y_axis(say("degrees.axis"), values=ticks, format="~%"),
+    }
+    x = {**step_x(tables), "field": "at"}
+    shares = ((name, name, ".4f") for name in ("share", "share_low", "share_high"))
+    text = {"field": "degree", "title": say("column.degree"), "type": "nominal"}
+    tips = [text, *tooltip(("step", "step", ",d"), *shares)]
+    labels = tables.degree_labels
+    bands, lines = [], []
+    for place, _ in enumerate(labels):
+        own, style = [equal(order=place)], _degree_style(place, len(labels))
+        ends = {"x": x, "y": {**y, "field": "share_low"}, "y2": {"field": "share_high"}}
+        bands.append({"transform": own, "mark": {"type": "area", "style": f"{style}-band"}, "encoding": ends})
+        mark = {"type": "line", "style": style, "point": {"style": f"{style}-point"}}
+        line = {"x": x, "y": {**y, "field": "share"}, "tooltip": tips}
+        lines.append({"transform": own, "mark": mark, "encoding": line})
+        name = {"type": "text", "style": f"{style}-name", "align": "left", "baseline": "middle", "dx": 6}
+        beside = {"x": x, "y": {**y, "field": "label_at"}, "text": {"field": "degree"}}
+        at_end = [*own, {"filter": "isValid(datum.label_at)"}]
+        lines.append({"transform": at_end, "mark": name, "encoding": beside})
+    own = {"data": {"name": "degrees"}, "transform": [equal(network=index)], "layer": [*bands, *lines]}
+    return {"width": "fill", "height": 280, "layer": [*gap(tables), own]}

@@ -188,3 +188,85 @@ def mean_alternative(run: Run, tables: Tables) -> str:
             }
             parts.append(say("mean.alt.constants", **ends))
     return " ".join(parts)
+
+
+def _degree_ends(table: Columns, index: int) -> tuple[list[Row], list[Row]]:
+    """The rows of one network at its first and last record at which there are shares; empty where there is none."""
+    own = [row for row in rows(table, network=index) if row["share"] is not None]
+    if not own:
+        return [], []
+    first, last = min(row["step"] for row in own), max(row["step"] for row in own)
+    return [row for row in own if row["step"] == first], [row for row in own if row["step"] == last]
+
+
+def degrees_title(run: Run, table: Columns) -> str:
+    """How the share of the lowest degree moves from the first to the last record, with its intervals."""
+    moves = []
+    for index, name in enumerate(names(run)):
+        first, last = (ends[:1] for ends in _degree_ends(table, index))
+        if not first:
+            return say("degrees.title.none")
+        if first[0]["step"] == last[0]["step"]:
+            return say("heat.title.one")
+        moves.append((_moved(first[0], last[0]), _share(first[0]), _share(last[0]), name))
+    degree = table["degree"][0]
+    if all(kind == "stays" for kind, *_ in moves):
+        return say("degrees.title.still", degree=degree, moves=_moves("degrees", moves))
+    return say("degrees.title.move", degree=degree, moves=_moves("degrees", moves))
+
+
+def _moved(first: Row, last: Row) -> str:
+    ends = (first["share_low"], first["share_high"], last["share_low"], last["share_high"])
+    if None in ends:
+        return "stays"
+    return "falls" if ends[3] < ends[0] else "rises" if ends[2] > ends[1] else "stays"
+
+
+def _share(row: Row) -> str:
+    """In per cent, with as many decimals as the interval is worth."""
+    low, high = row["share_low"], row["share_high"]
+    if low is None or high is None:
+        return percent(row["share"])
+    places = 0 if high - low >= 0.01 else 1
+    value, low, high = (f"{100 * number:.{places}f}" for number in (row["share"], low, high))
+    return say("degrees.share", share=value, low=low, high=high)
+
+
+def degrees_detail(table: Columns, index: int) -> str:
+    """The mean degree of one network at its first and last record, where it is known at both."""
+    ends = [end[0] for end in _degree_ends(table, index) if end]
+    if not ends or any(row["mean_degree"] is None for row in ends):
+        return say("degrees.mean.none")
+    shown = [
+        say("degrees.mean.value", **{k: fixed(row[f"mean_degree{end}"], 2) for k, end in _ENDS.items()}) for row in ends
+    ]
+    return say("degrees.mean", first=shown[0], last=shown[1])
+
+
+_ENDS = {"value": "", "low": "_low", "high": "_high"}
+
+
+def degrees_reading(table: Columns) -> str:
+    """How to read the figure, and at how many records the estimator warned of what."""
+    records: dict[tuple[int, int], str] = {}
+    for network, step, warnings in zip(table["network"], table["step"], table["warnings"], strict=True):
+        records[network, step] = warnings or ""
+    warned = [text for text in records.values() if text]
+    kinds = dict.fromkeys(kind for text in warned for kind in text.split(", "))
+    told = say("degrees.warned", count=len(warned), all=len(records), kinds=listing(list(kinds))) if warned else ""
+    return f"{say('degrees.read')} {told}".strip()
+
+
+def degrees_alternative(run: Run, table: Columns, index: int) -> str:
+    """In words: the shares of one network by degree at its first and last record."""
+    first, last = _degree_ends(table, index)
+    if not first:
+        return say("degrees.alt.none", network=names(run)[index])
+    return say(
+        "degrees.alt",
+        network=names(run)[index],
+        start=integer(first[0]["step"]),
+        first=listing([say("degrees.alt.share", degree=row["degree"], share=percent(row["share"])) for row in first]),
+        end=integer(last[0]["step"]),
+        last=listing([say("degrees.alt.share", degree=row["degree"], share=percent(row["share"])) for row in last]),
+    )

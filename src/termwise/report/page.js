@@ -20,6 +20,13 @@
     const line = (name, width, more) => ({ color: color(name), strokeWidth: width, strokeCap: "round", strokeJoin: "round", ...more });
     const point = (name, size) => ({ color: color(name), stroke: color("paper"), strokeWidth: 0.75, size, filled: true, opacity: 1 });
     const flat = (name, opacity) => ({ color: color(name), fillOpacity: opacity, strokeWidth: 0, line: false });
+    const degrees = {};
+    for (const i of [0, 1, 2, 3, 4, 5, 6]) {
+      Object.assign(degrees, {
+        [`degree-${i}`]: line(`degree-${i}`, 2), [`degree-${i}-point`]: point(`degree-${i}`, 18), [`degree-${i}-band`]: flat(`degree-${i}`, 0.15),
+        [`degree-${i}-name`]: { color: color(`degree-${i}`), fontSize: 11, fontWeight: 600 },
+      });
+    }
     return {
       background: "transparent",
       font,
@@ -49,6 +56,7 @@
         "head-band": flat("accent", 0.14), "tail-band": flat("tail", 0.13), "alone-band": flat("alone", 0.13),
         mean: { strokeWidth: 2.25, strokeCap: "round", strokeJoin: "round" }, "mean-point": { size: 26, strokeWidth: 0, opacity: 1 },
         "mean-band": { fillOpacity: 0.15, strokeWidth: 0 }, "mean-constants": { strokeWidth: 1.75, strokeDash: [5, 4] },
+        ...degrees,
       },
     };
   }

@@ -1,4 +1,4 @@
-"""What the page reads of a run directory: `summary.json` and the two tables, validated.
+"""What the page reads of a run directory: `summary.json` and its tables, validated.
 
 Nothing here computes: a file that is absent, corrupt, of a newer version or short of a column is a
 `RecordError` that names the file. Names inside the files are only ever shown, never used as paths.
@@ -20,11 +20,15 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run as the page sees it; in the tables `network` is an index into `summary.networks`, NaN is None."""
+    """A run as the page sees it; in the tables `network` is an index into `summary.networks`, NaN is None.
+
+    `degrees` is None where degrees were not recorded.
+    """
 
     summary: RunSummary
     steps: Columns
     spectrum: Columns
+    degrees: Columns | None = None
 
 
 SHARE = ("norm_share", "norm_share_low", "norm_share_high")
@@ -43,6 +47,8 @@ STEPS = (
     "constant_share",
 )
 SPECTRUM = ("network", "step", "origin", "depth", "paths", *SHARE, *ACCURACIES)
+MEAN_DEGREE = ("mean_degree", "mean_degree_low", "mean_degree_high")
+DEGREES = ("network", "step", "lowest", "highest", "share", "share_low", "share_high", *MEAN_DEGREE, "warnings")
 
 
 def read_run(directory: Path) -> Run:
@@ -61,7 +67,12 @@ def read_run(directory: Path) -> Run:
     path = directory / "tables" / "spectrum.parquet"
     spectrum = _read_table(path, SPECTRUM, summary)
     _check(path, steps, spectrum)
-    return Run(summary, steps, spectrum)
+    path = directory / "tables" / "degrees.parquet"
+    if not path.exists():
+        return Run(summary, steps, spectrum)
+    degrees = _read_table(path, DEGREES, summary)
+    _check_degrees(path, steps, degrees)
+    return Run(summary, steps, spectrum, degrees)
 
 
 def _check(path: Path, steps: Columns, spectrum: Columns) -> None:
@@ -81,6 +92,22 @@ def _check(path: Path, steps: Columns, spectrum: Columns) -> None:
         )
 
 
+def _check_degrees(path: Path, steps: Columns, degrees: Columns) -> None:
+    """What the page relies on: at every recorded step the same degree groups, a degree above 0 among them."""
+    groups: dict[tuple[int, int], list[tuple[Any, Any]]] = {}
+    for network, step, *group in zip(*(degrees[name] for name in DEGREES[:4]), strict=True):
+        groups.setdefault((network, step), []).append(tuple(group))
+    found = next(iter(groups.values()))
+    if set(groups) != set(zip(steps["network"], steps["step"], strict=True)):
+        raise RecordError(f"{path}: its steps are not those of steps.parquet beside it. Run the same command again.")
+    whole = all(isinstance(low, int) and (high is None or isinstance(high, int)) for low, high in found)
+    if any(own != found for own in groups.values()) or not whole or not any(low > 0 for low, _ in found):
+        raise RecordError(
+            f"{path}: its degrees are not the same at every step, or no numbers. Run the same command again to have it "
+            "written anew."
+        )
+
+
 def _read_table(path: Path, names: tuple[str, ...], summary: RunSummary) -> Columns:
     table = read_parquet(path).to_arrow()
     missing = [name for name in names if name not in table.column_names]
@@ -95,7 +122,7 @@ def _finite(value: Any) -> Any:
 
 
 def _ordered(path: Path, columns: Columns, summary: RunSummary) -> Columns:
-    """Rows by network (in the summary's order), step, origin and depth; names replaced by indices."""
+    """Rows by network (in the summary's order), step, origin and depth or degree; names replaced by indices."""
     index = {network.slug: i for i, network in enumerate(summary.networks)}
     index |= {network.name: i for i, network in enumerate(summary.networks)}
     unknown = sorted({str(name) for name in columns["network"]} - set(index))
@@ -103,7 +130,7 @@ def _ordered(path: Path, columns: Columns, summary: RunSummary) -> Columns:
     if unknown or absent:
         raise RecordError(f"{path}: not the networks of summary.json ({', '.join(unknown + absent)}). Run it again.")
     columns = {**columns, "network": [index[name] for name in columns["network"]]}
-    depths = columns.get("depth", [0] * len(columns["step"]))
+    depths = columns.get("depth", columns.get("lowest", [0] * len(columns["step"])))
 
     def place(row: int) -> tuple[int, int, bool, bool, int]:
         origin = columns["origin"][row] if "origin" in columns else ""

@@ -114,6 +114,30 @@ ENGLISH: dict[str, str] = {
     "mean.alt.constants": "Constants: {first} and {last}.",
     "mean.axis": "mean depth (layers)",
     "key.constants.dashed": "constants, dashed",
+    # degrees over training
+    "degrees.title.move": "Of the output’s variance, the part of degree {degree} in the input {moves}",
+    "degrees.title.still": "Of the output’s variance, the part of degree {degree} in the input {moves}: nothing moves",
+    "degrees.title.none": "Of which degrees in the input the output is made",
+    "degrees.falls": "falls {ends}",
+    "degrees.rises": "rises {ends}",
+    "degrees.stays": "does not measurably change from {ends}",
+    "degrees.share": "{share}\u00a0% [{low},\u00a0{high}]",
+    "degrees.read": "Each line is the share of the variance of the output, as a function of its input, that is of "
+    "one polynomial degree, with its 95 % interval over circles of inputs. Inputs are Gaussian with the mean and "
+    "covariance of the samples that batch-norm statistics are estimated on, and are the same at every record, so "
+    "that records differ by the network alone. The degree is that of the whole network: it says nothing about "
+    "depth. The share axis is a scale of square roots.",
+    "degrees.warned": "At {count} of {all} records the estimator warns ({kinds}): trust the high degrees less there.",
+    "degrees.mean": "mean degree {first} at the first record, {last} at the last",
+    "degrees.mean.value": "{value} [{low}, {high}]",
+    "degrees.mean.none": "mean degree not known at both ends",
+    "degrees.alt": "{network}: shares of the output’s variance at step {start}: {first}; at step {end}: {last}.",
+    "degrees.alt.share": "{share} of degree {degree}",
+    "degrees.alt.none": "{network}: no shares; its output is constant at every record.",
+    "degrees.axis": "share",
+    "degree.range": "{low}–{high}",
+    "degree.above": "{low}+",
+    "key.degree": "degree {degree}",
     # table of networks
     "networks.title": "The networks, side by side",
     "networks.measure": "measure",
@@ -208,6 +232,10 @@ ENGLISH: dict[str, str] = {
     "column.depth_p50": "50 %",
     "column.depth_p90": "90 %",
     "column.paths": "paths",
+    "column.degree": "degree",
+    "column.share": "share",
+    "column.mean_degree": "mean degree",
+    "column.warnings": "warnings",
 }
 
 

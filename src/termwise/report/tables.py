@@ -1,4 +1,4 @@
-"""The three tables that the page embeds, by columns, and the axes that all its figures share.
+"""The tables that the page embeds, by columns, and the axes that all its figures share.
 
 Each table is embedded once; what a figure needs beside the measures (where a record lies on the step axis,
 which records a slider position shows, how far a heat map's cell reaches) is computed here, so that the
@@ -13,7 +13,9 @@ from itertools import pairwise
 from typing import Any
 
 from termwise.report.reading import Columns, Run
+from termwise.report.strings import say
 
+LABEL = 0.045  # of the height of a figure, what a line of text takes
 DIGITS = 6  # significant digits embedded; the parquet tables beside the page have them all
 
 
@@ -93,10 +95,17 @@ class Tables:
     axis: StepAxis
     depths: tuple[int, int]  # smallest and largest depth of any term shown
     constants_by_depth: bool
+    degrees: Columns | None = None  # above 0, each with its label and its place among them
+
+    @property
+    def degree_labels(self) -> list[str]:
+        """The degree groups from degree 1 on, in order."""
+        return [] if self.degrees is None else list(dict.fromkeys(self.degrees["degree"]))
 
     def embedded(self) -> dict[str, Columns]:
         """What goes into the page, rounded to six significant digits."""
         tables = {"steps": self.steps, "spectrum": self.spectrum, "paths": self.paths}
+        tables |= {} if self.degrees is None else {"degrees": self.degrees}
         return {name: {key: [rounded(v) for v in values] for key, values in t.items()} for name, t in tables.items()}
 
 
@@ -132,7 +141,60 @@ def build_tables(run: Run) -> Tables:
     del spectrum["paths"]
     known = [depth for depth in spectrum["depth"] if depth is not None] or [0]
     born = {depth for depth, origin in zip(spectrum["depth"], spectrum["origin"], strict=True) if origin == "constant"}
-    return Tables(columns["steps"], spectrum, paths, axis, (min(known), max(known)), bool(born - {None}))
+    degrees = None if run.degrees is None else _degrees(run.degrees, axis)
+    return Tables(columns["steps"], spectrum, paths, axis, (min(known), max(known)), bool(born - {None}), degrees)
+
+
+def _degrees(table: Columns, axis: StepAxis) -> Columns:
+    """The rows above degree 0, which has no share."""
+    rows = [row for row, low in enumerate(table["lowest"]) if low > 0]
+    kept: Columns = {name: [values[row] for row in rows] for name, values in table.items()}
+    kept["degree"] = [degree_label(*group) for group in zip(kept["lowest"], kept["highest"], strict=True)]
+    order = {label: i for i, label in enumerate(dict.fromkeys(kept["degree"]))}
+    kept["order"] = [order[label] for label in kept["degree"]]
+    kept["at"] = [axis.at(step) for step in kept["step"]]
+    kept["label_at"] = _label_places(kept)
+    return kept
+
+
+def _label_places(degrees: Columns) -> list[float | None]:
+    """Where a degree's name stands beside its last share, on a scale of square roots: apart from its neighbours."""
+    places: list[float | None] = [None] * len(degrees["step"])
+    apart = LABEL * math.sqrt(max([share for share in degrees["share"] if share is not None and share > 0] or [1.0]))
+    for network in set(degrees["network"]):
+        own = [row for row, other in enumerate(degrees["network"]) if other == network]
+        last = max(degrees["step"][row] for row in own)
+        ends = [row for row in own if degrees["step"][row] == last and degrees["share"][row] is not None]
+        ends.sort(key=lambda row: (degrees["share"][row], -degrees["order"][row]))
+        heights = [math.sqrt(max(degrees["share"][row], 0.0)) for row in ends]
+        for row, place in zip(ends, _spread(heights, apart), strict=True):
+            places[row] = place**2
+    return places
+
+
+def _spread(heights: list[float], apart: float) -> list[float]:
+    """Ascending heights moved as little as keeps each so far from the next: groups that touch stand around their mean.
+
+    No name reaches below 0.
+    """
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _lowest(groups[-1], apart) < _lowest(groups[-2], apart) + apart * len(groups[-2]):
+            above = groups.pop()
+            groups[-1] += above
+    return [_lowest(group, apart) + apart * i for group in groups for i in range(len(group))]
+
+
+def _lowest(group: list[float], apart: float) -> float:
+    return max(sum(group) / len(group) - apart * (len(group) - 1) / 2, apart / 2)
+
+
+def degree_label(lowest: int, highest: int | None) -> str:
+    """A degree or a group of them."""
+    if highest is None:
+        return say("degree.above", low=lowest)
+    return str(lowest) if lowest == highest else say("degree.range", low=lowest, high=highest)
 
 
 def _shown(own: list[int], union: list[int]) -> list[tuple[int, int]]:
