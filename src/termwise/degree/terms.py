@@ -240,6 +240,13 @@ class Terms(Function):
 Key = tuple[str, Label]
 
 
+def _order(key: Key) -> tuple[int, int, int]:
+    """Network by network the terms, the shallow first, then the constants and the output."""
+    name, label = key
+    network = (OWN, INITIAL, SHUFFLED).index(name)
+    return (network, 0, label) if isinstance(label, int) else (network, 1, (CONSTANTS, OUTPUT).index(label))
+
+
 class _Sums:
     """Running sums over circles: of each part the powers, and the mean over the circle, for all replicates."""
 
@@ -287,9 +294,7 @@ class _Reading:
 
     def __init__(self, sums: _Sums, coarse: _Sums, networks: Mapping[str, Terms], details: Mapping[str, Any]) -> None:
         self.networks, self.details, angles = networks, details, details["angles"]
-        names = {OWN: 0, INITIAL: 1, SHUFFLED: 2}
-        parts = {CONSTANTS: 0, OUTPUT: 1}
-        self.keys = sorted(sums.of, key=lambda k: (names[k[0]], parts.get(k[1], -1), isinstance(k[1], int) and k[1]))
+        self.keys = sorted(sums.of, key=_order)
         self.spectra = {key: sums.spectrum(key, angles) for key in self.keys}
         self.energies = {key: spectrum.sum(axis=0) for key, spectrum in self.spectra.items()}
         precision = networks[OWN].precision
@@ -436,5 +441,7 @@ def _bounded(name: str, values: np.ndarray) -> dict[str, float]:
     return {column: float(number[0]) for column, number in with_interval(name, values[None]).items()}
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    # As an array a column is one of numbers even where all of them are missing.
+    return {name: np.array(cells) if isinstance(cells[0], float) else cells for name, cells in columns.items()}

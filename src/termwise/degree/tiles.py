@@ -147,6 +147,7 @@ def _conclusions(result: DepthDegrees) -> list[str]:
     lines = [
         "per cent of the energy of all terms, then of the part's own; ± half of the 95 % interval over circles",
         "shuf.: with gates shuffled between samples; init.: the network as it was at first",
+        "excess: what the share at m <= 1 loses from each depth to the next, beyond what it loses in the comparator",
     ]
     for row in result.trend.rows():
         name = _OVER[row["comparator"]]
@@ -155,7 +156,7 @@ def _conclusions(result: DepthDegrees) -> list[str]:
             continue
         excess, low, high = (f"{100 * row[f'excess{end}']:+.2f}" for end in ("", "_low", "_high"))
         lines.append(
-            f"excess over {name}: {excess} [{low}, {high}] points of the share at m <= 1 with each step "
+            f"excess over {name}: {excess} [{low}, {high}] points of m <= 1 a step "
             f"({100 * row['fall']:.2f} against {100 * row['comparator_fall']:.2f}; {row['terms']} terms)"
         )
     lines.append("H3 holds only in excess of both; one network decides nothing")
