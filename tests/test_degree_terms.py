@@ -521,7 +521,7 @@ def test_too_few_angles_for_what_jumps_are_told() -> None:
     torch.manual_seed(0)
     first, last = nn.Linear(2, 300), nn.Linear(300, 1)
     with torch.no_grad():
-        first.bias *= 10
+        first.bias.mul_(10)
         last.weight.sign_()
     steep = nn.Sequential(first, nn.ReLU(), last).double()
     found = depth_degrees(steep, Gaussian.standard((2,)), circles=20, angles=64, replicates=2)
