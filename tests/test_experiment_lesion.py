@@ -1,16 +1,13 @@
 """The lesion experiment: its protocol end to end, its statistics over seeds by hand."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from termwise.cli import main
-from termwise.errors import UsageError
-from termwise.experiments.lesion import Protocol, run, summarised
-from termwise.records import read_record
+from termwise.experiments import find, run
+from termwise.experiments.lesion import Protocol, summarised
 
 
 def rows(network: str, removed: int, by_seed: dict[int, list[float]]) -> list[dict[str, Any]]:
@@ -56,31 +53,10 @@ def test_of_the_plain_network_the_cost_is_judged_against_its_own_whole(cost: flo
     assert [row["verdict"] for row in found] == ["", verdict]
 
 
-def test_the_command_prints_both_and_keeps_every_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "lesion.termwise"
-    main(["experiment", "lesion", "--quick", "--seeds", "1", "--save", str(path)])
-    printed = capsys.readouterr().out
-    for words in (
-        "resnet-8",
-        "plain-8",
-        "as trained",
-        "re-estimated",
-        "0.92 or more",
-        "costs 0.15 or more",
-        "undecided",
-    ):
-        assert words in printed
-    tables = read_record(path, "experiment-lesion").tables
-    draws = tables["draws"]
+def test_every_draw_is_kept() -> None:
+    result = run(find("lesion"), [0], Protocol.quick())
+    draws = result.tables["draws"]
     # One whole network and two draws of one block less, of two networks, with two kinds of statistics.
     assert len(draws) == 3 * 2 * 2
     assert draws["accuracy"].max() <= 1
-    again = run([0], Protocol.quick())
-    assert again.tables["draws"].rows() == draws.rows()
-    assert str(again) == repr(tables["found"])
-
-
-def test_seeds_that_are_none_or_twice_are_refused() -> None:
-    for seeds in ([], [1, 1]):
-        with pytest.raises(UsageError, match="each once"):
-            run(seeds, Protocol.quick())
+    assert set(draws["statistics"]) == {"as trained", "re-estimated"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,19 +14,10 @@ import termwise as tw
 from termwise import nets
 from termwise.cli import main
 from termwise.data import load
-from termwise.errors import UsageError
-from termwise.experiments import four_depths, gradient_paths, init_length, train_by_paths
+from termwise.experiments import NAMES, find, four_depths, gradient_paths, init_length, run, train_by_paths
 from termwise.experiments.common import Expected, by_quantity, row
 from termwise.experiments.networks import ResidualMLP
 from termwise.nets.resnet import ResNet
-from termwise.records import read_record
-
-EXPERIMENTS = {
-    "gradient-paths": gradient_paths,
-    "init-length": init_length,
-    "train-by-paths": train_by_paths,
-    "four-depths": four_depths,
-}
 
 
 @pytest.fixture
@@ -173,46 +163,35 @@ def test_in_training_a_part_of_the_blocks_is_there() -> None:
 
 
 def test_before_training_paths_are_as_long_as_the_branches_are_strong() -> None:
-    found = init_length.run([0], init_length.Protocol(blocks=8, features=32, samples=32)).found
+    found = run(init_length.EXPERIMENT, [0], init_length.Protocol(blocks=8, features=32, samples=32)).found
     length = dict(zip(found["quantity"], found["found"], strict=True))
     assert length["zero init"] == 0
     assert length["zero init"] < length["branch gain 0.2"] < length["batch norm"] < length["He gain"]
 
 
 def test_shares_that_add_up_to_the_network_sum_to_one() -> None:
-    values = four_depths.run([0], four_depths.Protocol.quick()).tables["values"]
+    values = run(four_depths.EXPERIMENT, [0], four_depths.Protocol.quick()).tables["values"]
     for notion in (four_depths.A, four_depths.MOEBIUS):
         assert values.where(notion=notion, measure="share")["value"].sum() == pytest.approx(1)
     assert np.nansum(values.where(notion=four_depths.WALSH, measure="share")["value"]) == pytest.approx(1)
 
 
 def test_the_whole_network_is_the_last_of_frozen_paths_and_of_blocks_that_are_left() -> None:
-    values = four_depths.run([0], four_depths.Protocol.quick()).tables["values"]
+    values = run(four_depths.EXPERIMENT, [0], four_depths.Protocol.quick()).tables["values"]
     last = four_depths.Protocol.quick().blocks
     whole = {n: values.where(notion=n, measure="accuracy", k=last)["value"] for n in (four_depths.A, four_depths.D)}
     assert whole[four_depths.A] == whole[four_depths.D]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_command_prints_what_was_found_and_keeps_it(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "found.termwise"
-    main(["experiment", name, "--quick", "--seeds", "1", "--save", str(path)])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_prints_what_was_found(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["experiment", name, "--quick", "--seeds", "1"])
     printed = capsys.readouterr().out
-    tables = read_record(path, f"experiment-{name}").tables
-    again = EXPERIMENTS[name].run([0], EXPERIMENTS[name].Protocol.quick())
-    assert repr(tables["found"]) in printed and str(again) in printed
+    result = run(find(name), [0], find(name).protocol.quick())
+    assert str(result) in printed
     assert "its numbers and verdicts show nothing" in printed
-    assert {"quantity", "found", "low", "high", "expected", "verdict"} == set(tables["found"].columns)
-    assert set(tables["found"]["verdict"]) <= {"", "undecided"}
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-@pytest.mark.parametrize("seeds", [[], [1, 1]])
-def test_seeds_are_some_and_each_once(name: str, seeds: list[int]) -> None:
-    with pytest.raises(UsageError, match=f"{name}: seeds"):
-        EXPERIMENTS[name].run(seeds)
+    assert {"expected", "verdict"} <= set(result.found.columns)
+    assert set(result.found["verdict"]) <= {"", "undecided"}
 
 
 def test_the_defaults_are_the_published_sizes() -> None:

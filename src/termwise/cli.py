@@ -6,10 +6,10 @@ Exit codes: 0, 1 when something is refused (one clear message), 2 when the comma
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -257,29 +257,39 @@ def support(
 
 @app.command
 def experiment(
-    name: Annotated[
-        Literal["lesion", "gradient-paths", "init-length", "train-by-paths", "four-depths"],
-        Parameter(
-            help="lesion: networks without some of their blocks; gradient-paths: gradients by path length; "
-            "init-length: path lengths before training; train-by-paths: training by some paths alone; "
-            "four-depths: four notions of the subnetwork of a depth."
-        ),
-    ],
+    name: Annotated[str | None, Parameter(help="Which; without one, all are listed.")] = None,
     /,
     *,
     seeds: Annotated[int, Parameter(help="How often all is repeated; fewer than 5 decide nothing.")] = 5,
+    jobs: Annotated[int | None, Parameter(help="Processes that share the seeds; by default one a core.")] = None,
     quick: Annotated[bool, Parameter(help="The same job in seconds; its numbers show nothing.", negative=())] = False,
-    save: Annotated[Path | None, Parameter(help="Keep the tables in this file.")] = None,
+    directory: Annotated[
+        Path | None, Parameter(help="Where each seed, the result and its page are kept; a stopped run goes on there.")
+    ] = None,
 ) -> None:
     """Run an experiment, and print what it finds beside what was expected."""
-    chosen = import_module(f"termwise.experiments.{name.replace('-', '_')}")
-    protocol = chosen.Protocol.quick() if quick else chosen.Protocol()
-    result = chosen.run(range(seeds), protocol, progress=lambda line: print(line, file=sys.stderr))
+    from termwise.experiments import NAMES, find, run
+    from termwise.report import write_page
+
+    if name is None:
+        for each in NAMES:
+            print(f"{each:<16} {find(each).question}")
+        return
+    chosen = find(name)
+    result = run(
+        chosen,
+        range(seeds),
+        chosen.protocol.quick() if quick else None,
+        directory=directory,
+        jobs=len(os.sched_getaffinity(0)) if jobs is None else jobs,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
     print(result)
     if quick:
         print("This was a quick run, to see that it works: its numbers and verdicts show nothing.")
-    if save is not None:
-        print(f"saved: {result.save(save)}")
+    if directory is not None:
+        print(f"saved: {result.save(directory / f'{name}.termwise')}")
+        print(f"report: {write_page(directory)}")
 
 
 @app.command

@@ -14,10 +14,11 @@ stretch may be there already, and are not written again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,17 @@ from termwise.data import DataSet
 from termwise.errors import DataError, ModelError, RunError, UsageError, first_line
 from termwise.rundir import read_state, write_state, write_weights
 from termwise.seeds import owned_random, random_states, set_random_states, stream, untouched_random
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """PyTorch on so many threads, as long as the context lasts: with another number the last bits differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _require(name: str, value: float, holds: bool, expected: str) -> None:

@@ -9,14 +9,13 @@ which a network is measured are re-estimated on a fixed draw from the training p
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import math
 import os
 import platform
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from termwise import nets
 from termwise.batches import fingerprint
 from termwise.data import DataSet, load
 from termwise.errors import UsageError
-from termwise.loop import Optimiser, Progress, Trained, Training, train_network
+from termwise.loop import Optimiser, Progress, Trained, Training, threads, train_network
 from termwise.moments import read_directory
 from termwise.program import Constants, Product
 from termwise.records import (
@@ -226,7 +225,7 @@ def run_training(
         ModelError: a training diverged; all that was written stays.
         DataError, UsageError: the data or the configuration are bad.
     """
-    with _threads(config.threads):
+    with threads(config.threads):
         data = load(config.data, size=config.size) if data is None else data
         if not data.train_inputs.is_floating_point():
             raise UsageError(f"{data.name}: these are tokens, and the networks to train here take images or vectors.")
@@ -241,16 +240,6 @@ def run_training(
                 for network, slug in zip(config.networks, folders, strict=True)
             ]
             return _conclude(run, config, inputs, outcomes)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _draw(inputs: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,1 +1,19 @@
-"""Experiments: one file each, with its question, its protocol, and what was expected beside what is found."""
+"""Experiments, each a question, its protocol, and what is found beside what was expected; a file each.
+
+>>> result = run(find("lesion"), seeds=range(5), jobs=2)
+>>> print(result)
+"""
+
+from termwise.experiments.experiment import Experiment, Result, find, run
+
+__all__ = ["NAMES", "Experiment", "Result", "find", "run"]
+
+NAMES = (
+    "lesion",
+    "gradient-paths",
+    "init-length",
+    "train-by-paths",
+    "four-depths",
+    "bn-lag",
+)
+"""As on the command line; each is `EXPERIMENT` in the module of its name."""

@@ -1,4 +1,4 @@
-"""What the experiments share: how they train, what they decide, and how they show it.
+"""What the experiments share: how they train, and what they decide.
 
 An experiment gives one number a seed for each of its quantities.  The interval is a 95 % t-interval over seeds; what
 was expected holds (fails) where the whole interval is on its side (the other), and with fewer than 5 seeds it is
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,42 +17,10 @@ from torch import nn
 
 from termwise.data import DataSet
 from termwise.deletion import t_interval
-from termwise.errors import UsageError
 from termwise.loop import Training, train_network
-from termwise.records import Record, Table, write_record
 from termwise.seeds import owned_random
 
 SEEDS = 5  # from which on anything is decided
-Progress = Callable[[str], Any]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Result:
-    """What was found beside what was expected; print it.
-
-    Attributes:
-        name: of the experiment.
-        found: a row for each quantity.
-        tables: what it was computed from, seed by seed.
-        notes: what else there is to say, a sentence each: the reason where something was missed.
-        beside: a table to be printed first, of what is to be seen side by side.
-    """
-
-    name: str
-    found: Table
-    tables: Mapping[str, Table]
-    notes: tuple[str, ...] = ()
-    beside: Table | None = None
-
-    def __str__(self) -> str:
-        """The tables as aligned text, and the notes below them."""
-        first = [] if self.beside is None else [repr(self.beside), ""]
-        return "\n".join([*first, repr(self.found), *self.notes])
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as one file."""
-        tables = {"found": self.found, **self.tables} | ({} if self.beside is None else {"beside": self.beside})
-        return write_record(path, Record(f"experiment-{self.name}", {"notes": list(self.notes)}, tables, {}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,21 +70,36 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def by_quantity(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Rows of quantity, seed and value as the values of each quantity."""
+    """Rows of quantity, seed and value as the values of each quantity; what is missing is not a number."""
     values: dict[str, list[float]] = {}
     for each in rows:
-        values.setdefault(each["quantity"], []).append(each["value"])
+        values.setdefault(each["quantity"], []).append(math.nan if each["value"] is None else each["value"])
     return values
 
 
-def check_seeds(name: str, seeds: Sequence[int]) -> None:
-    """Refuse what is no set of seeds.
+def over_seeds(
+    rows: Sequence[Mapping[str, Any]], by: Sequence[str], values: Sequence[str] = ("value",)
+) -> list[dict[str, Any]]:
+    """A row for each choice of the columns `by`: of each value the mean over its rows, one a seed, and the interval.
 
-    Raises:
-        UsageError: when there is no seed, or one twice.
+    The interval's ends are named as the value is, with `_low` and `_high`; of fewer than two seeds they are missing.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UsageError(f"{name}: seeds {list(seeds)}: give at least one, and each once.")
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for each in rows:
+        groups.setdefault(tuple(each[name] for name in by), []).append(each)
+    lines = []
+    for key, group in groups.items():
+        line = dict(zip(by, key, strict=True))
+        for name in values:
+            array = np.array([each[name] for each in group], dtype=float)
+            low, high = _interval(array)
+            line |= {name: float(array.mean()), f"{name}_low": _known(low), f"{name}_high": _known(high)}
+        lines.append(line)
+    return lines
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def trained(make: Callable[[], nn.Module], data: DataSet, settings: Training, seed: int) -> nn.Module:

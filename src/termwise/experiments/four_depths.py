@@ -19,6 +19,7 @@ above 0.1.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,20 +30,12 @@ from torch import Tensor, nn
 from termwise.data import DataSet, load
 from termwise.deletion import deletion, t_interval
 from termwise.expand import expand
-from termwise.experiments.common import (
-    SEEDS,
-    Expected,
-    Progress,
-    Result,
-    check_seeds,
-    columns,
-    row,
-    trained,
-)
+from termwise.experiments.common import Expected, row, trained
+from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
 from termwise.experiments.networks import ResidualMLP
 from termwise.interactions import interactions
 from termwise.loop import Optimiser, Training
-from termwise.records import Table
+from termwise.sentences import say
 from termwise.unfrozen import unfrozen
 
 APART = 0.1
@@ -75,39 +68,29 @@ class Protocol:
         return Protocol(blocks=3, features=8, epochs=1, samples=16, order=8)
 
 
-def run(
-    seeds: Sequence[int] = range(SEEDS), protocol: Protocol | None = None, *, progress: Progress = lambda line: None
-) -> Result:
-    """Train a network a seed, and take it apart in four ways.
-
-    Args:
-        seeds: of initial weights and order of samples.
-        protocol: by default the whole one.
-        progress: told what is going on, a line at a time.
-
-    Raises:
-        UsageError: when there is no seed, or one twice.
-    """
-    check_seeds("four-depths", seeds)
-    protocol = protocol or Protocol()
+def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+    """Train a network, and take it apart in four ways: a row for each notion, depth and measure."""
     data = load("digits", size=8)
-    values: list[dict[str, Any]] = []
-    converged = []
-    for seed in seeds:
-        progress(f"seed {seed}: training")
-        model = _network(data, protocol, seed)
-        progress(f"seed {seed}: taking it apart")
-        shares, accuracies, converges = _apart(model, data, protocol)
-        converged.append(converges)
-        for measure, by_notion in (("share", shares), ("accuracy", accuracies)):
-            values += [
-                {"seed": seed, "notion": notion, "k": k, "measure": measure, "value": value}
-                for notion, by_depth in by_notion.items()
-                for k, value in enumerate(by_depth)
-            ]
-    note = f"The unfrozen series converges at strength 1, by seed: {', '.join(converged)}."
-    found, beside = Table(columns(_distances(values))), Table(columns(_side_by_side(values, protocol)))
-    return Result("four-depths", found, {"values": Table(columns(values))}, (note,), beside)
+    progress("training")
+    model = _network(data, protocol, seed)
+    progress("taking it apart")
+    shares, accuracies, converges = _apart(model, data, protocol)
+    values = [
+        {"notion": notion, "k": k, "measure": measured, "value": float(value)}
+        for measured, by_notion in (("share", shares), ("accuracy", accuracies))
+        for notion, by_depth in by_notion.items()
+        for k, value in enumerate(by_depth)
+        if not math.isnan(value)
+    ]
+    return {"values": values, "series": [{"converges": converges}]}
+
+
+def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
+    """How far apart the notions are."""
+    values = rows["values"]
+    converged = ", ".join(line["converges"] for line in rows["series"])
+    note = say("The unfrozen series converges at strength 1, by seed: {converged}.", converged=converged)
+    return Conclusion(_distances(values), (note,), {"beside": _side_by_side(values, protocol)}, beside="beside")
 
 
 def _network(data: DataSet, protocol: Protocol, seed: int) -> nn.Module:
@@ -169,6 +152,9 @@ def _side_by_side(values: Sequence[Mapping[str, Any]], protocol: Protocol) -> li
             for notion in notions:
                 here = {"k": k, "measure": measure, "notion": notion}
                 seeds = np.array([v["value"] for v in values if here.items() <= v.items()])
+                if not len(seeds):  # there is no share of order 0 by Walsh
+                    line[f"{notion}: {measure}"] = ""
+                    continue
                 low, high = t_interval(seeds)
                 half = "" if np.isnan(low) else f" +-{(high - low) / 2:.3f}"
                 line[f"{notion}: {measure}"] = f"{seeds.mean():.3f}{half}"
@@ -189,6 +175,15 @@ def _distances(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         apart = []
         for seed, mine in shares[notion].items():
             frozen = np.array(shares[A][seed])[first:]
-            apart.append(float(np.abs(frozen / frozen.sum() - np.array(mine)[first:]).sum() / 2))
+            apart.append(float(np.abs(frozen / frozen.sum() - np.array(mine)).sum() / 2))
         rows.append(row(f"distance of {notion} from {A}", apart, EXPECTED))
     return rows
+
+
+EXPERIMENT = Experiment(
+    "four-depths",
+    say("What is the subnetwork of a depth, and do four notions of it agree?"),
+    Protocol,
+    measure,
+    conclude,
+)

@@ -30,23 +30,14 @@ from torch import Tensor
 
 from termwise import nets
 from termwise.data import DataSet, load
-from termwise.experiments.common import (
-    SEEDS,
-    Expected,
-    Progress,
-    Result,
-    by_quantity,
-    check_seeds,
-    columns,
-    row,
-    trained,
-)
+from termwise.experiments.common import Expected, by_quantity, row, trained
+from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
 from termwise.gradient import expand_gradient
 from termwise.loop import Training
 from termwise.nets.resnet import Block, ResNet
 from termwise.recorder import reestimated
-from termwise.records import Table
 from termwise.seeds import owned_random, stream
+from termwise.sentences import Sentence, say
 
 MODULES = 54  # of the paper
 EFFECTIVE, MOST = (5, 17), (19, 35)  # lengths, both ends included
@@ -56,6 +47,13 @@ EXPECTED = {
     "r": Expected("0.2 to 0.25", 0.2, 0.25),
     "share of count x norm in lengths 5 to 17": Expected("0.95 or more", 0.95),
 }
+
+SMALLER = (
+    "r is not the published one: one block more leaves {r:.2f} of the gradient. Before training it left {before:.2f}: "
+    "training has made the branches smaller beside the stream. The share of count x norm in lengths 5 to 17 follows "
+    "from r."
+)
+LARGER = SMALLER.replace("smaller", "larger")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,43 +82,30 @@ class Protocol:
         return Protocol(depth=14, width=4, epochs=1, paths=4, samples=4)
 
 
-def run(
-    seeds: Sequence[int] = range(SEEDS), protocol: Protocol | None = None, *, progress: Progress = lambda line: None
-) -> Result:
-    """Train a network a seed, and set both measures of its gradient's paths beside what was expected.
-
-    Args:
-        seeds: of initial weights, order of samples, and draws.
-        protocol: by default the whole one.
-        progress: told what is going on, a line at a time.
-
-    Raises:
-        UsageError: when there is no seed, or one twice.
-    """
-    check_seeds("gradient-paths", seeds)
-    protocol = protocol or Protocol()
+def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+    """Train a network, and follow the paths of its gradient: a row for each length, and the measures."""
     data = load("digits", size=protocol.size)
     shape: dict[str, Any] = {"classes": data.classes, "channels": data.train_inputs.shape[1], "width": protocol.width}
-    lengths: list[dict[str, Any]] = []
-    values: list[dict[str, Any]] = []
-    for seed in seeds:
-        progress(f"seed {seed}: training")
-        make = functools.partial(nets.resnet, protocol.depth, **shape)
-        model = trained(make, data, Training(epochs=protocol.epochs), seed)
-        assert isinstance(model, ResNet)
-        progress(f"seed {seed}: following its paths")
-        table = by_length(model.double(), data, protocol, seed)
-        with torch.no_grad():
-            right = model(data.test_inputs.double()).argmax(dim=1) == data.test_targets
-        before = by_length(_untrained(make, data, seed), data, protocol, seed)
-        lengths += [{"seed": seed, "trained": True, **line} for line in table]
-        lengths += [{"seed": seed, "trained": False, **line} for line in before]
-        measured = {**measures(table), "accuracy": float(right.double().mean()), BEFORE: measures(before)["r"]}
-        values += [{"seed": seed, "quantity": name, "value": value} for name, value in measured.items()]
-    counts = {line["length"]: int(line["paths"]) for line in lengths}
-    found = [*counted(counts), *(row(name, each, EXPECTED.get(name)) for name, each in by_quantity(values).items())]
-    tables = {"lengths": Table(columns(lengths)), "values": Table(columns(values))}
-    return Result("gradient-paths", Table(columns(found)), tables, _notes(found))
+    progress("training")
+    make = functools.partial(nets.resnet, protocol.depth, **shape)
+    model = trained(make, data, Training(epochs=protocol.epochs), seed)
+    assert isinstance(model, ResNet)
+    progress("following its paths")
+    table = by_length(model.double(), data, protocol, seed)
+    with torch.no_grad():
+        right = model(data.test_inputs.double()).argmax(dim=1) == data.test_targets
+    before = by_length(_untrained(make, data, seed), data, protocol, seed)
+    measured = {**measures(table), "accuracy": float(right.double().mean()), BEFORE: measures(before)["r"]}
+    lengths = [{"trained": done, **line} for done, lines in ((True, table), (False, before)) for line in lines]
+    return {"lengths": lengths, "values": [{"quantity": name, "value": value} for name, value in measured.items()]}
+
+
+def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
+    """Both measures, beside what was published."""
+    counts = {line["length"]: int(line["paths"]) for line in rows["lengths"]}
+    values = by_quantity(rows["values"])
+    found = [*counted(counts), *(row(name, each, EXPECTED.get(name)) for name, each in values.items())]
+    return Conclusion(found, _notes(found))
 
 
 def _untrained(make: Callable[[], ResNet], data: DataSet, seed: int) -> ResNet:
@@ -207,15 +192,20 @@ def counted(counts: Mapping[int, int]) -> list[dict[str, Any]]:
     return rows
 
 
-def _notes(found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def _notes(found: Sequence[Mapping[str, Any]]) -> tuple[Sentence, ...]:
     """Why r is another than the published one, as far as this run tells."""
     rows = {each["quantity"]: each for each in found}
     r, before = rows["r"]["found"], rows[BEFORE]["found"]
     if EXPECTED["r"].low <= r <= EXPECTED["r"].high:
         return ()
-    how = "smaller" if r < before else "larger"
-    return (
-        f"r is not the published one: one block more leaves {r:.2f} of the gradient. Before training it left "
-        f"{before:.2f}: training has made the branches {how} beside the stream. The share of count x norm in "
-        "lengths 5 to 17 follows from r.",
-    )
+    template = SMALLER if r < before else LARGER
+    return (say(template, r=r, before=before),)
+
+
+EXPERIMENT = Experiment(
+    "gradient-paths",
+    say("Which paths does the gradient of a deep residual network come from?"),
+    Protocol,
+    measure,
+    conclude,
+)

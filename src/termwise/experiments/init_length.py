@@ -15,19 +15,19 @@ Batch norms use statistics estimated on the training data.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from termwise.data import DataSet, load
-from termwise.experiments.common import SEEDS, Expected, Progress, Result, by_quantity, check_seeds, columns, row
+from termwise.experiments.common import Expected, by_quantity, row
+from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
 from termwise.experiments.networks import Branch, ResidualMLP
 from termwise.profile import profile
 from termwise.recorder import reestimated
-from termwise.records import Table
 from termwise.seeds import owned_random
+from termwise.sentences import say
 
 # "About" is taken as within a tenth.
 EXPECTED = {
@@ -36,7 +36,7 @@ EXPECTED = {
     "branch gain 0.2": Expected("about 1.4", 1.26, 1.54),
     "zero init": Expected("0", 0.0, 0.0),
 }
-NOTE = (
+NOTE = say(
     "Linear branches as strong give about 3.8 with batch norm and 1.4 with gain 0.2. What a rectifier passes has a "
     "mean that all branches share: longer terms, sums of more paths, are larger than those of independent branches."
 )
@@ -68,34 +68,22 @@ class Protocol:
         return Protocol(blocks=3, features=8, samples=8)
 
 
-def run(
-    seeds: Sequence[int] = range(SEEDS), protocol: Protocol | None = None, *, progress: Progress = lambda line: None
-) -> Result:
-    """Build a network of each kind a seed, and measure the length of its paths.
-
-    Args:
-        seeds: of the weights.
-        protocol: by default the whole one.
-        progress: told what is going on, a line at a time.
-
-    Raises:
-        UsageError: when there is no seed, or one twice.
-    """
-    check_seeds("init-length", seeds)
-    protocol = protocol or Protocol()
+def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+    """Build a network of each kind, and measure the length of its paths."""
     data = load("digits", size=8)
-    values: list[dict[str, Any]] = []
-    for seed in seeds:
-        for kind in OPTIONS:
-            progress(f"seed {seed}: {kind}")
-            model = built(kind, data, protocol, seed)
-            inputs = data.test_inputs[: protocol.samples], data.test_targets[: protocol.samples]
-            length = profile(model, inputs, unit="blocks", replicates=20).mean_depth.value
-            values.append({"seed": seed, "quantity": kind, "value": length})
-    found = [row(kind, each, EXPECTED[kind]) for kind, each in by_quantity(values).items()]
-    return Result(
-        "init-length", Table(columns(found), {"found": "blocks"}), {"values": Table(columns(values))}, (NOTE,)
-    )
+    values = []
+    for kind in OPTIONS:
+        progress(kind)
+        model = built(kind, data, protocol, seed)
+        inputs = data.test_inputs[: protocol.samples], data.test_targets[: protocol.samples]
+        length = profile(model, inputs, unit="blocks", replicates=20).mean_depth.value
+        values.append({"quantity": kind, "value": length})
+    return {"values": values}
+
+
+def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
+    """The mean lengths, beside what is known of them."""
+    return Conclusion([row(kind, each, EXPECTED[kind]) for kind, each in by_quantity(rows["values"]).items()], (NOTE,))
 
 
 def built(kind: str, data: DataSet, protocol: Protocol, seed: int) -> nn.Module:
@@ -113,3 +101,12 @@ def built(kind: str, data: DataSet, protocol: Protocol, seed: int) -> nn.Module:
             assert isinstance(branch, Branch)
             torch.nn.init.zeros_(branch.linear.weight)
     return reestimated(model, data.train_inputs).eval() if OPTIONS[kind].get("norm") else model.eval()
+
+
+EXPERIMENT = Experiment(
+    "init-length",
+    say("How long are the paths of a residual network before it is trained?"),
+    Protocol,
+    measure,
+    conclude,
+)

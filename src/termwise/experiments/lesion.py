@@ -11,7 +11,7 @@ One number a seed, the mean over its draws; see `termwise.experiments.common` fo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from termwise import nets
 from termwise.data import DataSet, load
 from termwise.deletion import Curve, deletion, plain_layers, t_interval
-from termwise.experiments.common import SEEDS, Expected, Progress, Result, check_seeds, columns, trained
+from termwise.experiments.common import Expected, trained
+from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
 from termwise.loop import Training
-from termwise.records import Table
+from termwise.sentences import say
 
 EXPECTED = {1: 0.92, 4: 0.80, 12: 0.55}
 COST_OF_A_LAYER = 0.15
@@ -56,42 +57,25 @@ class Protocol:
         return Protocol(depth=8, plain_depth=8, width=4, size=8, epochs=1, draws=2, removed=(0, 1))
 
 
-def run(
-    seeds: Sequence[int] = range(SEEDS),
-    protocol: Protocol | None = None,
-    *,
-    progress: Progress = lambda line: None,
-) -> Result:
-    """Train both networks once a seed, cut them up, and set what is left beside what was expected.
-
-    Args:
-        seeds: of initial weights, order of samples, and draws.
-        protocol: by default the whole one.
-        progress: told what is going on, a line at a time.
-
-    Raises:
-        UsageError: when there is no seed, or one twice.
-    """
-    check_seeds("lesion", seeds)
-    protocol = protocol or Protocol()
+def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+    """Train both networks, and cut them up: a row for each draw."""
     data = load("digits", size=protocol.size)
-    curves: dict[tuple[str, int], list[Curve]] = {}
-    for seed in seeds:
-        for name, make in _networks(protocol, data).items():
-            progress(f"seed {seed}: training {name}")
-            model = trained(make, data, Training(epochs=protocol.epochs), seed)
-            progress(f"seed {seed}: cutting up {name}")
-            curves[name, seed] = _cut(model, data, protocol, seed, plain=name.startswith("plain"))
-    rows = [
-        {"network": name, "seed": seed, **row}
-        for (name, seed), both in curves.items()
-        for curve in both
-        for row in curve.draws.rows()
-    ]
-    return Result("lesion", Table(columns(summarised(rows))), {"draws": Table(columns(rows))})
+    rows: list[dict[str, Any]] = []
+    for name, make in _networks(protocol, data).items():
+        progress(f"training {name}")
+        model = trained(make, data, Training(epochs=protocol.epochs), seed)
+        progress(f"cutting up {name}")
+        for curve in _cut(model, data, protocol, seed, plain=name.startswith("plain")):
+            rows += [{"network": name, **row} for row in curve.draws.rows()]
+    return {"draws": rows}
 
 
-def summarised(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
+    """What is left of the accuracy, beside what was expected."""
+    return Conclusion(summarised(rows["draws"]))
+
+
+def summarised(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Over the draws of each seed, then over seeds; rows have network, seed, removed, statistics and accuracy."""
     by_seed: dict[tuple[str, str, int], dict[int, list[float]]] = {}
     for row in rows:
@@ -139,3 +123,12 @@ def _cut(model: nn.Module, data: DataSet, protocol: Protocol, seed: int, *, plai
     options: dict[str, Any] = {"removed": removed, "draws": protocol.draws, "layers": layers, "seed": seed}
     calibration: Tensor = data.train_inputs[:512]
     return [deletion(model, test, **options), deletion(model, test, calibration=calibration, **options)]
+
+
+EXPERIMENT = Experiment(
+    "lesion",
+    say("Can a residual network do without a block? Can a plain network do without a layer?"),
+    Protocol,
+    measure,
+    conclude,
+)

@@ -29,29 +29,21 @@ from torch import Tensor, nn
 from termwise import nets
 from termwise.causal import Joins
 from termwise.data import DataSet, load
-from termwise.experiments.common import (
-    SEEDS,
-    Expected,
-    Nobody,
-    Progress,
-    Result,
-    by_quantity,
-    check_seeds,
-    columns,
-    row,
-)
+from termwise.experiments.common import Expected, Nobody, by_quantity, row
+from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
 from termwise.experiments.networks import ResidualMLP
 from termwise.lengths import gradient_lengths, path_gradient
 from termwise.loop import Training, train_network
 from termwise.recorder import reestimated
-from termwise.records import Table
 from termwise.seeds import owned_random, stream
+from termwise.sentences import Sentence, say
 
 Half = Literal["shorter", "longer", "all"]
 HALVES: tuple[Half, ...] = ("shorter", "longer", "all")
 DIFFERENCE, RATIO = "error by a part of the blocks - by all", "steps by shorter over steps by longer paths"
 ON_TRAINING = "error on training data"
 NOISE = 0.01
+TUNING = 2**31 - 1  # the seed that learning rates are chosen on
 DIVERGED = 100.0  # nats; beyond, the shares of the gradient are lost in rounding
 # Noise is that of the published error, one run of each: differences up to a percent of the test images.
 EXPECTED = {
@@ -92,48 +84,43 @@ class Protocol:
         return Protocol(depth=14, epochs=1, blocks=2, features=8, steps=2, batch=16, rates=(0.1, 0.2), target=2.0)
 
 
-def run(
-    seeds: Sequence[int] = range(SEEDS), protocol: Protocol | None = None, *, progress: Progress = lambda line: None
-) -> Result:
-    """Train by all blocks and by some, by all paths and by some, and set the outcomes beside each other.
-
-    Args:
-        seeds: of initial weights, order of samples, and draws.
-        protocol: by default the whole one.
-        progress: told what is going on, a line at a time.
-
-    Raises:
-        UsageError: when there is no seed, or one twice.
-    """
-    check_seeds("train-by-paths", seeds)
-    protocol = protocol or Protocol()
+def prepare(protocol: Protocol, progress: Progress) -> Rows:
+    """Choose a learning rate for each half, on a seed that no network is measured on."""
     data = load("digits", size=8)
-    values: list[dict[str, Any]] = []
-    rates: dict[Half, float] = {half: _best_rate(half, data, protocol, max(seeds) + 1, progress) for half in HALVES}
-    for seed in seeds:
-        measured: dict[str, float] = {}
-        for name, part in (("all", 1.0), ("a part", protocol.part)):
-            progress(f"seed {seed}: training by {name} of the blocks")
-            test, train = _by_blocks(part, data, protocol, seed)
-            measured[f"error, trained by {name} of the blocks"] = test
-            measured[f"{ON_TRAINING}, trained by {name} of the blocks"] = train
-        measured[DIFFERENCE] = test - measured["error, trained by all of the blocks"]
-        steps: dict[str, float] = {}
-        for half, rate in rates.items():
-            progress(f"seed {seed}: training by {half} paths, at rate {rate:g}")
-            steps[half], error = by_half(half, rate, data, protocol, seed)
-            measured[f"steps to a loss of {protocol.target:g}, {half} paths"] = steps[half]
-            measured[f"error, trained by {half} paths"] = error
-        measured[RATIO] = steps["shorter"] / steps["longer"]
-        values += [{"seed": seed, "quantity": name, "value": value} for name, value in measured.items()]
-    found = [row(name, each, EXPECTED.get(name)) for name, each in by_quantity(values).items()]
-    tables = {"values": Table(columns(values)), "rates": Table({"half": [*rates], "rate": [*rates.values()]})}
-    notes = (
-        "Learning rates: " + ", ".join(f"{half} {rate:g}" for half, rate in rates.items()) + ".",
-        *_edges(rates, protocol),
-        *_missed(found, protocol),
-    )
-    return Result("train-by-paths", Table(columns(found)), tables, notes)
+    rates = [{"half": half, "rate": _best_rate(half, data, protocol, TUNING, progress)} for half in HALVES]
+    return {"rates": rates}
+
+
+def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+    """Train by all blocks and by some, by all paths and by some."""
+    data = load("digits", size=8)
+    measured: dict[str, float] = {}
+    for name, part in (("all", 1.0), ("a part", protocol.part)):
+        progress(f"training by {name} of the blocks")
+        test, train = _by_blocks(part, data, protocol, seed)
+        measured[f"error, trained by {name} of the blocks"] = test
+        measured[f"{ON_TRAINING}, trained by {name} of the blocks"] = train
+    measured[DIFFERENCE] = test - measured["error, trained by all of the blocks"]
+    steps: dict[str, float] = {}
+    for half, rate in _rates(prepared).items():
+        progress(f"training by {half} paths, at rate {rate:g}")
+        steps[half], error = by_half(half, rate, data, protocol, seed)
+        measured[f"steps to a loss of {protocol.target:g}, {half} paths"] = steps[half]
+        measured[f"error, trained by {half} paths"] = error
+    measured[RATIO] = steps["shorter"] / steps["longer"]
+    return {"values": [{"quantity": name, "value": value} for name, value in measured.items()]}
+
+
+def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
+    """The outcomes beside each other."""
+    found = [row(name, each, EXPECTED.get(name)) for name, each in by_quantity(rows["values"]).items()]
+    rates = _rates(rows)
+    chosen = say("Learning rates: {rates}.", rates=", ".join(f"{half} {rate:g}" for half, rate in rates.items()))
+    return Conclusion(found, (chosen, *_edges(rates, protocol), *_missed(found, protocol)))
+
+
+def _rates(rows: Rows) -> dict[Half, float]:
+    return {line["half"]: line["rate"] for line in rows["rates"]}
 
 
 # A random part of the blocks.
@@ -253,19 +240,33 @@ def _best_rate(half: Half, data: DataSet, protocol: Protocol, seed: int, progres
     return best
 
 
-def _edges(rates: dict[Half, float], protocol: Protocol) -> Iterator[str]:
+def _edges(rates: dict[Half, float], protocol: Protocol) -> Iterator[Sentence]:
     for half, rate in rates.items():
         if rate in (protocol.rates[0], protocol.rates[-1]):
-            yield f"The best rate for {half} paths is at the end of those tried: a better one may lie beyond."
+            yield say(
+                "The best rate for {half} paths is at the end of those tried: a better one may lie beyond.", half=half
+            )
 
 
-def _missed(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[str]:
+def _missed(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[Sentence]:
     """Whether the network that was trained by a part of its blocks is at the end of its training."""
     value = {each["quantity"]: each["found"] for each in found}
     train = value[f"{ON_TRAINING}, trained by a part of the blocks"]
     if value[DIFFERENCE] > NOISE:
-        fitted = "has not learned these yet" if train > NOISE else "has learned these, and carries over less of it"
-        yield (
-            f"Trained by a part of its blocks for {protocol.epochs} epochs, the whole network is wrong on {train:.1%} "
-            f"of its training data: it {fitted}."
+        why = "has not learned these yet" if train > NOISE else "has learned these, and carries over less of it"
+        yield say(
+            "Trained by a part of its blocks for {epochs} epochs, the whole network is wrong on {train:.1%} of its "
+            "training data: it " + why + ".",
+            epochs=protocol.epochs,
+            train=train,
         )
+
+
+EXPERIMENT = Experiment(
+    "train-by-paths",
+    say("Does it matter by which paths a network is trained?"),
+    Protocol,
+    measure,
+    conclude,
+    prepare,
+)

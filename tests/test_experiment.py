@@ -1,0 +1,148 @@
+"""How an experiment is run: seeds that are kept and found again, and those that processes share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from termwise.charts import Axis, Chart, Mark, Plot
+from termwise.cli import main
+from termwise.errors import RecordError, RunError, UsageError
+from termwise.experiments import NAMES, Result, find, run
+from termwise.experiments.common import Expected, over_seeds, row
+from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
+from termwise.sentences import say
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    size: int = 3
+
+    @staticmethod
+    def quick() -> Protocol:
+        return Protocol(1)
+
+
+measured: list[int] = []
+
+
+def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+    measured.append(seed)
+    progress("measuring")
+    assert torch.get_num_threads() == 1
+    (rate,) = prepared["rates"]
+    return {"values": [{"k": k, "value": seed + rate["rate"] * k} for k in range(protocol.size)], "none": []}
+
+
+def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
+    summary = over_seeds(rows["values"], ["k"])
+    plot = Plot("means", "lines", Axis("k", say("k")), Axis("value", say("value")), marks=(Mark(1.5, say("1.5")),))
+    return Conclusion(
+        [row("value", [each["value"] for each in rows["values"] if each["k"] == 0], Expected("about 2", 0, 4))],
+        (say("{n} rows", n=len(rows["values"])),),
+        {"means": summary},
+        (Chart("means", say("They rise by {rate}", rate=rows["rates"][0]["rate"]), say("a line"), (plot,)),),
+        beside="means",
+    )
+
+
+def prepare(protocol: Protocol, progress: Progress) -> Rows:
+    progress("preparing")
+    return {"rates": [{"rate": 0.5}]}
+
+
+EXPERIMENT = Experiment("toy", say("Is it so?"), Protocol, measure, conclude, prepare)
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    measured.clear()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def _numbers(result: Result) -> tuple[Any, ...]:
+    return str(result), {name: table.rows() for name, table in result.tables.items()}, result.found.rows()
+
+
+def test_seeds_are_measured_and_concluded_from() -> None:
+    lines: list[str] = []
+    result = run(EXPERIMENT, range(5), progress=lines.append)
+    assert lines == ["preparing", *(f"seed {seed}: measuring" for seed in range(5))]
+    assert result.tables["values"].rows()[4] == {"seed": 1, "k": 1, "value": 1.5}
+    # The mean of 0 to 4, with 4 degrees of freedom: 2 +- 2.776 sqrt(2.5 / 5).
+    (found,) = result.found.rows()
+    assert found["found"] == 2
+    assert (found["low"], found["high"]) == (pytest.approx(0.0368, abs=1e-4), pytest.approx(3.9632, abs=1e-4))
+    assert found["verdict"] == "holds"
+    assert str(result).endswith("\n15 rows")
+    assert not result.quick and run(EXPERIMENT, [0], Protocol.quick()).quick
+
+
+def test_a_result_is_read_back(tmp_path: Path) -> None:
+    result = run(EXPERIMENT, range(2))
+    again = Result.load(result.save(tmp_path / "toy.termwise"))
+    assert _numbers(again) == _numbers(result)
+    assert (again.charts, again.settings, again.question) == (result.charts, result.settings, result.question)
+    assert str(again.charts[0].title) == "They rise by 0.5"
+
+
+def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"no\.termwise"):
+        Result.load(tmp_path / "no.termwise")
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    run(EXPERIMENT, [0, 2], directory=tmp_path)
+    lines: list[str] = []
+    result = run(EXPERIMENT, range(4), directory=tmp_path, progress=lines.append)
+    assert measured == [0, 2, 1, 3]
+    assert "preparing" not in lines
+    assert _numbers(result) == _numbers(run(EXPERIMENT, range(4)))
+
+
+def test_seeds_of_other_settings_are_refused(tmp_path: Path) -> None:
+    run(EXPERIMENT, [0], directory=tmp_path)
+    with pytest.raises(RunError, match="other settings"):
+        run(EXPERIMENT, [0], Protocol(2), directory=tmp_path)
+
+
+def test_processes_find_what_one_process_finds(tmp_path: Path) -> None:
+    protocol = find("init-length").protocol.quick()
+    alone, together = (run(find("init-length"), range(3), protocol, jobs=jobs) for jobs in (1, 2))
+    assert _numbers(together) == _numbers(alone)
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_seeds_are_some_and_each_once(seeds: list[int]) -> None:
+    with pytest.raises(UsageError, match="toy: seeds"):
+        run(EXPERIMENT, seeds)
+
+
+def test_an_unknown_name_is_refused_and_the_known_ones_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match=r"no-such.*four-depths"):
+        find("no-such")
+    main(["experiment"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*NAMES]
+    assert {find(name).name for name in NAMES} == {*NAMES}
+
+
+def test_there_is_a_process() -> None:
+    with pytest.raises(UsageError, match="jobs=0"):
+        run(EXPERIMENT, [0], jobs=0)
+
+
+def test_over_seeds_is_the_mean_and_its_interval() -> None:
+    rows = [{"seed": seed, "k": k, "value": seed * 10.0 + k} for seed in range(3) for k in (0, 1)]
+    first, second = over_seeds(rows, ["k"])
+    # 4.303 is the 97.5 % quantile of t with 2 degrees of freedom; 10 / sqrt(3) the standard error.
+    ends = {"value_low": pytest.approx(-14.84, abs=0.01), "value_high": pytest.approx(34.84, abs=0.01)}
+    assert first == {"k": 0, "value": 10.0, **ends}
+    assert second["value"] == 11.0
+    assert over_seeds(rows[:1], ["k"]) == [{"k": 0, "value": 0.0, "value_low": None, "value_high": None}]
