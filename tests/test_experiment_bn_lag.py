@@ -39,10 +39,8 @@ def test_the_number_of_a_seed_is_its_largest_lead() -> None:
             "statistics": name,
             "seed": seed,
             "step": step,
-            "whole": 0.4,
-            "truncation": 0.4 + lead,
-            "depth": 3,
             "lead": lead,
+            **rest,
         }
         for name, base in ((AS_TRAINED, 0.3), (ANEW, 0.0))
         for seed in range(5)

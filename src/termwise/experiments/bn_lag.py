@@ -24,7 +24,7 @@ from termwise import nets
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.data import load
 from termwise.experiments.common import Expected, over_seeds, row
-from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
+from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Training, train_network
 from termwise.recorder import Recorder, log_spaced
 from termwise.seeds import owned_random
@@ -93,8 +93,9 @@ class _Both:
             recorder.finish(n, **scalars)
 
 
-def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+def measure(job: Job) -> Rows:
     """Train once, recorded twice: a row for each step and kind of statistics."""
+    protocol, seed = job.protocol, job.seed
     data = load("digits", size=protocol.size)
     with owned_random(seed):
         model = nets.resnet(protocol.depth, classes=data.classes, channels=1, width=protocol.width)
@@ -108,7 +109,7 @@ def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -
 
     both = {AS_TRAINED: recorder(False), ANEW: recorder(data.train_inputs[:512])}
     settings = Training(epochs=protocol.epochs, batch_size=protocol.batch)
-    progress("training and recording")
+    job.progress("training and recording")
     train_network(model, data, _Both(both), settings=settings, seed=seed)
     leads = [{"statistics": name, **line} for name, each in both.items() for line in leads_of(each.timeline)]
     return {"leads": leads}
