@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import torch
 from torch import nn
 
 from termwise import nets
@@ -27,7 +27,7 @@ from termwise.charts import Axis, Chart, Plot
 from termwise.data import DataSet, load
 from termwise.degree import DepthDegrees, depth_degrees
 from termwise.experiments.common import Expected, by_quantity, over_seeds, row, trained
-from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
+from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Training
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random
@@ -65,29 +65,28 @@ class Protocol:
         return Protocol(depth=8, width=2, epochs=1, circles=20, angles=64)
 
 
-def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
-    """Train both networks, and expand them along circles, before and after."""
+def measure(job: Job) -> Rows:
+    """Train a network, and expand it along circles, before and after."""
+    protocol, seed, name = job.protocol, job.seed, job.cell
     data = load("digits", size=8)
-    values: list[dict[str, Any]] = []
-    terms: list[dict[str, Any]] = []
-    for name, make in _networks(protocol, data).items():
-        progress(f"training {name}")
-        with owned_random(seed):
-            initial = make()
-        model = trained(make, data, Training(epochs=protocol.epochs), seed)
-        progress(f"expanding {name} along circles")
-        calibration = data.train_inputs[:512]
-        model, initial = (reestimated(network, calibration).eval() for network in (model, initial))
-        sizes = {"circles": protocol.circles, "angles": protocol.angles}
-        found = depth_degrees(model, data.train_inputs, initial=initial, seed=seed, replicates=20, **sizes)
+    make = _networks(protocol, data)[name]
+    job.progress("training")
+    with owned_random(seed):
+        initial = make()
+    model = trained(make, data, Training(epochs=protocol.epochs), seed)
+    job.progress("expanding along circles")
+    calibration = data.train_inputs[:512]
+    model, initial = (reestimated(network, calibration).eval() for network in (model, initial))
+    sizes = {"circles": protocol.circles, "angles": protocol.angles}
+    found = depth_degrees(model, data.train_inputs, initial=initial, seed=seed, replicates=20, **sizes)
+    with torch.no_grad():
         right = model(data.test_inputs).argmax(dim=1) == data.test_targets
-        values.append({"network": name, "quantity": "accuracy", "value": float(right.double().mean())})
-        values += [{"network": name, **line} for line in numbers(found)]
-        terms += [
-            {"network": name, "of": line["network"], **{c: line[c] for c in ("depth", "weight", *BANDS)}}
-            for line in found.terms.where(part="input").rows()
-        ]
-    return {"values": values, "terms": terms}
+    accuracy = {"quantity": "accuracy", "value": float(right.double().mean())}
+    terms = [
+        {"network": name, "of": line["network"], **{c: line[c] for c in ("depth", "weight", *BANDS)}}
+        for line in found.terms.where(part="input").rows()
+    ]
+    return {"values": [{"network": name, **line} for line in (accuracy, *numbers(found))], "terms": terms}
 
 
 def numbers(found: DepthDegrees) -> list[dict[str, Any]]:
@@ -116,7 +115,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
         for quantity, values in by_quantity([v for v in rows["values"] if v["network"] == name]).items():
             expected = EXPECTED if quantity == H3 else None
             found.append({"network": name, **row(quantity, values, expected)})
-    residual = f"resnet-{protocol.depth}"
+    residual, _ = _cells(protocol)
     by_depth = over_seeds(rows["terms"], ["network", "of", "depth"], ["weight", *BANDS])
     tiles = [
         {"network": line["network"], "of": line["of"], "depth": line["depth"], "band": title, "share": line[band]}
@@ -131,11 +130,16 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     return Conclusion(found, (note,), {"by_depth": by_depth, "tiles": tiles}, charts)
 
 
+def _cells(protocol: Protocol) -> tuple[str, str]:
+    return f"resnet-{protocol.depth}", f"plain-{protocol.plain_depth}"
+
+
 def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:
     shape: dict[str, Any] = {"classes": data.classes, "channels": data.train_inputs.shape[1], "width": protocol.width}
+    residual, plain = _cells(protocol)
     return {
-        f"resnet-{protocol.depth}": lambda: nets.resnet(protocol.depth, **shape),
-        f"plain-{protocol.plain_depth}": lambda: nets.plain(protocol.plain_depth, **shape),
+        residual: lambda: nets.resnet(protocol.depth, **shape),
+        plain: lambda: nets.plain(protocol.plain_depth, **shape),
     }
 
 
@@ -158,8 +162,7 @@ def _lines(residual: str, found: Sequence[Mapping[str, Any]]) -> Chart:
         "Lines are means over seeds, bands 95 % intervals. All three fall, since gates multiply; H3 asks that the own "
         "line falls faster than both others."
     )
-    points = float(np.multiply(100, line["found"]))
-    return Chart("depth-and-frequency", say(template, points=points), reading, (plot,))
+    return Chart("depth-and-frequency", say(template, points=100 * line["found"]), reading, (plot,))
 
 
 def _tiles(residual: str) -> Chart:
@@ -186,4 +189,5 @@ EXPERIMENT = Experiment(
     Protocol,
     measure,
     conclude,
+    cells=_cells,
 )
