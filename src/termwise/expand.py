@@ -201,10 +201,23 @@ def _check_attainable(tolerance: float, left: float, walk: Within, dtype: torch.
         )
 
 
+def input_of(tensor: Tensor) -> Tensor:
+    """A mask is a constant of the model; all else is what it is computed from."""
+    return tensor.clone() if _is_mask(tensor) else input_series(tensor)
+
+
 def traverse(
-    program: Callable[[Unit], Program], model: Any, x: Any, unit: Unit, output: Output, forward: Forward
+    program: Callable[[Unit], Program],
+    model: Any,
+    x: Any,
+    unit: Unit,
+    output: Output,
+    forward: Forward,
+    lift: Callable[[Tensor], Tensor] = input_of,
 ) -> tuple[Series, Program, Unit]:
     """Run the model in a program of the unit that is meant, and give what stands for the output.
+
+    `lift` makes what stands for a tensor of the input.
 
     Returns:
         The output, a polynomial whose value and parts are finite; the program that ran; and the unit as located.
@@ -216,7 +229,7 @@ def traverse(
     for _ in range(2):
         located = locate(located, model, x, output=output, forward=forward)
         ran = program(located)
-        result = follow(ran, model, x, output, forward)
+        result = follow(ran, model, x, output, forward, lift)
         if located.blocks is None or ran.wiring == located.wiring:
             return _finite(polynomial(result)), ran, located
         # The blocks were found in a program that took another way: look for them in this one.
@@ -245,7 +258,14 @@ def locate(
     return dataclasses.replace(resolved, blocks=blocks, route=program.route, wiring=program.wiring)
 
 
-def follow(program: Program, model: Any, x: Any, output: Output, forward: Forward) -> Tensor:
+def follow(
+    program: Program,
+    model: Any,
+    x: Any,
+    output: Output,
+    forward: Forward,
+    lift: Callable[[Tensor], Tensor] = input_of,
+) -> Tensor:
     """Run the model on Series in place of its input, and give what stands for the output.
 
     Raises:
@@ -253,7 +273,7 @@ def follow(program: Program, model: Any, x: Any, output: Output, forward: Forwar
     """
     check_input(x)
     check_weights(bare(model))
-    lifted = program.lifted(_detached(x), input_of)
+    lifted = program.lifted(_detached(x), lift)
     with pinned(model):
         try:
             with program.running():
@@ -371,11 +391,6 @@ def _is_mask(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return False
     return float(tensor.amin()) == -torch.inf and float(tensor.amax()) < torch.inf
-
-
-def input_of(tensor: Tensor) -> Tensor:
-    """A mask is a constant of the model; all else is what it is computed from."""
-    return tensor.clone() if _is_mask(tensor) else input_series(tensor)
 
 
 def _describe(tensor: Tensor) -> str:

@@ -316,6 +316,16 @@ def input_series(x: Tensor) -> Series:
     return series
 
 
+def foreign_series(x: Tensor, gates: Tensor) -> Series:
+    """The input `x` by the gates of another: the value is `gates`, the term of no steps x, the difference a constant.
+
+    So the parts add up as those of any Series do; what is born of constants means nothing then.
+    """
+    series = Series(gates.clone(), torch.stack([gates - x, x]), (CONSTANT, INPUT), {0: 1})
+    series.born = INPUT_CALL
+    return series
+
+
 def integer_input(x: Tensor) -> Series:
     """Integers of the input: they carry no parts, but what is looked up by them does."""
     series = Series(x, x.new_empty((0, *x.shape)), (), {0: 1}, gate=True)

@@ -125,7 +125,7 @@ class _Circles:
         power = np.zeros(angles + 1)
         for size in counted(count, at_once, None):
             points, _ = self.inputs.circles(size, 2 * angles, generator)
-            power += _powers(self._values(points)["f"]).sum(axis=1)
+            power += one_sided(self._values(points)["f"]).sum(axis=1)
         rows = np.arange(1, self.inputs.rows(angles))
         floor = self.floor(power.sum() / count) * count
         mirrored = power[angles - rows]
@@ -143,7 +143,7 @@ class _Circles:
         statistics: dict[str, np.ndarray] = {}
         rows = self.inputs.rows(angles)
         for name, values in self._values(points).items():
-            powers = _powers(values)
+            powers = one_sided(values)
             statistics[f"{name} powers"] = powers[:rows]
             statistics[f"{name} mean"] = values.mean(dim=1).T.numpy()
             statistics[f"{name} total"] = powers.sum(axis=0, keepdims=True)
@@ -158,7 +158,7 @@ class _Circles:
         return statistics
 
 
-def _powers(values: Tensor) -> np.ndarray:
+def one_sided(values: Tensor) -> np.ndarray:
     """One-sided powers summed over components: (circles, angles, components) to (angles // 2 + 1, circles)."""
     angles = values.shape[1]
     powers = (torch.fft.rfft(values, dim=1) / angles).abs().square().sum(dim=2)

@@ -68,7 +68,9 @@ class Function:
         """The same of one batch, which may be differentiated."""
         self.calls += len(x)
         x = x.to(self.dtype).to(self.device)
-        y = pick_output(self._called(x), self._output)
+        return self._flat(self._checked(pick_output(self._called(x), self._output), x))
+
+    def _checked(self, y: Tensor, x: Tensor) -> Tensor:
         if not y.dim() or len(y) != len(x):
             raise ModelError(
                 f"degrees: {len(x)} samples gave an output of shape {tuple(y.shape)}: expected one row a sample. Keep "
@@ -85,7 +87,7 @@ class Function:
             )
         if not bool(torch.isfinite(y).all()):
             raise ModelError("degrees: the output is NaN or infinite on some input. Check the weights and the inputs.")
-        return self._flat(y)
+        return y
 
     def _called(self, x: Tensor) -> Any:
         try:

@@ -15,5 +15,6 @@ NAMES = (
     "train-by-paths",
     "four-depths",
     "bn-lag",
+    "depth-degree",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
