@@ -15,7 +15,7 @@ from termwise.cli import main
 from termwise.errors import RecordError, RunError, UsageError
 from termwise.experiments import NAMES, Result, find, run
 from termwise.experiments.common import Expected, over_seeds, row
-from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
+from termwise.experiments.experiment import Conclusion, Experiment, Job, Progress, Rows
 from termwise.sentences import say
 
 
@@ -28,15 +28,22 @@ class Protocol:
         return Protocol(1)
 
 
-measured: list[int] = []
+measured: list[tuple[int, str]] = []
+failing: list[bool] = []
 
 
-def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
-    measured.append(seed)
-    progress("measuring")
+def measure(job: Job) -> Rows:
+    measured.append((job.seed, job.cell))
+    job.progress("measuring")
     assert torch.get_num_threads() == 1
-    (rate,) = prepared["rates"]
-    return {"values": [{"k": k, "value": seed + rate["rate"] * k} for k in range(protocol.size)], "none": []}
+    (rate,) = job.prepared["rates"]
+    mark = job.directory / "half-way"
+    found = mark.exists()
+    mark.touch()
+    if failing and not found:
+        raise RuntimeError("stopped")
+    values = [{"k": k, "value": job.seed + rate["rate"] * k} for k in range(job.protocol.size)]
+    return {"values": values, "marks": [{"found": found}], "none": []}
 
 
 def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
@@ -62,6 +69,7 @@ EXPERIMENT = Experiment("toy", say("Is it so?"), Protocol, measure, conclude, pr
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     measured.clear()
+    failing.clear()
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
@@ -102,9 +110,27 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     run(EXPERIMENT, [0, 2], directory=tmp_path)
     lines: list[str] = []
     result = run(EXPERIMENT, range(4), directory=tmp_path, progress=lines.append)
-    assert measured == [0, 2, 1, 3]
-    assert "preparing" not in lines
+    assert measured == [(0, ""), (2, ""), (1, ""), (3, "")]
+    assert "preparing" not in lines and lines[0] == "2 of 4 jobs are done already"
     assert _numbers(result) == _numbers(run(EXPERIMENT, range(4)))
+
+
+def test_a_job_that_is_stopped_finds_what_it_had(tmp_path: Path) -> None:
+    failing.append(True)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(EXPERIMENT, [0], directory=tmp_path)
+    result = run(EXPERIMENT, [0], directory=tmp_path)
+    assert result.tables["marks"].rows() == [{"seed": 0, "found": True}]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy-prepared.termwise", "toy-seed-0.termwise"]
+
+
+def test_each_cell_of_a_seed_is_a_job_of_its_own() -> None:
+    parts = dataclasses.replace(EXPERIMENT, cells=lambda protocol: ("one", "other"))
+    lines: list[str] = []
+    result = run(parts, [0, 1], progress=lines.append)
+    assert measured == [(seed, cell) for seed in (0, 1) for cell in ("one", "other")]
+    assert "seed 1, other: measuring" in lines
+    assert len(result.tables["values"]) == 2 * 2 * 3
 
 
 def test_seeds_of_other_settings_are_refused(tmp_path: Path) -> None:

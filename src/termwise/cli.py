@@ -56,6 +56,14 @@ Precision = Annotated[
     Parameter(help="What an hf: model computes in; float32 by default, in which half-precision weights are exact."),
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1 or mps.")]
+Jobs = Annotated[int | None, Parameter(help="So many at once, of one thread each; by default one a core.")]
+Fleet = Annotated[
+    Literal["local", "slurm"], Parameter(help="Who runs the jobs: processes of this machine, or a cluster.")
+]
+Scheduler = Annotated[
+    dict[str, str] | None,
+    Parameter(help="Options of the cluster's scheduler: --slurm.partition long --slurm.time 600.", negative=()),
+]
 Output = Annotated[
     int | str | None, Parameter(help="Key or index of the tensor to profile, where the model returns several.")
 ]
@@ -261,10 +269,12 @@ def experiment(
     /,
     *,
     seeds: Annotated[int, Parameter(help="How often all is repeated; fewer than 5 decide nothing.")] = 5,
-    jobs: Annotated[int | None, Parameter(help="Processes that share the seeds; by default one a core.")] = None,
+    jobs: Jobs = None,
+    executor: Fleet = "local",
+    slurm: Scheduler = None,
     quick: Annotated[bool, Parameter(help="The same job in seconds; its numbers show nothing.", negative=())] = False,
     directory: Annotated[
-        Path | None, Parameter(help="Where each seed, the result and its page are kept; a stopped run goes on there.")
+        Path | None, Parameter(help="Where each job, the result and its page are kept; a stopped run goes on there.")
     ] = None,
 ) -> None:
     """Run an experiment, and print what it finds beside what was expected."""
@@ -275,6 +285,8 @@ def experiment(
         for each in NAMES:
             print(f"{each:<16} {find(each).question}")
         return
+    if executor != "local" and directory is None:
+        raise UsageError(f"experiment: --executor {executor} needs --directory, one that all nodes see.")
     chosen = find(name)
     result = run(
         chosen,
@@ -282,6 +294,8 @@ def experiment(
         chosen.protocol.quick() if quick else None,
         directory=directory,
         jobs=len(os.sched_getaffinity(0)) if jobs is None else jobs,
+        executor=executor,
+        options=slurm,
         progress=lambda line: print(line, file=sys.stderr),
     )
     print(result)

@@ -14,5 +14,6 @@ NAMES = (
     "init-length",
     "train-by-paths",
     "four-depths",
+    "bn-lag",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""

@@ -1,18 +1,19 @@
 """An experiment: a question, what is measured for one seed, and what follows from all of them.
 
-`measure` is called once a seed, in a process with one thread, and gives rows; `conclude` sees the rows of all seeds and
-gives what was found.  Between the two stand files: a seed that was measured is never measured again, so that an
-experiment that was stopped goes on, and several processes can share its seeds.  The rows are the same bit by bit,
-whoever measures them.
+`measure` does one job of the grid, of one seed and, where an experiment has several, one cell (a network, say), in a
+process with one thread, and gives rows; `conclude` sees the rows of all jobs and gives what was found.  Between the two
+stand files: a job that is done is never done again, so that an experiment that was stopped goes on, and several
+processes, or a cluster, can share its jobs.  The rows are the same bit by bit, whoever does them, in whatever order.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import multiprocessing
 import os
 import platform
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -24,6 +25,7 @@ import msgspec
 from termwise.charts import Chart, charts_of
 from termwise.errors import RecordError, RunError, UsageError
 from termwise.experiments.common import columns
+from termwise.experiments.fleet import Executor, dealt
 from termwise.loop import threads
 from termwise.records import Record, Table, read_record, write_record
 from termwise.sentences import Sentence
@@ -31,7 +33,29 @@ from termwise.sentences import Sentence
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 Progress = Callable[[str], Any]
 
-_KIND, _SEED = "experiment", "experiment-seed"
+_KIND, _JOB = "experiment", "experiment-job"
+_PREPARED = "prepared"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One job of the grid.
+
+    Attributes:
+        seed: of all that is random in it.
+        cell: which of the experiment's cells; "" where it has but one.
+        protocol: of the experiment.
+        prepared: what `prepare` gave.
+        directory: of this job alone: what is kept here is found again when the job was stopped and goes on.
+        progress: told what is going on, a line at a time.
+    """
+
+    seed: int
+    cell: str
+    protocol: Any
+    prepared: Rows
+    directory: Path
+    progress: Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +77,11 @@ class Conclusion:
     beside: str | None = None
 
 
+def _whole(protocol: Any) -> tuple[str, ...]:
+    """The cells of an experiment that has but one."""
+    return ("",)
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """A question, and how it is answered.
@@ -62,17 +91,19 @@ class Experiment:
         question: in one sentence.
         protocol: a frozen dataclass of all that determines the result beside the seed, with a static method `quick`
             that makes the smallest one.
-        measure: of a seed, a protocol and what `prepare` gave, tables as rows; told to report its progress.
-        conclude: from the tables of all seeds (each row has its `seed`) and the protocol.
-        prepare: what all seeds need and none may choose for itself, such as a learning rate.
+        measure: does a job, and gives tables as rows.
+        conclude: from the tables of all jobs (each row has its `seed`) and the protocol.
+        prepare: what all jobs need and none may choose for itself, such as a learning rate.
+        cells: of a protocol, the parts of a seed that can be measured apart; names that may stand in file names.
     """
 
     name: str
     question: Sentence
     protocol: Any
-    measure: Callable[[int, Any, Rows, Progress], Rows]
+    measure: Callable[[Job], Rows]
     conclude: Callable[[Rows, Any], Conclusion]
     prepare: Callable[[Any, Progress], Rows] | None = None
+    cells: Callable[[Any], Sequence[str]] = _whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,97 +177,106 @@ def run(
     *,
     directory: str | os.PathLike[str] | None = None,
     jobs: int = 1,
+    executor: Executor = "local",
+    options: Mapping[str, str] | None = None,
     progress: Progress = lambda line: None,
 ) -> Result:
-    """Measure every seed, and conclude.
+    """Do every job, and conclude.
 
     Args:
         experiment: from `termwise.experiments.find`.
         seeds: of initial weights, order of samples, and draws.
         protocol: by default the whole one.
-        directory: where each seed is kept as soon as it is measured, and looked for before.
-        jobs: processes that share the seeds.
+        directory: where each job keeps what it found, and is looked for before; a cluster must see it.
+        jobs: so many at once.
+        executor: "local" or "slurm" (`termwise.experiments.fleet`).
+        options: of a cluster's scheduler.
         progress: told what is going on, a line at a time.
 
     Raises:
-        UsageError: when there is no seed, or one twice, or no process.
-        RunError: when the directory holds seeds of another protocol or version.
+        UsageError: when there is no seed, or one twice, or no job at once.
+        RunError: when the directory holds jobs of another protocol or version, or the cluster fails.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"{experiment.name}: seeds {list(seeds)}: give at least one, and each once.")
-    if jobs < 1:
-        raise UsageError(f"{experiment.name}: jobs={jobs}: give at least 1.")
     protocol = experiment.protocol() if protocol is None else protocol
-    kept = _Kept(experiment, protocol, None if directory is None else Path(directory))
-    prepared = kept.get("prepared", lambda: _prepare(experiment, protocol, progress))
-    measured: dict[int, Mapping[str, Table]] = {}
-    for seed in seeds:
-        if (there := kept.read(f"seed-{seed}")) is not None:
-            progress(f"seed {seed}: measured before")
-            measured[seed] = there
-    missing = [seed for seed in seeds if seed not in measured]
-    for seed, rows in _measured(experiment, missing, protocol, _rows(prepared), jobs, progress):
-        measured[seed] = kept.write(f"seed-{seed}", rows)
-    return _concluded(experiment, protocol, {seed: measured[seed] for seed in seeds}, prepared)
-
-
-def _prepare(experiment: Experiment, protocol: Any, progress: Progress) -> Rows:
-    if experiment.prepare is None:
-        return {}
-    with threads(1):
-        return experiment.prepare(protocol, progress)
-
-
-def _measured(
-    experiment: Experiment, seeds: Sequence[int], protocol: Any, prepared: Rows, jobs: int, progress: Progress
-) -> Iterator[tuple[int, Rows]]:
-    """The rows of each seed, in whatever order they are done."""
-    if min(jobs, len(seeds)) <= 1:
-        for seed in seeds:
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = _Kept(experiment, protocol, Path(temporary if directory is None else directory))
+        if kept.missing(_PREPARED) and experiment.prepare is not None:
             with threads(1):
-                rows = experiment.measure(seed, protocol, prepared, lambda line, n=seed: progress(f"seed {n}: {line}"))
-            yield seed, rows
-        return
-    # A fresh process: a forked one would inherit threads that do not run in it.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(seeds)), context) as pool:
-        running = {pool.submit(_one, experiment.name, seed, protocol, prepared): seed for seed in seeds}
-        try:
-            for future in concurrent.futures.as_completed(running):
-                progress(f"seed {running[future]}: measured")
-                yield running[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+                kept.write(_PREPARED, experiment.prepare(protocol, progress))
+        grid = [(seed, cell) for seed in seeds for cell in experiment.cells(protocol)]
+        todo = [each for each in grid if kept.missing(_name(*each))]
+        if len(todo) < len(grid):
+            progress(f"{len(grid) - len(todo)} of {len(grid)} jobs are done already")
+        if executor == "local" and min(jobs, len(todo)) == 1:
+            for seed, cell in todo:
+                kept.do(seed, cell, progress)
+        else:
+            arguments = [(experiment.name, seed, cell, protocol, str(kept.directory)) for seed, cell in todo]
+            folder = kept.directory / "cluster"
+            done = dealt(_job, arguments, executor=executor, jobs=jobs, folder=folder, options=options)
+            _watch(done, todo, progress)
+        return _concluded(experiment, protocol, seeds, kept)
 
 
-def _one(name: str, seed: int, protocol: Any, prepared: Rows) -> Rows:
-    """One seed, in a process of its own."""
-    from termwise.experiments import find
+def _watch(done: Iterator[tuple[int, str]], todo: Sequence[tuple[int, str]], progress: Progress) -> None:
+    """Tell of every job that is done, and of the time that is left."""
+    start = time.monotonic()
+    for count, (place, _) in enumerate(done, 1):
+        left = (time.monotonic() - start) * (len(todo) - count) / count
+        about = f"; about {_duration(left)} left" if left else ""
+        progress(f"{_words(*todo[place])}: done, {count} of {len(todo)}{about}")
 
-    with threads(1):
-        return find(name).measure(seed, protocol, prepared, lambda line: None)
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _name(seed: int, cell: str) -> str:
+    return f"seed-{seed}" + (f"-{cell}" if cell else "")
+
+
+def _words(seed: int, cell: str) -> str:
+    return f"seed {seed}" + (f", {cell}" if cell else "")
+
+
+def _job(name: str, seed: int, cell: str, protocol: Any, directory: str) -> str:
+    """One job, in a process of its own; the name of its file."""
+    return _Kept(find(name), protocol, Path(directory)).do(seed, cell, lambda line: None)
 
 
 class _Kept:
-    """The files that a directory holds of an experiment; without a directory, nothing is kept."""
+    """The files of an experiment in a directory."""
 
-    def __init__(self, experiment: Experiment, protocol: Any, directory: Path | None) -> None:
-        self._name = experiment.name
+    def __init__(self, experiment: Experiment, protocol: Any, directory: Path) -> None:
+        self._experiment, self._protocol = experiment, protocol
         self._settings = {"protocol": msgspec.to_builtins(protocol), "version": version("termwise")}
-        self._directory = directory
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
 
-    def get(self, what: str, make: Callable[[], Rows]) -> Mapping[str, Table]:
-        """From the file, else made and kept."""
-        there = self.read(what)
-        return self.write(what, make()) if there is None else there
+    def do(self, seed: int, cell: str, progress: Progress) -> str:
+        """Do a job, keep what it found, and throw away what it kept meanwhile."""
+        scratch = self.directory / f"{self._experiment.name}-{_name(seed, cell)}"
+        scratch.mkdir(exist_ok=True)
+        prepared = {} if self.missing(_PREPARED) else _rows(self.read(_PREPARED))
 
-    def read(self, what: str) -> Mapping[str, Table] | None:
-        """The tables of a file, if it is there."""
-        if self._directory is None or not self._path(what).exists():
-            return None
-        record = read_record(self._path(what), _SEED)
+        def told(line: str) -> None:
+            progress(f"{_words(seed, cell)}: {line}")
+
+        with threads(1):
+            rows = self._experiment.measure(Job(seed, cell, self._protocol, prepared, scratch, told))
+        path = self.write(_name(seed, cell), rows)
+        shutil.rmtree(scratch)
+        return path.name
+
+    def missing(self, what: str) -> bool:
+        """Whether there is no such file."""
+        return not self._path(what).exists()
+
+    def read(self, what: str) -> Mapping[str, Table]:
+        """The tables of a file."""
+        record = read_record(self._path(what), _JOB)
         if record.metadata != self._settings:
             raise RunError(
                 f"{self._path(what)}: measured with other settings or another version ({record.metadata}) than now "
@@ -244,29 +284,25 @@ class _Kept:
             )
         return record.tables
 
-    def write(self, what: str, rows: Rows) -> Mapping[str, Table]:
+    def write(self, what: str, rows: Rows) -> Path:
         """Keep rows as tables."""
         tables = {name: Table(columns(each)) for name, each in rows.items() if each}
-        if self._directory is not None:
-            write_record(self._path(what), Record(_SEED, self._settings, tables, {}))
-        return tables
+        return write_record(self._path(what), Record(_JOB, self._settings, tables, {}))
 
     def _path(self, what: str) -> Path:
-        assert self._directory is not None
-        return self._directory / f"{self._name}-{what}.termwise"
+        return self.directory / f"{self._experiment.name}-{what}.termwise"
 
 
 def _rows(tables: Mapping[str, Table]) -> dict[str, list[dict[str, Any]]]:
     return {name: table.rows() for name, table in tables.items()}
 
 
-def _concluded(
-    experiment: Experiment, protocol: Any, measured: Mapping[int, Mapping[str, Table]], prepared: Mapping[str, Table]
-) -> Result:
-    rows = _rows(prepared)
-    for seed, tables in measured.items():
-        for name, each in _rows(tables).items():
-            rows.setdefault(name, []).extend({"seed": seed, **row} for row in each)
+def _concluded(experiment: Experiment, protocol: Any, seeds: Sequence[int], kept: _Kept) -> Result:
+    rows = {} if kept.missing(_PREPARED) else _rows(kept.read(_PREPARED))
+    for seed in seeds:
+        for cell in experiment.cells(protocol):
+            for name, each in _rows(kept.read(_name(seed, cell))).items():
+                rows.setdefault(name, []).extend({"seed": seed, **row} for row in each)
     conclusion = experiment.conclude(rows, protocol)
     versions = {"termwise": version("termwise"), "torch": version("torch"), "python": platform.python_version()}
     summaries = {name: Table(columns(each)) for name, each in conclusion.tables.items() if each}
@@ -281,7 +317,7 @@ def _concluded(
         settings={
             "protocol": msgspec.to_builtins(protocol),
             "quick": protocol == experiment.protocol.quick(),
-            "seeds": list(measured),
+            "seeds": list(seeds),
             "versions": versions,
         },
     )

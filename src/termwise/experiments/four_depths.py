@@ -31,7 +31,7 @@ from termwise.data import DataSet, load
 from termwise.deletion import deletion, t_interval
 from termwise.expand import expand
 from termwise.experiments.common import Expected, row, trained
-from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
+from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.networks import ResidualMLP
 from termwise.interactions import interactions
 from termwise.loop import Optimiser, Training
@@ -68,12 +68,13 @@ class Protocol:
         return Protocol(blocks=3, features=8, epochs=1, samples=16, order=8)
 
 
-def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+def measure(job: Job) -> Rows:
     """Train a network, and take it apart in four ways: a row for each notion, depth and measure."""
+    protocol, seed = job.protocol, job.seed
     data = load("digits", size=8)
-    progress("training")
+    job.progress("training")
     model = _network(data, protocol, seed)
-    progress("taking it apart")
+    job.progress("taking it apart")
     shares, accuracies, converges = _apart(model, data, protocol)
     values = [
         {"notion": notion, "k": k, "measure": measured, "value": float(value)}

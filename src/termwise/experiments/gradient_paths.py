@@ -31,7 +31,7 @@ from torch import Tensor
 from termwise import nets
 from termwise.data import DataSet, load
 from termwise.experiments.common import Expected, by_quantity, row, trained
-from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
+from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.gradient import expand_gradient
 from termwise.loop import Training
 from termwise.nets.resnet import Block, ResNet
@@ -82,15 +82,16 @@ class Protocol:
         return Protocol(depth=14, width=4, epochs=1, paths=4, samples=4)
 
 
-def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+def measure(job: Job) -> Rows:
     """Train a network, and follow the paths of its gradient: a row for each length, and the measures."""
+    protocol, seed = job.protocol, job.seed
     data = load("digits", size=protocol.size)
     shape: dict[str, Any] = {"classes": data.classes, "channels": data.train_inputs.shape[1], "width": protocol.width}
-    progress("training")
+    job.progress("training")
     make = functools.partial(nets.resnet, protocol.depth, **shape)
     model = trained(make, data, Training(epochs=protocol.epochs), seed)
     assert isinstance(model, ResNet)
-    progress("following its paths")
+    job.progress("following its paths")
     table = by_length(model.double(), data, protocol, seed)
     with torch.no_grad():
         right = model(data.test_inputs.double()).argmax(dim=1) == data.test_targets

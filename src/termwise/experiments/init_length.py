@@ -22,7 +22,7 @@ from torch import nn
 
 from termwise.data import DataSet, load
 from termwise.experiments.common import Expected, by_quantity, row
-from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
+from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.networks import Branch, ResidualMLP
 from termwise.profile import profile
 from termwise.recorder import reestimated
@@ -68,12 +68,13 @@ class Protocol:
         return Protocol(blocks=3, features=8, samples=8)
 
 
-def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+def measure(job: Job) -> Rows:
     """Build a network of each kind, and measure the length of its paths."""
+    protocol, seed = job.protocol, job.seed
     data = load("digits", size=8)
     values = []
     for kind in OPTIONS:
-        progress(kind)
+        job.progress(kind)
         model = built(kind, data, protocol, seed)
         inputs = data.test_inputs[: protocol.samples], data.test_targets[: protocol.samples]
         length = profile(model, inputs, unit="blocks", replicates=20).mean_depth.value

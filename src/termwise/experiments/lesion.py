@@ -21,7 +21,7 @@ from termwise import nets
 from termwise.data import DataSet, load
 from termwise.deletion import Curve, deletion, plain_layers, t_interval
 from termwise.experiments.common import Expected, trained
-from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
+from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Training
 from termwise.sentences import say
 
@@ -57,14 +57,15 @@ class Protocol:
         return Protocol(depth=8, plain_depth=8, width=4, size=8, epochs=1, draws=2, removed=(0, 1))
 
 
-def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+def measure(job: Job) -> Rows:
     """Train both networks, and cut them up: a row for each draw."""
+    protocol, seed = job.protocol, job.seed
     data = load("digits", size=protocol.size)
     rows: list[dict[str, Any]] = []
     for name, make in _networks(protocol, data).items():
-        progress(f"training {name}")
+        job.progress(f"training {name}")
         model = trained(make, data, Training(epochs=protocol.epochs), seed)
-        progress(f"cutting up {name}")
+        job.progress(f"cutting up {name}")
         for curve in _cut(model, data, protocol, seed, plain=name.startswith("plain")):
             rows += [{"network": name, **row} for row in curve.draws.rows()]
     return {"draws": rows}

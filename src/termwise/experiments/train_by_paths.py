@@ -30,7 +30,7 @@ from termwise import nets
 from termwise.causal import Joins
 from termwise.data import DataSet, load
 from termwise.experiments.common import Expected, Nobody, by_quantity, row
-from termwise.experiments.experiment import Conclusion, Experiment, Progress, Rows
+from termwise.experiments.experiment import Conclusion, Experiment, Job, Progress, Rows
 from termwise.experiments.networks import ResidualMLP
 from termwise.lengths import gradient_lengths, path_gradient
 from termwise.loop import Training, train_network
@@ -91,19 +91,20 @@ def prepare(protocol: Protocol, progress: Progress) -> Rows:
     return {"rates": rates}
 
 
-def measure(seed: int, protocol: Protocol, prepared: Rows, progress: Progress) -> Rows:
+def measure(job: Job) -> Rows:
     """Train by all blocks and by some, by all paths and by some."""
+    protocol, seed = job.protocol, job.seed
     data = load("digits", size=8)
     measured: dict[str, float] = {}
     for name, part in (("all", 1.0), ("a part", protocol.part)):
-        progress(f"training by {name} of the blocks")
+        job.progress(f"training by {name} of the blocks")
         test, train = _by_blocks(part, data, protocol, seed)
         measured[f"error, trained by {name} of the blocks"] = test
         measured[f"{ON_TRAINING}, trained by {name} of the blocks"] = train
     measured[DIFFERENCE] = test - measured["error, trained by all of the blocks"]
     steps: dict[str, float] = {}
-    for half, rate in _rates(prepared).items():
-        progress(f"training by {half} paths, at rate {rate:g}")
+    for half, rate in _rates(job.prepared).items():
+        job.progress(f"training by {half} paths, at rate {rate:g}")
         steps[half], error = by_half(half, rate, data, protocol, seed)
         measured[f"steps to a loss of {protocol.target:g}, {half} paths"] = steps[half]
         measured[f"error, trained by {half} paths"] = error
