@@ -22,6 +22,7 @@ from termwise.sentences import say
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     size: int = 3
+    rates: tuple[float, ...] = (0.5,)
 
     @staticmethod
     def quick() -> Protocol:
@@ -60,7 +61,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
 
 def prepare(protocol: Protocol, progress: Progress) -> Rows:
     progress("preparing")
-    return {"rates": [{"rate": 0.5}]}
+    return {"rates": [{"rate": rate} for rate in protocol.rates]}
 
 
 EXPERIMENT = Experiment("toy", say("Is it so?"), Protocol, measure, conclude, prepare)

@@ -17,6 +17,7 @@ from termwise.sentences import Sentence
 
 Kind = Literal["lines", "points", "bars", "tiles"]
 Scale = Literal["linear", "log", "ordinal"]
+Colours = Literal["category", "depth", "degree"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Axis:
     Attributes:
         column: of the plot's table.
         label: what it is, with its unit.
-        scale: "ordinal" for names, and for numbers that are to stand side by side.
+        scale: "ordinal" for names, and for numbers that are to stand side by side.  On a "log" axis zero has a place
+            left of the smallest value.
         low: where the axis begins; None: where the values do.
         high: where it ends.
     """
@@ -53,7 +55,7 @@ class Plot:
     Attributes:
         table: the name of the table that it reads.
         kind: "lines" (in the order of x), "points", "bars" (from zero), or "tiles" (of which `value` is the colour).
-        x: the horizontal axis.
+        x: the horizontal axis.  Bars and points over names are turned on their side, so that the names can be read.
         y: the vertical axis.
         series: the column that tells lines, points or bars apart, by colour.
         interval: the columns with the ends of y's interval.
@@ -61,6 +63,7 @@ class Plot:
         where: the value that a column must have for a row to be shown.
         marks: lines across.
         heading: what this panel shows, where a chart has several.
+        colours: of the series: one "category" each, or the ramp of "depth" or of "degree", from the least to the most.
     """
 
     table: str
@@ -73,11 +76,23 @@ class Plot:
     where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     marks: tuple[Mark, ...] = ()
     heading: Sentence | None = None
+    colours: Colours = "category"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn.
+
+        Raises:
+            ValueError: tiles without a value, or bars on a logarithmic axis, which has no zero to begin at.
+        """
+        if self.kind == "tiles" and self.value is None:
+            raise ValueError(f"tiles of {self.table!r}: give the column that their colour shows, value=.")
+        if self.kind == "bars" and self.y.scale != "linear":
+            raise ValueError(f"bars of {self.table!r}: a {self.y.scale} axis has no zero to begin at; draw points.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure of one panel or several.
+    """A figure of one panel or several; axes with the same label have the same ends in all of them.
 
     Attributes:
         name: a word for files and links, lower case.

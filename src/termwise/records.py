@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
@@ -29,6 +29,7 @@ import safetensors.numpy
 from termwise.errors import RecordError, first_line
 
 VERSION = 1
+_T = TypeVar("_T")
 _LIMIT = 4 * 2**30  # bytes that one record may unpack to
 # What the readers raise for bytes that are damaged, wherever the damage is.
 _UNREADABLE = (
@@ -184,12 +185,24 @@ def read_record(path: str | os.PathLike[str], kind: str) -> Record:
     Raises:
         RecordError: when it is missing, corrupt, of another kind, too large, or of a newer version.
     """
-    path = Path(path)
+    return _opened(Path(path), lambda archive: _read(archive, Path(path), kind))
+
+
+def record_kind(path: str | os.PathLike[str]) -> str:
+    """What kind of record a file holds; its tables are not looked at.
+
+    Raises:
+        RecordError: when it is missing, corrupt, too large, or of a newer version.
+    """
+    return _opened(Path(path), lambda archive: _read_head(archive, Path(path)).kind)
+
+
+def _opened(path: Path, read: Callable[[zipfile.ZipFile], _T]) -> _T:
     if not path.is_file():
         raise RecordError(f"{path}: there is no such record. Check the path.")
     try:
         with zipfile.ZipFile(path) as archive:
-            return _read(archive, path, kind)
+            return read(archive)
     except RecordError:
         raise
     except _UNREADABLE as error:
@@ -202,7 +215,7 @@ def _corrupt(path: Path, error: Exception) -> RecordError:
     )
 
 
-def _read(archive: zipfile.ZipFile, path: Path, kind: str) -> Record:
+def _read_head(archive: zipfile.ZipFile, path: Path) -> _Head:
     unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > _LIMIT:
         raise RecordError(
@@ -215,7 +228,11 @@ def _read(archive: zipfile.ZipFile, path: Path, kind: str) -> Record:
             f"{path}: written in format version {version}; this Termwise reads up to {VERSION}. "
             "Upgrade it: pip install --upgrade termwise."
         )
-    head = msgspec.json.decode(raw, type=_Head)
+    return msgspec.json.decode(raw, type=_Head)
+
+
+def _read(archive: zipfile.ZipFile, path: Path, kind: str) -> Record:
+    head = _read_head(archive, path)
     if head.format != "termwise" or head.kind != kind:
         raise RecordError(f"{path}: holds a {head.format} {head.kind}, not a {kind}. Open it with what wrote it.")
     tables = {

@@ -233,6 +233,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
+def _as_saved(protocol: Any) -> Any:
+    """As it is read back from a file, where a tuple is a list."""
+    return msgspec.json.decode(msgspec.json.encode(protocol))
+
+
 def _name(seed: int, cell: str) -> str:
     return f"seed-{seed}" + (f"-{cell}" if cell else "")
 
@@ -251,7 +256,7 @@ class _Kept:
 
     def __init__(self, experiment: Experiment, protocol: Any, directory: Path) -> None:
         self._experiment, self._protocol = experiment, protocol
-        self._settings = {"protocol": msgspec.to_builtins(protocol), "version": version("termwise")}
+        self._settings = {"protocol": _as_saved(protocol), "version": version("termwise")}
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -315,7 +320,7 @@ def _concluded(experiment: Experiment, protocol: Any, seeds: Sequence[int], kept
         charts=conclusion.charts,
         beside=conclusion.beside,
         settings={
-            "protocol": msgspec.to_builtins(protocol),
+            "protocol": _as_saved(protocol),
             "quick": protocol == experiment.protocol.quick(),
             "seeds": list(seeds),
             "versions": versions,

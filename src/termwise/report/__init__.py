@@ -1,4 +1,4 @@
-"""The report: one offline HTML page made of a run directory's summary and tables and nothing else."""
+"""The report: one offline HTML page made of what a run, or an experiment, has saved and nothing else."""
 
 from termwise.report.page import write_page
 

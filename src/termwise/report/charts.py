@@ -29,14 +29,32 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure: its finding, how to read it, panels, key (style, words), and the table behind it.
+class Shown:
+    """An embedded table that "show as table" and the download take their rows from.
 
     Attributes:
-        slider: whether the reader chooses the recorded step (the parameter `at`, a position among the steps).
-        source: the embedded table that "show as table" and the download take their rows from.
+        source: the table.
+        columns: those of its columns that are shown, by id.
+        where: the values that columns must have, for a table that holds more than the figure; any of these will do.
+        name: what it is called, where a figure has several.
+    """
+
+    source: str
+    columns: list[str]
+    where: tuple[dict[str, Any], ...] = ({},)
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: its finding, how to read it, panels, key (style, words), and the tables behind it.
+
+    Attributes:
+        source: the embedded table behind it.
         columns: its columns.
+        slider: whether the reader chooses the recorded step (the parameter `at`, a position among the steps).
         where: the value that a column must have, for a table that holds more than the figure.
+        shown: the tables behind it, where `source` does not say it.
     """
 
     slug: str
@@ -44,10 +62,16 @@ class Figure:
     reading: str
     panels: list[Panel]
     key: list[tuple[str, str]]
-    source: str
-    columns: list[str]
+    source: str = ""
+    columns: list[str] = field(default_factory=list)
     slider: bool = False
     where: dict[str, str] = field(default_factory=dict)
+    shown: tuple[Shown, ...] = ()
+
+    @property
+    def behind(self) -> tuple[Shown, ...]:
+        """The tables behind it."""
+        return self.shown or (Shown(self.source, self.columns, (self.where,)),)
 
 
 def equal(**where: object) -> Spec:
@@ -56,7 +80,7 @@ def equal(**where: object) -> Spec:
     return {"filter": {"field": name, "equal": value}}
 
 
-def title_above(text: str) -> Spec:
+def title_above(text: str, gutter: float = GUTTER, lift: float = -11) -> Spec:
     """An axis title that lies flat above its axis, where it can be read without turning the head."""
     return {
         "title": text,
@@ -64,10 +88,10 @@ def title_above(text: str) -> Spec:
         "titleAlign": "left",
         "titleAnchor": "start",
         "titleBaseline": "bottom",
-        "titleX": 4 - GUTTER,
-        "titleY": -11,
-        "minExtent": GUTTER,
-        "maxExtent": GUTTER,
+        "titleX": 4 - gutter,
+        "titleY": lift,
+        "minExtent": gutter,
+        "maxExtent": gutter,
     }
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import html
+import re
 
 
 class Html(str):
@@ -44,3 +45,8 @@ def element(tag: str, *children: object, **attributes: object) -> Html:
         # Closed with a slash: inside SVG nothing closes by itself.
         return Html(f"{opening[:-1]}/>")
     return Html(f"{opening}{''.join(escape(child) for child in children)}</{tag}>")
+
+
+def slug(name: str) -> str:
+    """A name as an id and as a part of a file's name: letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "figure"

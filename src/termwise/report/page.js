@@ -13,6 +13,16 @@
     rows[name] = columns[keys[0]].map((_, i) => Object.fromEntries(keys.map((key) => [key, columns[key][i]])));
   }
 
+  // A place on a ramp of the style sheet, between two of its six stops.
+  function ramp(name, count) {
+    const stops = [0, 1, 2, 3, 4, 5].map((i) => color(`${name}-${i}`).match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16)));
+    return Array.from({ length: count }, (_, i) => {
+      const at = (i * (stops.length - 1)) / Math.max(count - 1, 1);
+      const [low, high] = [stops[Math.floor(at)], stops[Math.ceil(at)]];
+      return `rgb(${low.map((value, j) => Math.round(value + (at % 1) * (high[j] - value))).join(",")})`;
+    });
+  }
+
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
   function theme() {
@@ -55,19 +65,35 @@
         "head-point": point("accent", 30), "tail-point": point("tail", 24), "alone-point": point("alone", 24),
         "head-band": flat("accent", 0.14), "tail-band": flat("tail", 0.13), "alone-band": flat("alone", 0.13),
         mean: { strokeWidth: 2.25, strokeCap: "round", strokeJoin: "round" }, "mean-point": { size: 26, strokeWidth: 0, opacity: 1 },
+        series: { strokeWidth: 2.25, strokeCap: "round", strokeJoin: "round" }, "series-point": { size: 30, strokeWidth: 0, opacity: 1 },
+        "series-dot": { size: 5, strokeWidth: 0, opacity: 1 }, "series-band": { fillOpacity: 0.14, strokeWidth: 0 },
+        "series-mark": { size: 56, strokeWidth: 0, opacity: 1, filled: true }, "series-whisker": { strokeWidth: 1.75, strokeCap: "round" },
+        "series-bar": { cornerRadiusEnd: 1 }, number: { color: color("soft"), fontSize: 11 },
+        bound: { color: color("ink"), strokeWidth: 1, strokeDash: [4, 3], strokeOpacity: 0.75 },
+        label: { color: color("ink"), fontSize: 11 }, "label-halo": { color: color("paper"), stroke: color("paper"), strokeWidth: 4, strokeJoin: "round", fontSize: 11 },
+        "on-strong": { color: color("on-strong"), fontSize: 11 }, "on-weak": { color: color("ink"), fontSize: 11 },
         "mean-band": { fillOpacity: 0.15, strokeWidth: 0 }, "mean-constants": { strokeWidth: 1.75, strokeDash: [5, 4] },
         ...degrees,
       },
     };
   }
 
-  const GUTTERS = 38 + 2 + 12; // the axis, and the padding on both sides: what a panel's width has beside the plot
+  const GUTTER = 38; // the axis: what a panel's width has beside the plot, if the panel does not say it
+  const PADDING = 2 + 12; // on both sides
 
+  // A scale's colours by their names in the style sheet: a list of them, or so many places on a ramp.
+  const colors = (range) => (Array.isArray(range) ? range.map((item) => (typeof item === "string" ? color(item) : item)) : ramp(range.ramp, range.count));
+
+  // The specification with its width and its colours. What comes from the data (params, values, domains) is left as it is.
   function sized(node, width) {
     if (Array.isArray(node)) return node.map((item) => sized(item, width));
     if (node === null || typeof node !== "object") return node;
     const copy = {};
-    for (const [key, value] of Object.entries(node)) copy[key] = key === "width" && value === "fill" ? width : sized(value, width);
+    for (const [key, value] of Object.entries(node)) {
+      if (key === "width" && value === "fill") copy[key] = width;
+      else if (key === "range") copy[key] = colors(value);
+      else copy[key] = ["params", "values", "domain"].includes(key) ? value : sized(value, width);
+    }
     return copy;
   }
 
@@ -87,7 +113,7 @@
         mode: "vega-lite", renderer: "svg", ast: true, actions: false, defaultStyle: false, config: theme(), patch: filled,
         tooltip: { disableDefaultStyle: true },
       };
-      views.set(chart, await vegaEmbed(chart, sized(spec, Math.max(width - GUTTERS, 120)), options));
+      views.set(chart, await vegaEmbed(chart, sized(spec, Math.max(width - (spec.usermeta?.gutter ?? GUTTER) - PADDING, 120)), options));
     } catch (error) {
       chart.classList.add("failed");
       chart.textContent = say.failed.replace("{reason}", error.message);
@@ -101,35 +127,43 @@
   // Tables and downloads -------------------------------------------------------------------------------------------
   const cell = (key, value) => (key === "network" ? payload.networks[value] : value);
 
-  function chosen(figure, at) {
-    const keep = (row) => Object.entries(figure.where).every(([key, value]) => row[key] === value);
-    return rows[figure.source].filter((row) => keep(row) && (at === null || (row.first <= at && at <= row.last)));
+  function chosen(table, at) {
+    const keep = (row) => table.where.some((where) => Object.entries(where).every(([key, value]) => row[key] === value));
+    return rows[table.source].filter((row) => keep(row) && (at === null || (row.first <= at && at <= row.last)));
   }
 
-  function fillTable(id, box) {
-    const figure = payload.figures[id];
-    const slider = document.getElementById(`at-${id}`);
+  // The numbers of a column: whole, or with as many decimals as four digits of the largest have.
+  function format(values) {
+    const numbers = values.filter((value) => typeof value === "number");
+    if (numbers.every(Number.isInteger)) return String;
+    const sizes = numbers.map(Math.abs).filter((value) => value > 0);
+    const places = Math.min(Math.max(3 - Math.floor(Math.log10(Math.max(...sizes))), 1), 6);
+    const small = Math.min(...sizes) < 10 ** -places;
+    return (value) => (small && value !== 0 && Math.abs(value) < 10 ** -places ? value.toExponential(2) : value.toFixed(places));
+  }
+
+  function fillTable(shown, at, box) {
     const table = document.createElement("table");
     const head = table.createTHead().insertRow();
-    for (const key of figure.columns) {
+    for (const key of shown.columns) {
       const th = document.createElement("th");
       th.scope = "col";
       th.textContent = say.columns[key];
       head.append(th);
     }
     const body = table.createTBody();
-    const shown = chosen(figure, slider ? Number(slider.value) : null);
-    const whole = new Set(figure.columns.filter((key) => shown.every((row) => row[key] === null || Number.isInteger(row[key]))));
-    for (const row of shown) {
+    const found = chosen(shown, at);
+    const write = Object.fromEntries(shown.columns.map((key) => [key, format(found.map((row) => row[key]))]));
+    for (const row of found) {
       const line = body.insertRow();
-      for (const key of figure.columns) {
+      for (const key of shown.columns) {
         const value = cell(key, row[key]);
         const td = line.insertCell();
         if (typeof value === "number") td.className = "n";
-        td.textContent = typeof value === "number" && !whole.has(key) ? value.toFixed(4) : (value ?? "");
+        td.textContent = typeof value === "number" ? write[key](value) : (value ?? "");
       }
     }
-    for (const th of head.cells) if (body.rows[0]?.cells[th.cellIndex].className) th.className = "n";
+    for (const th of head.cells) if ([...body.rows].some((row) => row.cells[th.cellIndex].className)) th.className = "n";
     box.replaceChildren(table);
   }
 
@@ -141,30 +175,32 @@
     return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   }
 
-  function download(id) {
-    const figure = payload.figures[id];
-    const lines = chosen(figure, null).map((row) => figure.columns.map((key) => csvField(cell(key, row[key]))).join(","));
-    const blob = new Blob([[figure.columns.join(","), ...lines, ""].join("\n")], { type: "text/csv" });
+  function download(table) {
+    const head = table.columns.map((key) => csvField(payload.names?.[key] ?? key)).join(",");
+    const lines = chosen(table, null).map((row) => table.columns.map((key) => csvField(cell(key, row[key]))).join(","));
+    const blob = new Blob([[head, ...lines, ""].join("\n")], { type: "text/csv" });
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
-    link.download = `termwise-${id}.csv`;
+    link.download = table.file;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
   for (const section of document.querySelectorAll("section[data-figure]")) {
-    const id = section.dataset.figure;
-    const details = section.querySelector("details");
-    const box = details.querySelector(".scroll");
-    const refresh = () => details.open && fillTable(id, box);
-    details.addEventListener("toggle", refresh);
-    section.querySelector("button.csv").addEventListener("click", () => download(id));
     const slider = section.querySelector("input[type=range]");
+    const refreshes = [...section.querySelectorAll(".tools")].map((tools) => {
+      const shown = payload.figures[section.dataset.figure].tables[tools.dataset.table];
+      tools.querySelector("button.csv").addEventListener("click", () => download(shown));
+      const details = tools.querySelector("details");
+      const refresh = () => details?.open && fillTable(shown, slider ? Number(slider.value) : null, details.querySelector(".scroll"));
+      details?.addEventListener("toggle", refresh);
+      return refresh;
+    });
     slider?.addEventListener("input", () => {
       const words = say.step.replace("{step}", payload.steps[slider.value].toLocaleString(payload.language));
       section.querySelector("output").textContent = words;
       slider.setAttribute("aria-valuetext", words);
-      refresh();
+      refreshes.forEach((refresh) => refresh());
     });
   }
 

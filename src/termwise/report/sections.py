@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from termwise.records import NetworkSummary
 from termwise.report.charts import Figure, Panel
@@ -57,7 +57,7 @@ def _gauge(run: Run, label: str, limit: str) -> Html:
     return element("svg", *parts, height=40, role="img", aria_label=label)
 
 
-def unbroken(text: str, names: list[str]) -> Html:
+def unbroken(text: str, names: Sequence[str]) -> Html:
     """A sentence in which no line breaks inside a network's name (ResNet-20 would break at its hyphen)."""
     for name in names:
         head, found, tail = text.partition(name)
@@ -67,37 +67,44 @@ def unbroken(text: str, names: list[str]) -> Html:
     return escape(text)
 
 
-def figure(figure: Figure, tables: Tables, names: list[str]) -> Html:
-    """A figure's frame: finding, how to read it, key, slider, panels, its table and its data."""
-    title = element("h2", unbroken(figure.title, names), id_=f"title-{figure.slug}")
+def figure(figure: Figure, names: Sequence[str] = (), steps: Sequence[int] = (), *, level: int = 2) -> Html:
+    """A figure's frame: finding, how to read it, key, slider, panels, its tables and its data."""
+    title = element(f"h{level}", unbroken(figure.title, names), id_=f"title-{figure.slug}")
     head = [title, element("p", figure.reading, class_="note")]
-    tools = element(
-        "div",
-        element(
-            "details",
-            element("summary", say("control.table.at" if figure.slider else "control.table")),
-            element("div", class_="scroll", tabindex="0", role="region", aria_labelledby=f"title-{figure.slug}"),
-        ),
-        element("button", say("control.csv"), type_="button", class_="csv"),
-        class_="tools",
-    )
-    panels = [_panel(figure.slug, i, panel) for i, panel in enumerate(figure.panels)]
+    panels = [_panel(figure.slug, i, panel, level + 1) for i, panel in enumerate(figure.panels)]
     parts = [element("div", *head, class_="figure-head")]
     if figure.slider:
-        parts.append(_slider(figure.slug, tables.axis.steps))
-    parts += [_key(figure.key), element("div", *panels, class_="panels"), tools]
+        parts.append(_slider(figure.slug, steps))
+    if figure.key:
+        parts.append(_key(figure.key))
+    parts += [element("div", *panels, class_="panels"), *_tools(figure)]
     whole = element("figure", *parts, aria_labelledby=f"title-{figure.slug}")
     return element("section", whole, data_figure=figure.slug)
 
 
-def _panel(slug: str, index: int, panel: Panel) -> Html:
+def _tools(figure: Figure) -> Iterator[Html]:
+    """The words that show a table, and its download, for each table behind a figure."""
+    several = len(figure.behind) > 1
+    for index, shown in enumerate(figure.behind):
+        words = say("control.table.at" if figure.slider else "control.table")
+        name = say("control.table.name", name=shown.name.replace("_", " ")) if several else ""
+        details = element(
+            "details",
+            element("summary", words, name),
+            element("div", class_="scroll", tabindex="0", role="region", aria_labelledby=f"title-{figure.slug}"),
+        )
+        button = element("button", say("control.csv"), type_="button", class_="csv")
+        yield element("div", details, button, class_="tools", data_table=index)
+
+
+def _panel(slug: str, index: int, panel: Panel, level: int) -> Html:
     chart = element("div", class_="chart", role="img", aria_label=panel.alternative, data_figure=slug, data_panel=index)
-    heading = [element("h3", panel.heading)] if panel.heading else []
+    heading = [element(f"h{level}", panel.heading)] if panel.heading else []
     detail = [element("p", panel.detail, class_="detail")] if panel.detail else []
     return element("div", *heading, *detail, chart, class_="panel")
 
 
-def _slider(slug: str, steps: list[int]) -> Html:
+def _slider(slug: str, steps: Sequence[int]) -> Html:
     words = say("control.step.value", step=integer(steps[-1]))
     last = len(steps) - 1
     bounds = {"min": 0, "max": last, "step": 1, "value": last, "aria_valuetext": words, "autocomplete": "off"}
@@ -116,18 +123,31 @@ def _key(entries: list[tuple[str, str]]) -> Html:
     )
 
 
+RAMPS = {"ramp": 5, "split": 5, "depth": 6, "degree": 7}  # and their stops in the style sheet
+
+
 def _swatch(style: str) -> Html:
-    """A sample of a style, coloured by the style sheet through its class."""
-    if style == "ramp":
+    """A sample of a style, coloured by the style sheet through its class.
+
+    A style is one word, or a shape (line, dashes, dot, bar, ramp) and a colour.
+    """
+    shape, _, colour = style.partition(" ")
+    if shape == "ramp":
+        stops = RAMPS[colour] if colour else 0
+        classes = [f"is-{colour}-{i}" for i in range(stops)] or [f"ramp-{i + 1 if i else 0}" for i in range(4)]
+        wide = 72 / len(classes)
         steps = [
-            element("rect", x=18 * i, y=0, width=18.5, height=12, class_=f"sw ramp-{i + 1 if i else 0}")
-            for i in range(4)
+            element("rect", x=f"{wide * i:g}", y=0, width=f"{wide + 0.5:g}", height=12, class_=f"sw {each}")
+            for i, each in enumerate(classes)
         ]
         return element("svg", *steps, viewBox="0 0 72 12", aria_hidden="true")
-    if style in ("input", "constant", "paths"):
-        mark = element("rect", x=0.5, y=0.5, width=21, height=11, class_=f"sw sw-{style}")
+    look = f"sw sw-{shape} is-{colour}" if colour else f"sw sw-{style}"
+    if shape in ("input", "constant", "paths", "bar"):
+        mark = element("rect", x=0.5, y=0.5, width=21, height=11, class_=look)
+    elif shape == "dot":
+        mark = element("circle", cx=11, cy=6, r=4, class_=look)
     else:
-        mark = element("line", x1=1, x2=21, y1=6, y2=6, class_=f"sw sw-{style}")
+        mark = element("line", x1=1, x2=21, y1=6, y2=6, class_=look)
     return element("svg", mark, viewBox="0 0 22 12", aria_hidden="true")
 
 
