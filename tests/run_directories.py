@@ -176,6 +176,25 @@ def _constants(kind: Kind, step: int, done: float, by_depth: bool) -> list:
     return rows
 
 
+GROUPS = ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 9), (10, None))
+
+
+def _degrees(kind: Kind, steps: tuple[int, ...], change: float) -> list[dict[str, Any]]:
+    """Shares of degree 1 that rise from 0.6 by `change`; the rest is halved from degree to degree."""
+    rows = []
+    for step in steps:
+        linear = 0.6 + change * math.log1p(step) / math.log1p(steps[-1] or 1)
+        rest = np.array([0.5**k for k in range(1, 7)])
+        shares = [None, linear, *((1 - linear) * rest / rest.sum())]
+        for (lowest, highest), share in zip(GROUPS, shares, strict=True):
+            row: dict[str, Any] = {"network": kind.name, "step": step, "lowest": lowest, "highest": highest}
+            ends = (None, None) if share is None else (max(share - 0.02, 0.0), share + 0.02)
+            row |= {"share": share, "share_low": ends[0], "share_high": ends[1], "energy": 1.0 if share else 0.0}
+            row |= {"mean_degree": 2.0, "mean_degree_low": 1.9, "mean_degree_high": 2.125}
+            rows.append(row | {"warnings": "heavy tails, truncation" if step == 1 else ""})
+    return rows
+
+
 def _about(kind: Kind, steps: list[dict[str, Any]]) -> dict[str, Any]:
     first, last = steps[0], steps[-1]
     return {
@@ -216,11 +235,18 @@ def make_run(
     kinds: tuple[Kind, ...] = (RESNET, DENSENET),
     steps: tuple[int, ...] = STEPS,
     change: dict[str, Any] | None = None,
+    degrees: tuple[float, ...] | None = None,
 ) -> Path:
-    """A run directory of those networks and steps; `change` is merged into the summary at the end."""
+    """A run directory of those networks and steps; `change` is merged into the summary at the end.
+
+    With `degrees` each network's share of degree 1 rises by so much.
+    """
     rng = np.random.default_rng(0)
     made = [_network(kind, steps, constants == "by_depth", rng) for kind in kinds]
     tables = {"steps": [row for rows, _ in made for row in rows], "spectrum": [row for _, rows in made for row in rows]}
+    if degrees is not None:
+        pairs = zip(kinds, degrees, strict=True)
+        tables["degrees"] = [row for kind, much in pairs for row in _degrees(kind, steps, much)]
     (directory / "tables").mkdir(parents=True, exist_ok=True)
     for table, rows in tables.items():
         pq.write_table(pa.Table.from_pylist(rows), directory / "tables" / f"{table}.parquet")

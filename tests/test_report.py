@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -134,6 +135,82 @@ def test_path_counts_beyond_any_integer_type(tmp_path: Path) -> None:
     tables = read(write_page(make_run(tmp_path, kinds=(huge,), steps=(0, 10)))).payload["tables"]
     assert max(map(int, tables["paths"]["paths"])) > 2**64
     assert sum(tables["paths"]["path_share"]) == pytest.approx(1, abs=1e-4)
+
+
+# Degrees ----------------------------------------------------------------------------------------------------
+
+
+def test_without_degrees_the_page_says_nothing_of_them(page: Page) -> None:
+    assert "degrees" not in page.payload["tables"] and "degrees" not in page.payload["figures"]
+    assert "polynomial" not in page.text
+
+
+def test_degrees_are_embedded_as_they_are(tmp_path: Path) -> None:
+    run = make_run(tmp_path, degrees=(0.2, 0.0))
+    payload = read(write_page(run)).payload
+    embedded, stored = payload["tables"]["degrees"], pq.read_table(run / "tables" / "degrees.parquet").to_pylist()
+    stored = [row for row in stored if row["lowest"] > 0]
+    assert embedded["share"] == pytest.approx([row["share"] for row in stored], rel=1e-5)
+    assert [payload["networks"][n] for n in embedded["network"]] == [row["network"] for row in stored]
+    assert embedded["degree"][:7] == ["1", "2", "3", "4", "5–6", "7–9", "10+"]
+    columns = payload["figures"]["degrees"]["columns"]
+    assert columns[:6] == ["network", "step", "degree", "share", "share_low", "share_high"]
+    assert set(columns) <= set(embedded) & set(payload["strings"]["columns"])
+
+
+def test_names_of_degrees_stand_apart_and_near_their_shares(tmp_path: Path) -> None:
+    table = read(write_page(make_run(tmp_path, kinds=(RESNET,), degrees=(0.2,)))).payload["tables"]["degrees"]
+    last = [i for i, step in enumerate(table["step"]) if step == STEPS[-1]]
+    assert all(place is None for i, place in enumerate(table["label_at"]) if i not in last)
+    heights = [(table["share"][i] ** 0.5, table["label_at"][i] ** 0.5) for i in last]
+    for (_, above), (_, below) in itertools.pairwise(heights):
+        assert above - below > 0.044 * 0.8**0.5
+    assert heights[0][0] == pytest.approx(heights[0][1]) and all(abs(a - b) < 0.08 for a, b in heights)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            (0.2, -0.2),
+            "rises from 60 % [58, 62] to 80 % [78, 82] in ResNet-20 and "
+            "falls from 60 % [58, 62] to 40 % [38, 42] in DenseNet-22",
+        ),
+        (
+            (0.2, 0.03),
+            "rises from 60 % [58, 62] to 80 % [78, 82] in ResNet-20 and "
+            "does not measurably change from 63 % [61, 65] in DenseNet-22",
+        ),
+        (
+            (0.03, 0.0),
+            "does not measurably change from 63 % [61, 65] in ResNet-20 and 60 % [58, 62] in DenseNet-22: "
+            "nothing moves",
+        ),
+    ],
+)
+def test_the_title_of_degrees_is_a_finding(tmp_path: Path, changes: tuple[float, float], expected: str) -> None:
+    path = write_page(make_run(tmp_path, degrees=changes))
+    found = titles(path)["degrees"].replace("\u00a0", " ")
+    assert found == f"Of the output’s variance, the part of degree 1 in the input {expected}"
+    text = read(path).text
+    assert "At 2 of 40 records the estimator warns (heavy tails and truncation)" in text
+    assert "mean degree 2.00 [1.90, 2.12] at the first record, 2.00 [1.90, 2.12] at the last" in text
+
+
+def test_one_record_of_degrees_and_constant_outputs(tmp_path: Path) -> None:
+    one = titles(write_page(make_run(tmp_path / "one", steps=(0,), degrees=(0.2, 0.2))))
+    assert one["degrees"] == "One record only: nothing to compare over training"
+    run = make_run(tmp_path, kinds=(RESNET,), steps=(0, 1, 10), degrees=(0.2,))
+    path = run / "tables" / "degrees.parquet"
+    table = pq.read_table(path)
+    nothing = [
+        row | {"share": None, "share_low": None, "share_high": None, "mean_degree": None} for row in table.to_pylist()
+    ]
+    pq.write_table(table.from_pylist(nothing, table.schema), path)
+    assert titles(write_page(run))["degrees"] == "Of which degrees in the input the output is made"
+    # Constant at first: what comes after is compared.
+    pq.write_table(table.from_pylist(nothing[:8] + table.to_pylist()[8:], table.schema), path)
+    assert "in the input rises from 6" in titles(write_page(run))["degrees"]
 
 
 # Security ---------------------------------------------------------------------------------------------------
@@ -325,6 +402,15 @@ def damage(run: Path, what: str) -> None:
         case "other networks":
             content["networks"][0] |= {"name": "X", "slug": "x"}
             summary.write_text(json.dumps(content))
+        case "other degrees":
+            degrees = run / "tables" / "degrees.parquet"
+            pq.write_table(pq.read_table(degrees).slice(0, 10), degrees)
+        case "uneven degrees":
+            degrees = run / "tables" / "degrees.parquet"
+            pq.write_table(pq.read_table(degrees).slice(1), degrees)
+        case "no share":
+            degrees = run / "tables" / "degrees.parquet"
+            pq.write_table(pq.read_table(degrees).drop_columns(["share"]), degrees)
         case "other steps":
             steps = run / "tables" / "steps.parquet"
             pq.write_table(pq.read_table(steps).slice(1), steps)
@@ -344,10 +430,13 @@ def damage(run: Path, what: str) -> None:
         ("other networks", "ResNet-20, X"),
         ("other steps", "steps.parquet"),
         ("no depth", "depth None"),
+        ("other degrees", "degrees.parquet"),
+        ("uneven degrees", "not the same at every step"),
+        ("no share", "no column share"),
     ],
 )
 def test_bad_runs_are_refused_and_the_old_page_stays(tmp_path: Path, what: str, names: str) -> None:
-    run = make_run(tmp_path, steps=(0, 1, 10))
+    run = make_run(tmp_path, steps=(0, 1, 10), degrees=(0.2, 0.1))
     before = write_page(run).read_bytes()
     damage(run, what)
     with pytest.raises(RecordError, match=re.escape(names)):
@@ -400,6 +489,28 @@ def test_every_figure_is_drawn(chromium: Any, tmp_path: Path, constants: str, sc
         assert len(sizes) >= 13 and max(sizes) < 80
         labels = [chart.get_attribute("aria-label") for chart in page.query_selector_all(".chart")]
         assert len(labels) == 7 and all(text and re.search("ResNet-20|DenseNet-22", text) for text in labels)
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 380)])
+def test_degrees_are_drawn(chromium: Any, tmp_path: Path, scheme: str, width: int) -> None:
+    path = write_page(make_run(tmp_path, degrees=(0.2, 0.1)))
+    with headless.opened(chromium, path, width=width, scheme=scheme) as (page, wrong):
+        for marks in counts(page, "degrees"):
+            assert marks["line"] == marks["area"] == 7 and marks["symbol"] == 7 * len(STEPS) and marks["rule"] == 1
+        section = page.locator('section[data-figure="degrees"]')
+        labels = section.locator(".chart").first.locator(".mark-text:not(.role-axis-label):not(.role-axis-title) text")
+        shown = [text for text in labels.all_text_contents() if text in ("1", "2", "3", "4", "5–6", "7–9", "10+")]
+        assert {"5–6", "7–9", "10+"} <= set(shown)
+        strokes = section.locator(".mark-line path").evaluate_all("all => all.map((p) => getComputedStyle(p).stroke)")
+        swatches = section.locator(".legend line").evaluate_all("all => all.map((l) => getComputedStyle(l).stroke)")
+        assert len(set(swatches)) == 7 and sorted(strokes) == sorted(2 * swatches)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        alternative = section.locator(".chart").first.get_attribute("aria-label")
+        assert alternative is not None and "at step 440: 80 % of degree 1, " in alternative
+        section.locator("summary").click()
+        assert section.locator("tbody tr").first.inner_text().split("\t")[:4] == ["ResNet-20", "0", "1", "0.6000"]
+        assert section.locator("tbody tr").count() == 2 * 7 * len(STEPS)
     assert wrong == []
 
 

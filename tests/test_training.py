@@ -185,6 +185,27 @@ def test_by_depth_constants_and_other_units(tmp_path: Path) -> None:
     assert run(tmp_path / "named", networks=(RESNET,), recording=named).unit == "modules"
 
 
+def test_degrees_are_recorded_where_they_are_asked_for(whole: Path, tmp_path: Path) -> None:
+    own = Recording(probe=16, calibration=32, ratio=4.0, batch_size=16, replicates=20, degrees=True)
+    run(tmp_path / "run", networks=(MLP,), recording=own)
+    table = read_parquet(tmp_path / "run" / "tables" / "degrees.parquet")
+    recorded = Timeline.from_directory(tmp_path / "run" / "networks" / "mlp" / "records")
+    assert table.columns[0] == "network" and set(table["network"]) == {"MLP"}
+    assert recorded.degrees is not None and table["share"][1:] == pytest.approx(
+        recorded.degrees["share"][1:], nan_ok=True
+    )
+    for found in recorded.degree_spectra:
+        assert found is not None and found.inputs.startswith("Gaussian with the mean and covariance of 32 samples")
+        assert found.details["circles"] == 256 and found.details["replicates"] == 20
+    # Beside the degrees nothing changes.
+    spectrum = read_parquet(tmp_path / "run" / "tables" / "spectrum.parquet")
+    steps = sorted(set(spectrum["step"]))
+    plain = [row for row in read_parquet(whole / "tables" / "spectrum.parquet").where(network="MLP").rows()]
+    shares = {(row["step"], row["origin"], row["depth"]): row["norm_share"] for row in plain}
+    assert steps == [0, 1, 4, 12]
+    assert all(shares[r["step"], r["origin"], r["depth"]] == r["norm_share"] for r in spectrum.rows())
+
+
 # --- threads ---
 
 
