@@ -67,10 +67,10 @@ class Ends:
         """The scale, as Vega-Lite has it."""
         if self.kind == "ordinal":
             return {"domain": [rounded(value) for value in self.domain]}
-        kind: Spec = {"type": self.kind}
+        kind: Spec = {"type": self.kind} if self.kind == "log" else {"type": self.kind, "zero": False}
         if self.smallest is not None:
-            kind = {"type": "symlog", "constant": rounded(self.smallest)}
-        return {**kind, "domain": [rounded(end) for end in self.domain], "nice": False, "zero": False}
+            kind = {"type": "symlog", "constant": rounded(self.smallest), "zero": False}
+        return {**kind, "domain": [rounded(end) for end in self.domain], "nice": False}
 
 
 def all_ends(chart: Chart, tables: Mapping[str, Sequence[Row]]) -> list[dict[Role, Ends]]:
@@ -186,9 +186,7 @@ def _log(axis: Axis, own: Sequence[float], beyond: Sequence[float], role: Role) 
     bottom, top = bottom if axis.low is None else axis.low, top if axis.high is None else axis.high
     ticks = _log_ticks(max(bottom, least if zero else 0.0), top)
     cut = any(not bottom <= end <= top for end in beyond)
-    return Ends(
-        str(axis.label), "log", (bottom, top), (0.0,) * zero + ticks, smallest=least if zero else None, cut=cut
-    )
+    return Ends(str(axis.label), "log", (bottom, top), (0.0,) * zero + ticks, smallest=least if zero else None, cut=cut)
 
 
 def _log_ticks(low: float, high: float) -> tuple[float, ...]:
