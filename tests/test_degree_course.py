@@ -329,7 +329,8 @@ def test_other_inputs(options: Any, method: str, tmp_path: Path) -> None:
     if method == "ladder":
         np.testing.assert_allclose(energies[1], own.spectrum["share"] * own.variance, rtol=1e-12)
     timeline.save(tmp_path / "t")
-    assert Timeline.load(tmp_path / "t").degrees.to_arrow() == table.to_arrow()
+    again = Timeline.load(tmp_path / "t").degrees
+    assert again is not None and again.to_arrow() == table.to_arrow()
 
 
 # Directories.

@@ -99,7 +99,8 @@ class Repeated:
 
     def _tried(self, model: Any) -> str:
         """Measure as little as can be measured; the fingerprint of the target, if there is one."""
-        target, seen = self._options.get("target"), []
+        target: Any = self._options.get("target")
+        seen: list[Tensor] = []
 
         def noted(x: Tensor) -> Tensor:
             seen.append(target(x))

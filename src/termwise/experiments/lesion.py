@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from termwise import nets
+from termwise.charts import Axis, Chart, Plot
 from termwise.data import DataSet, load
 from termwise.deletion import Curve, deletion, plain_layers, t_interval
 from termwise.experiments.common import Expected, trained
@@ -73,7 +74,39 @@ def measure(job: Job) -> Rows:
 
 def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     """What is left of the accuracy, beside what was expected."""
-    return Conclusion(summarised(rows["draws"]))
+    left = summarised(rows["draws"])
+    found = [
+        {
+            "quantity": f"accuracy of {each['network']}, {each['removed']} removed, statistics {each['statistics']}",
+            **{"found": each["accuracy"], "low": each["accuracy_low"], "high": each["accuracy_high"]},
+            **{name: each[name] for name in ("expected", "verdict")},
+        }
+        for each in left
+    ]
+    names = ("network", "removed", "statistics", "accuracy", "accuracy_low", "accuracy_high", "worst")
+    return Conclusion(found, (), {"left": [{name: each[name] for name in names} for each in left]}, (_chart(left),))
+
+
+def _chart(left: Sequence[Mapping[str, Any]]) -> Chart:
+    """What is left of each network, by the number of blocks (layers) removed."""
+    alone = {each["network"]: each["accuracy"] for each in reversed(left) if each["removed"] == 1}
+    kept = " and ".join(f"{network} {accuracy:.2f}" for network, accuracy in reversed(alone.items()))
+    title = say("Without one block or layer the accuracy is {kept}", kept=kept or "not known")
+    plots = tuple(
+        Plot(
+            "left",
+            "points",
+            Axis("removed", say("blocks (layers) removed"), "ordinal"),
+            Axis("accuracy", say("accuracy on test data, mean over draws"), low=0.0, high=1.0),
+            "network",
+            ("accuracy_low", "accuracy_high"),
+            where={"statistics": statistics},
+            heading=say("statistics {statistics}", statistics=statistics),
+        )
+        for statistics in dict.fromkeys(each["statistics"] for each in left)
+    )
+    reading = say("Blocks are removed at random, and nothing is trained again; whiskers are 95 % intervals over seeds.")
+    return Chart("left", title, reading, plots)
 
 
 def summarised(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -60,12 +60,13 @@ def _value(plot: Plot, row: Row) -> str:
 
 def _tiles(plot: Plot, rows: Sequence[Row], x: Ends, y: Ends) -> str:
     assert plot.value is not None
-    there = [row for row in rows if known([row[plot.value]])]
+    value = plot.value
+    there = [row for row in rows if known([row[value]])]
     words: dict[str, Any] = {"value": plot.value.replace("_", " "), "x": x.label, "y": y.label, "count": len(there)}
     if not there:
         return say("plot.alt.tiles.none", **words)
     for name, choose in (("least", min), ("most", max)):
-        row = choose(there, key=lambda row: row[plot.value])
+        row = choose(there, key=lambda row: row[value])
         at = {"x": _text(row[plot.x.column]), "y": _text(row[plot.y.column])}
         words[name] = say("plot.alt.tile", value=_text(row[plot.value]), **at)
     return say("plot.alt.tiles", **words)

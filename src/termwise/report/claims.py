@@ -27,7 +27,7 @@ def verdict(studies: Sequence[Study]) -> str:
     if total == 1:
         return say(f"claims.single.{next(iter(counts))}")
     if len(counts) == 1:
-        return say(f"claims.all.{next(iter(counts))}", total=total)
+        return say(f"claims.{'both' if total == 2 else 'all'}.{next(iter(counts))}", total=total)
     kinds = ((kind, counts[kind]) for kind in VERDICTS if counts[kind])
     parts = [say(f"claims.{kind}.{'one' if n == 1 else 'many'}", count=n) for kind, n in kinds]
     return say("claims.some", total=total, parts=listing(parts))
@@ -103,14 +103,20 @@ def found(row: Row) -> Html:
     if abs(value) < 1e-3 and half < 1e-3:
         value, low, high = (number(each, 3) for each in (value, low, high))
     else:
-        places = min(6, max(0, 1 - math.floor(math.log10(half))))
+        # As many decimals as the interval has a use for, and two digits of the value at the least.
+        power = math.floor(math.log10(half))
+        own = 1 - math.floor(math.log10(abs(value))) if value else 0
+        places = min(6, max(0, own, -power + (half < 3 * 10.0**power)))
         value, low, high = (f"{each:,.{places}f}" for each in (value, low, high))
     interval = element("small", say("claims.interval", low=_signed(low), high=_signed(high)))
     return element("span", _signed(value), " ", interval)
 
 
 def _signed(text: str) -> str:
-    return text.replace("-", "−", 1) if text.startswith("-") else text
+    """With a minus sign for a hyphen, and none before zero."""
+    if not text.startswith("-"):
+        return text
+    return text[1:] if set(text[1:]) <= set("0.") else f"−{text[1:]}"
 
 
 def others(study: Study, level: int) -> Html:
@@ -151,7 +157,7 @@ def _texts(values: Sequence[Any]) -> list[str]:
     numbers = [value for value in values if isinstance(value, float) and math.isfinite(value)]
     least = min((abs(value) for value in numbers if value), default=1.0)
     most = max(map(abs, numbers), default=0.0)
-    places = min(4, max(1, 3 - math.floor(math.log10(most)))) if most else 1
+    places = min(4, max(1, 2 - math.floor(math.log10(most)))) if most else 1
 
     def text(value: Any) -> str:
         if value is None:
@@ -170,13 +176,13 @@ def _texts(values: Sequence[Any]) -> list[str]:
 def methods(study: Study, level: int) -> Html:
     """Protocol, seeds and versions, and what gives the result again."""
     settings = study.settings
-    protocol = [(name.replace("_", " "), _setting(value)) for name, value in settings.protocol.items()]
+    protocol = {name.replace("_", " "): value for name, value in settings.protocol.items()}
     entries: list[tuple[str, object]] = [
+        (say("methods.protocol"), _setting(protocol)),
         (say("methods.seeds"), _seeds(settings.seeds)),
-        *protocol,
-        (say("methods.versions"), say("methods.versions.all", versions=_setting(settings.versions))),
         (say("methods.intervals"), say("methods.intervals.seeds", seeds=SEEDS)),
-        (say("methods.again"), element("code", again(study))),
+        (say("methods.versions"), _setting(settings.versions)),
+        (say("methods.command"), element("code", command(study))),
         (say("methods.file"), say("methods.file.text", name=study.path.name)),
     ]
     pairs = [Html(element("dt", name) + element("dd", text)) for name, text in entries]
@@ -192,7 +198,8 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def _setting(value: Any) -> str:
     if isinstance(value, Mapping):
-        return say("comma").join(say("methods.setting", name=name, value=_setting(v)) for name, v in value.items())
+        pairs = (say("methods.setting", name=name, value=_setting(each)) for name, each in value.items())
+        return say("semicolon").join(pairs)
     if isinstance(value, (list, tuple)):
         return say("comma").join(map(_setting, value)) or say("none")
     if isinstance(value, bool):
@@ -202,7 +209,7 @@ def _setting(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else say("none") if value is None else str(value)
 
 
-def again(study: Study) -> str:
+def command(study: Study) -> str:
     """The command that gives the result, or the call where no command does."""
     name, settings = study.result.name, study.settings
     if settings.seeds == list(range(len(settings.seeds))):

@@ -37,6 +37,15 @@ class ExperimentsPage:
         return say("experiments.title") if len(self.studies) > 1 else str(self.studies[0].result.question)
 
     @property
+    def eyebrow(self) -> str:
+        """What page this is."""
+        if len(self.studies) > 1:
+            return say("experiments.eyebrow")
+        count = len(self.studies[0].settings.seeds)
+        seeds = say("experiments.seeds.one") if count == 1 else say("experiments.seeds.many", count=count)
+        return say("experiments.eyebrow.one", name=self.studies[0].result.name, seeds=seeds)
+
+    @property
     def verdict(self) -> str:
         """How many expectations hold."""
         return claims.verdict(self.studies)

@@ -20,6 +20,7 @@ from termwise.report.strings import say
 from termwise.report.tables import rounded
 
 LINE, CHARACTER = 22, 6.3  # of a name, in characters; the width of one, in pixels
+LINES, LINE_HEIGHT = 3, 12  # of a name; in pixels
 WRITTEN = 24  # up to so many bars and points have their number beside them
 COLUMNS = 8  # and tiles, where no more stand beside each other
 ABOVE = 13  # pixels between the labels of lines across
@@ -106,7 +107,8 @@ class Drawing:
         ends, upright = (self.x, not self.turned) if role == "x" else (self.y, self.turned)
         axis = self._horizontal(ends) if upright else self._vertical(ends)
         if ends.kind == "ordinal":
-            scale = {**ends.scale(), **({"padding": 0.04} if self.plot.kind == "tiles" else {})}
+            apart = {"tiles": {"padding": 0.04}, "bars": {"paddingInner": 0.25, "paddingOuter": 0.15}}
+            scale = {**ends.scale(), **apart.get(self.plot.kind, {})}
             return {"type": "ordinal", "sort": None, "scale": scale, "axis": axis}
         scale = ends.scale()
         if role == "y" and self.turned and self.numbered and self.plot.y.high is None and ends.kind == "linear":
@@ -141,7 +143,7 @@ class Drawing:
             axis |= {
                 "labelExpr": "wrapped[indexof(names, datum.value)]",
                 "labelLimit": self.gutter,
-                "labelLineHeight": 12,
+                "labelLineHeight": LINE_HEIGHT,
             }
         return axis
 
@@ -160,9 +162,8 @@ def turned(plot: Plot, x: Ends) -> bool:
 
 
 def wrapped(name: str) -> list[str]:
-    """A name in two lines at most."""
-    lines = textwrap.wrap(name, LINE) or [""]
-    return lines if len(lines) <= 2 else [lines[0], textwrap.shorten(" ".join(lines[1:]), LINE, placeholder="…")]
+    """A name in lines, not too many."""
+    return textwrap.wrap(name, LINE, max_lines=LINES, placeholder=" …") or [""]
 
 
 def gutter(plot: Plot, x: Ends, y: Ends) -> float:
@@ -199,7 +200,9 @@ def layers(drawing: Drawing) -> list[Spec]:
 def height(drawing: Drawing) -> int:
     """Of the plot without its axes, in pixels."""
     if drawing.turned:
-        return max(60, len(drawing.x.domain) * (14 * max(1, len(drawing.order)) + 12))
+        lines = max((len(wrapped(name)) for name in drawing.x.domain), default=1)
+        own = max(14 * max(1, len(drawing.order)) + 12, LINE_HEIGHT * lines + 10)
+        return max(60, len(drawing.x.domain) * own)
     if drawing.plot.kind == "tiles":
         count = max(1, len(drawing.y.domain))
         return round(count * min(34, max(18, 300 / count)))
@@ -263,7 +266,8 @@ def _points(drawing: Drawing) -> list[Spec]:
 
 def _bars(drawing: Drawing) -> list[Spec]:
     mark = {"type": "bar", "style": "series-bar", "clip": True}
-    encoding = {**drawing.at(y=drawing.measured()), "color": drawing.color, "tooltip": drawing.tooltip}
+    ends = {"y": {**drawing.measured(), "stack": None}, "y2": {"datum": 0}}
+    encoding = {**drawing.at(**ends), "color": drawing.color, "tooltip": drawing.tooltip}
     return [{"mark": mark, "encoding": encoding}, *_whiskers(drawing, "whisker"), *_numbers(drawing)]
 
 
@@ -349,7 +353,7 @@ def _bound_labels(drawing: Drawing) -> list[Spec]:
         for row, labels in enumerate(stacked(drawing)):
             for at, label in labels:
                 align = "right" if _fraction(drawing.y, at) > 0.6 else "left"
-                mark = {"type": "text", "style": "bound-label", "align": align, "baseline": "bottom"}
+                mark = {"type": "text", "align": align, "baseline": "bottom"}
                 found.append((at, label, {**mark, "dy": -4 - ABOVE * row}, {"y": {"value": 0}}))
     else:
         found = [

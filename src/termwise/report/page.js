@@ -13,7 +13,7 @@
     rows[name] = columns[keys[0]].map((_, i) => Object.fromEntries(keys.map((key) => [key, columns[key][i]])));
   }
 
-  // A place on a ramp of the style sheet, between two of its six stops.
+  // So many places on a ramp of the style sheet, between its six stops.
   function ramp(name, count) {
     const stops = [0, 1, 2, 3, 4, 5].map((i) => color(`${name}-${i}`).match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16)));
     return Array.from({ length: count }, (_, i) => {

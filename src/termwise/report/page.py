@@ -129,7 +129,7 @@ def _of_experiments(studies: Sequence[Study]) -> _Contents:
     payload = _payload(embedded.tables, claims | _figures(page.figures), embedded.headings)
     return _Contents(
         title=page.title,
-        eyebrow=say("experiments.eyebrow"),
+        eyebrow=page.eyebrow,
         name=page.title,
         verdict=escape(page.verdict),
         head=page.head(),

@@ -17,6 +17,7 @@ from termwise.report.strings import number, say
 from termwise.report.tables import Columns, rounded
 
 STOPS = 6  # of a ramp, and the number of colours for categories
+DEGREES = 7  # that have a colour of their own
 Orders = Mapping[str, list[Any]]
 
 
@@ -142,6 +143,8 @@ def _palette(plot: Plot, order: list[Any]) -> Spec:
     """A scale from series to colours, by the names that the style sheet gives these."""
     if plot.colours == "category":
         return {"domain": order, "range": [f"network-{i % STOPS}" for i in range(len(order))]}
+    if plot.colours == "degree" and all(isinstance(value, int) and 0 <= value < DEGREES for value in order):
+        return {"domain": order, "range": [f"degree-{value}" for value in order]}
     if len(order) > STOPS:
         return {"domain": order, "range": {"ramp": plot.colours, "count": len(order)}}
     return {"domain": order, "range": [f"{plot.colours}-{stop}" for stop in _spread(len(order))]}
@@ -155,7 +158,7 @@ def _spread(count: int) -> list[int]:
 def _tones(chart: Chart, plot: Plot, study: Study) -> Spec:
     """A scale from what tiles show to colours, the same in all panels; of two signs, with zero in its middle."""
     alike = [each for each in chart.plots if each.value is not None and each.value == plot.value]
-    values = known(row[each.value] for each in alike for row in shown(each, study.tables[each.table]))
+    values = known(row[each.value] for each in alike for row in shown(each, study.tables[each.table]) if each.value)
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if low < 0 < high:
         low, high = -max(-low, high), max(-low, high)
@@ -163,14 +166,14 @@ def _tones(chart: Chart, plot: Plot, study: Study) -> Spec:
         low, high = min(low, 0.0), max(high, 0.0) or 1.0
     ramp = "split" if low < 0 < high else "ramp"
     ends = [rounded(low + i * (high - low) / 4) for i in range(5)]
-    return {"type": "linear", "domain": ends, "range": [f"{ramp}-{i}" for i in range(5)]}
+    return {"type": "linear", "domain": ends, "range": [f"{ramp}-{i}" for i in range(5)], "interpolate": "rgb"}
 
 
 def _key(plot: Plot, series: list[Any], palette: Spec, tones: Spec) -> list[tuple[str, str]]:
     """What the colours mean: words, and the style of the sample beside them."""
     if plot.kind == "tiles":
         assert plot.value is not None
-        low, high = (number(float(tones["domain"][i])) for i in (0, -1))
+        low, high = (number(float(tones["domain"][i])).replace("-", "−") for i in (0, -1))
         ramp = tones["range"][0].rpartition("-")[0]
         return [(say("plot.key.tones", value=heading(plot.value, []), low=low, high=high), f"ramp {ramp}")]
     if plot.series is None or not series:

@@ -93,7 +93,7 @@ def _study(path: Path) -> Study:
             raise _wrong(path, f"{sentence.template!r} does not fit its values ({error!r})") from error
     saved = {"found": result.found, **result.tables}
     read = [plot.table for chart in result.charts for plot in chart.plots]
-    wanted = dict.fromkeys([*read, *([] if result.beside is None else [result.beside])])
+    wanted: dict[str, None] = dict.fromkeys([*read, *([] if result.beside is None else [result.beside])])
     if missing := [name for name in wanted if name not in saved]:
         raise _wrong(path, f"there is no table {', '.join(map(repr, missing))} in it")
     tables = {name: _rows(saved[name]) for name in wanted}

@@ -67,10 +67,10 @@ class Ends:
         """The scale, as Vega-Lite has it."""
         if self.kind == "ordinal":
             return {"domain": [rounded(value) for value in self.domain]}
-        kind: Spec = {"type": self.kind}
+        kind: Spec = {"type": self.kind} if self.kind == "log" else {"type": self.kind, "zero": False}
         if self.smallest is not None:
-            kind = {"type": "symlog", "constant": rounded(self.smallest)}
-        return {**kind, "domain": [rounded(end) for end in self.domain], "nice": False, "zero": False}
+            kind = {"type": "symlog", "constant": rounded(self.smallest), "zero": False}
+        return {**kind, "domain": [rounded(end) for end in self.domain], "nice": False}
 
 
 def all_ends(chart: Chart, tables: Mapping[str, Sequence[Row]]) -> list[dict[Role, Ends]]:
