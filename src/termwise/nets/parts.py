@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from termwise.errors import UsageError
@@ -25,8 +27,24 @@ def initialise(model: nn.Module) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def residual_stages(blocks: int, width: int, block: Callable[[int, int], nn.Module]) -> nn.Sequential:
+    """Three stages of `blocks` blocks each, of `width`, 2 `width` and 4 `width` channels.
+
+    Args:
+        blocks: in each stage.
+        width: channels of the input, and of the first stage.
+        block: makes one from its numbers of channels, in and out; where they differ it halves the resolution.
+    """
+    stages = nn.Sequential()
+    before = width
+    for after in (width, 2 * width, 4 * width):
+        stages.append(nn.Sequential(block(before, after), *(block(after, after) for _ in range(blocks - 1))))
+        before = after
+    return stages
 
 
 def layers_per_stage(network: str, depth: int, *, fixed: int, period: int) -> int:
