@@ -6,9 +6,9 @@ first block to the last unchanged:
 
     v -> shortcut(v) + gain * conv(relu(norm(conv(relu(norm(v)))))).
 
-As in the paper's appendix, the norm and ReLU before the first block stand in front of its shortcut too, and the last
-block is followed by a norm and a ReLU.  Stages, widths and the padded shortcut of a block that halves the resolution
-are those of `termwise.nets.resnet`.
+A last norm and ReLU stand in front of the pooling.  Stages, widths and the padded shortcut of a block that halves the
+resolution are those of `termwise.nets.resnet`.  Unlike the paper's, the first block is as all others: its shortcut
+takes what the first convolution gives, and not what norm and ReLU make of it.
 
 Without norms nothing keeps the stream small.  Under the weights of He et al. 2015 a branch is as large as its input (S.
 De, S. Smith 2020, arXiv 2002.10444, section 3), so that the mean square grows by 1 + gain^2 in each block.  In front of
@@ -18,6 +18,8 @@ the classifier the features are divided by the growth that is expected of all bl
 
 All weights are without biases, so this is the network that divides every sum by its growth, and every path has the same
 share in both.
+
+Without norms a learning rate of 0.001 to 0.003, and no more, trains 24 blocks of width 8 on the digits.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class PreActResNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(4 * width, classes)
         self.growth = 1.0 if norm else (1 + gain**2) ** (3 * blocks / 2)
-        initialise(self)
+        initialise(self, "fan_out" if norm else "fan_in")
+        if not norm:
+            nn.init.kaiming_normal_(self.classifier.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to logits (N, classes)."""

@@ -9,7 +9,8 @@ A block is
     v -> relu( shortcut(v) + norm(conv(relu(norm(conv(v))))) ).
 
 With `zero_init` the scale of the last norm of each block is zero at first (P. Goyal et al., *Accurate, Large Minibatch
-SGD: Training ImageNet in 1 Hour*, 2017, arXiv 1706.02677, section 5.1): no branch brings anything before it has learned.
+SGD: Training ImageNet in 1 Hour*, 2017, arXiv 1706.02677, section 5.1): no branch brings anything before it has
+learned.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Squeeze-and-excitation residual networks for small images.
 
-J. Hu, L. Shen, G. Sun, *Squeeze-and-Excitation Networks*, 2017 (arXiv 1709.01507).  The result of each branch is scaled,
-channel by channel, with what its mean over the image says (section 3, equations 2 to 4; section 3.3 for the place in a
-residual block):
+J. Hu, L. Shen, G. Sun, *Squeeze-and-Excitation Networks*, 2017 (arXiv 1709.01507).  The result of each branch
+is scaled, channel by channel, with what its mean over the image says (section 3, equations 2 to 4; section 3.3 for the
+place in a residual block):
 
     v -> relu( shortcut(v) + s(u) u ),      u = norm(conv(relu(norm(conv(v)))))
     s(u) = sigmoid(W2 relu(W1 mean(u))),    W1 of C to C / reduction, W2 back

@@ -2,8 +2,8 @@
 
 A. Radford et al., *Language Models are Unsupervised Multitask Learners*, 2019 (GPT-2): an embedding of each token and
 a learned one of its position, the Pre-LN blocks of `termwise.nets.attention` under a causal mask, a last norm, and a
-linear layer without a bias to the logits of the next token.  Tied, that layer has the weights of the embedding (O. Press,
-L. Wolf 2016, arXiv 1608.05859).  No dropout.
+linear layer without a bias to the logits of the next token.  Tied, that layer has the weights of the embedding (O.
+Press, L. Wolf 2016, arXiv 1608.05859).  No dropout.
 """
 
 from __future__ import annotations
