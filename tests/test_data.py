@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import itertools
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from termwise import datafiles
 from termwise.data import DataSet, load
 from termwise.datafiles import load_callable, read_idx
 from termwise.errors import DataError, UsageError
+from termwise.sequences import induction, least_loss
 
 FASHION = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 
@@ -544,3 +547,58 @@ def test_bad_tokens_are_refused(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=message):
             load(f"tokens:{tmp_path / name}")
+
+
+# --- sequences that repeat themselves ---
+
+
+def test_induction_alternates_and_repeats_its_segment() -> None:
+    data = load("induction")
+    assert data.train_inputs.shape == data.train_targets.shape == (4096, 32) and data.test_inputs.shape == (512, 32)
+    assert data.classes == 16 and "0.478 nats" in data.title
+    whole = torch.cat([data.train_inputs, data.train_targets[:, -1:]], dim=1)
+    assert torch.equal(whole[:, 1:], data.train_targets)
+    counts: dict[int, int] = {}
+    for sequence in whole.tolist():
+        period = sequence.index(sequence[0], 1)
+        counts[period] = counts.get(period, 0) + 1
+        assert len(set(sequence[:period])) == period
+        assert all(sequence[i] == sequence[i % period] for i in range(33))
+        assert all((a < 8) != (b < 8) for a, b in itertools.pairwise(sequence))
+    assert sorted(counts) == [6, 8, 10, 12] and all(924 < n < 1124 for n in counts.values())  # 1024, and 3.6 deviations
+    assert torch.bincount(whole[:, 0], minlength=16).min() > 200  # of 256
+    assert load("induction").sha256 == data.sha256 != load("induction", size=24).sha256
+
+
+@pytest.mark.parametrize("length", [24, 32])
+def test_the_least_loss_of_induction_is_that_of_the_best_predictor(length: int) -> None:
+    """Bayes' rule over the periods, on the sequences themselves: its loss must be the entropy in the mean."""
+    sequences = induction(length, 4000, seed=1)
+    losses = [-math.log(chance) for sequence in sequences.tolist() for chance in best_chances(sequence)]
+    per_sequence = np.array(losses).reshape(len(sequences), length).mean(axis=1)
+    error = per_sequence.std() / len(sequences) ** 0.5
+    assert abs(per_sequence.mean() - least_loss(length)) < 4 * error < 0.01
+
+
+def best_chances(sequence: list[int]) -> list[float]:
+    """What is expected of each symbol after the first, knowing how sequences are made."""
+    weights = dict.fromkeys((6, 8, 10, 12), 0.25)
+    chances = []
+    for i in range(1, len(sequence)):
+        given = {}
+        for period in weights:
+            if i >= period:
+                given[period] = float(sequence[i] == sequence[i - period])
+            else:
+                alphabet = range(8) if sequence[i - 1] >= 8 else range(8, 16)
+                left = set(alphabet) - set(sequence[:i])
+                given[period] = 1 / len(left) if sequence[i] in left else 0.0
+        joint = {period: weight * given[period] for period, weight in weights.items()}
+        chances.append(sum(joint.values()))
+        weights = {period: weight / chances[-1] for period, weight in joint.items()}
+    return chances
+
+
+def test_too_short_sequences_of_induction_are_refused() -> None:
+    with pytest.raises(UsageError, match="sequences of 23 tokens are too short; give at least 24"):
+        load("induction", size=23)

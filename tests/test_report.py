@@ -153,7 +153,8 @@ def test_degrees_are_embedded_as_they_are(tmp_path: Path) -> None:
     assert embedded["share"] == pytest.approx([row["share"] for row in stored], rel=1e-5)
     assert [payload["networks"][n] for n in embedded["network"]] == [row["network"] for row in stored]
     assert embedded["degree"][:7] == ["1", "2", "3", "4", "5–6", "7–9", "10+"]
-    columns = payload["figures"]["degrees"]["columns"]
+    (shown,) = payload["figures"]["degrees"]["tables"]
+    columns = shown["columns"]
     assert columns[:6] == ["network", "step", "degree", "share", "share_low", "share_high"]
     assert set(columns) <= set(embedded) & set(payload["strings"]["columns"])
 

@@ -288,7 +288,7 @@ def test_a_divergence_keeps_what_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: NetworkConfig("a", "transformer"), "family 'transformer' is unknown; one of densenet, mlp"),
+        (lambda: NetworkConfig("a", "nothing"), "family 'nothing' is unknown; one of densenet, lstm"),
         (lambda: config(networks=()), "at least one"),
         (lambda: config(networks=(MLP, MLP)), "a name of its own"),
         (lambda: config(seed=-1), "seed -1"),
@@ -312,6 +312,12 @@ def test_networks_take_classes_and_channels_from_the_data() -> None:
     weights = [build_network(MLP, images(), seed).state_dict()["1.weight"] for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_networks_for_one_size_of_image_take_it_from_the_data() -> None:
+    for name, arguments in {"vit": {"depth": 1, "width": 8}, "lstm": {"hidden": 4}}.items():
+        model = build_network(NetworkConfig("a", name, arguments), images(), 0)
+        assert model(images().test_inputs[:2]).shape == (2, 3)
 
 
 # --- kills ---

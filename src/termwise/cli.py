@@ -30,7 +30,10 @@ app = App(
     version=lambda: version("termwise"),
 )
 
-_DATA = "What to measure on: digits | fashion-mnist[:DIR] | cifar10[:DIR] | tokens:FILE | FILE.npz | FILE.py:callable."
+_DATA = (
+    "What to measure on: digits | fashion-mnist[:DIR] | cifar10[:DIR] | induction | tokens:FILE | FILE.npz | "
+    "FILE.py:callable."
+)
 Data = Annotated[str, Parameter(help=_DATA)]
 Constants = Annotated[
     Literal["pooled", "by_depth"], Parameter(help="Keep what constants bring in one, or split it by depth as well.")
@@ -85,7 +88,11 @@ def demo(
 @app.command
 def train(
     networks: Annotated[
-        list[str], Parameter(help="resnet-20, resnet-20-projection, densenet-22-12, plain-20, or mlp-64-32-10.")
+        list[str],
+        Parameter(
+            help="resnet-20, resnet-20-projection, preact-resnet-20, se-resnet-20, sk-resnet-20, densenet-22-12, "
+            "plain-20, mlp-64-32-10, vit-4-64, or lstm-64."
+        ),
     ],
     /,
     *,
@@ -336,10 +343,15 @@ def _unit(units: Sequence[str] | None) -> Any:
 
 
 _SPELLINGS = {
-    "resnet": (r"resnet-?(\d+)(-projection)?", "resnet-20 or resnet-20-projection"),
-    "densenet": (r"densenet-?(\d+)-(\d+)", "densenet-22-12 (depth, growth)"),
-    "plain": (r"plain-?(\d+)", "plain-20"),
-    "mlp": (r"mlp((?:-\d+){2,})", "mlp-64-32-10 (the width of every layer)"),
+    "resnet": (r"resnet-?(?P<depth>\d+)(?:-(?P<shortcut>projection))?", "resnet-20 or resnet-20-projection"),
+    "preact_resnet": (r"preact-resnet-?(?P<depth>\d+)", "preact-resnet-20"),
+    "se_resnet": (r"se-resnet-?(?P<depth>\d+)", "se-resnet-20"),
+    "sk_resnet": (r"sk-resnet-?(?P<depth>\d+)", "sk-resnet-20"),
+    "densenet": (r"densenet-?(?P<depth>\d+)-(?P<growth>\d+)", "densenet-22-12 (depth, growth)"),
+    "plain": (r"plain-?(?P<depth>\d+)", "plain-20"),
+    "mlp": (r"mlp(?P<sizes>(?:-\d+){2,})", "mlp-64-32-10 (the width of every layer)"),
+    "vit": (r"vit-?(?P<depth>\d+)-(?P<width>\d+)", "vit-4-64 (blocks, width)"),
+    "lstm": (r"lstm-?(?P<hidden>\d+)(?:-(?P<layers>\d+))?", "lstm-64 or lstm-64-2 (width, layers)"),
 }
 
 
@@ -349,18 +361,18 @@ def _network(spelling: str) -> Any:
 
     for family, (pattern, _) in _SPELLINGS.items():
         match = re.fullmatch(pattern, spelling)
-        if match is None:
-            continue
-        if family == "mlp":
-            return NetworkConfig(spelling, family, {"sizes": [int(n) for n in match[1].split("-")[1:]]})
-        arguments: dict[str, Any] = {"depth": int(match[1])}
-        if family == "densenet":
-            arguments["growth"] = int(match[2])
-        if family == "resnet" and match[2]:
-            arguments["shortcut"] = "projection"
-        return NetworkConfig(spelling, family, arguments)
+        if match is not None:
+            given = {name: text for name, text in match.groupdict().items() if text is not None}
+            return NetworkConfig(spelling, family, {name: _argument(text) for name, text in given.items()})
     forms = "; ".join(form for _, form in _SPELLINGS.values())
     raise UsageError(f"network {spelling!r} is unknown. Write {forms}.")
+
+
+def _argument(text: str) -> Any:
+    """A number, a list of numbers with a dash in front of each, or a word."""
+    if text.startswith("-"):
+        return [int(number) for number in text[1:].split("-")]
+    return int(text) if text.isdigit() else text
 
 
 def _run(config: Any, directory: Path) -> None:

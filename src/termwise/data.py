@@ -26,11 +26,13 @@ from torch import Tensor
 
 from termwise.datafiles import Arrays, load_callable, read_cifar10, read_fashion_mnist, read_npz, read_tokens
 from termwise.errors import DataError, UsageError
+from termwise.sequences import ALPHABET, induction, least_loss
 
 FORMS = {
     "digits": "UCI handwritten digits, part of the installation",
     "fashion-mnist[:DIR]": "Fashion-MNIST, four IDX files, gzipped or not",
     "cifar10[:DIR]": "CIFAR-10, binary version",
+    "induction": "synthetic sequences of tokens that repeat themselves; the next token is the target",
     "tokens:FILE": "token numbers: .npy, or .bin of unsigned 16-bit numbers; the next token is the target",
     "FILE.npz": "arrays inputs and targets (or x and y), perhaps test_inputs and test_targets",
     "FILE.py:callable": "runs that file; the function returns a DataSet, or (inputs, targets)",
@@ -38,6 +40,7 @@ FORMS = {
 """What `load` understands, and in a few words what it is: for help and messages."""
 
 TEST_SHARE = 0.2
+INDUCTION = (4096, 512)  # sequences for training and for testing
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -102,7 +105,7 @@ def load(spec: str, *, size: int | None = None) -> DataSet:
         spec: one of the forms in `FORMS`.  A folder that is not given is looked for in $TERMWISE_DATA
             (itself, or its subfolder of that name), then in /usr/share/datasets.
         size: side in pixels to which images are resized, bilinearly; None leaves them as they are, but the
-            digits, which are 8x8, become 16x16.  For a stream of tokens, the length of a sequence (128).
+            digits, which are 8x8, become 16x16.  Of tokens, the length of a sequence (128; induction 32).
 
     Returns:
         The same bits for the same files and arguments.
@@ -126,6 +129,8 @@ def load(spec: str, *, size: int | None = None) -> DataSet:
         return _fashion_mnist(directory, size)
     if name == "cifar10":
         return _cifar10(directory, size)
+    if spec == "induction":
+        return _induction(32 if size is None else size)
     if name == "tokens" and directory is not None:
         return _tokens(directory, size)
     raise UsageError(_unknown(spec, name))
@@ -191,12 +196,22 @@ def _tokens(path: Path, size: int | None) -> DataSet:
     held = max(1, round(TEST_SHARE * len(sequences)))
     if len(sequences) < 2:
         raise DataError(f"{path}: {len(sequences)} sequence(s) are too few to hold a fifth back; give a longer file.")
+    parts = _next_tokens(sequences, held)
+    return DataSet(path.stem, path.name, f"the file {path.name}", *parts, int(sequences.max()) + 1)
+
+
+def _induction(length: int) -> DataSet:
+    parts = _next_tokens(induction(length, INDUCTION[0] + INDUCTION[1]), INDUCTION[1])
+    title = f"Induction, {length} tokens; the least possible loss is {least_loss(length):.3f} nats a token"
+    return DataSet("induction", title, "drawn by Termwise itself", *parts, 2 * ALPHABET)
+
+
+def _next_tokens(sequences: np.ndarray, held: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs and targets for training, and those of the last `held` sequences."""
     tokens = torch.from_numpy(sequences)
     train, test = tokens[:-held], tokens[-held:]
-    classes = int(tokens.max()) + 1
-    parts = (train[:, :-1], train[:, 1:], test[:, :-1], test[:, 1:])
-    x, y, x_test, y_test = (part.contiguous() for part in parts)
-    return DataSet(path.stem, path.name, f"the file {path.name}", x, y, x_test, y_test, classes)
+    x, y, x_test, y_test = (part.contiguous() for half in (train, test) for part in (half[:, :-1], half[:, 1:]))
+    return x, y, x_test, y_test
 
 
 def _call(spec: str, size: int | None) -> DataSet:

@@ -60,9 +60,14 @@ __all__ = [
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "densenet": nets.densenet,
+    "lstm": nets.lstm,
     "mlp": nets.mlp,
     "plain": nets.plain,
+    "preact_resnet": nets.preact_resnet,
     "resnet": nets.resnet,
+    "se_resnet": nets.se_resnet,
+    "sk_resnet": nets.sk_resnet,
+    "vit": nets.vit,
 }
 
 
@@ -72,7 +77,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: for people, any text.
         family: one of `BUILDERS`.
-        arguments: of the builder; `classes` and `channels` are taken from the data where they are not given.
+        arguments: of the builder; `classes`, `channels` and `size` (of images) are taken from the data where not given.
     """
 
     name: str
@@ -176,7 +181,7 @@ def build_network(network: NetworkConfig, data: DataSet, seed: int) -> nn.Module
     """
     builder = BUILDERS[network.family]
     known = inspect.signature(builder).parameters
-    of_data = {"classes": data.classes, "channels": data.train_inputs.shape[1]}
+    of_data = {"classes": data.classes, "channels": data.train_inputs.shape[1], "size": data.train_inputs.shape[-1]}
     arguments = {name: value for name, value in of_data.items() if name in known} | network.arguments
     try:
         inspect.signature(builder).bind(**arguments)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 from torch import nn
 
 from termwise.errors import UsageError
@@ -12,21 +15,38 @@ def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(model: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
     """Set the initial weights of He et al. 2015 (arXiv 1502.01852, eq. 14 for the backward signal).
 
-    Convolutions are drawn from N(0, 2 / (kernel area x channels out)), norms are the identity, and the
+    Convolutions are drawn from N(0, 2 / (kernel area x channels out)), or by `mode` with the channels in, which keeps
+    the size of the forward signal (eq. 10); norms are the identity, and the
     classifier's bias is zero; its weights are those that torch gives a linear layer, as in the code of the
     original papers.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def residual_stages(blocks: int, width: int, block: Callable[[int, int], nn.Module]) -> nn.Sequential:
+    """Three stages of `blocks` blocks each, of `width`, 2 `width` and 4 `width` channels.
+
+    Args:
+        blocks: in each stage.
+        width: channels of the input, and of the first stage.
+        block: makes one from its numbers of channels, in and out; where they differ it halves the resolution.
+    """
+    stages = nn.Sequential()
+    before = width
+    for after in (width, 2 * width, 4 * width):
+        stages.append(nn.Sequential(block(before, after), *(block(after, after) for _ in range(blocks - 1))))
+        before = after
+    return stages
 
 
 def layers_per_stage(network: str, depth: int, *, fixed: int, period: int) -> int:

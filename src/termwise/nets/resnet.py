@@ -7,17 +7,23 @@ full, half and quarter resolution, average pooling and a linear classifier, so t
 A block is
 
     v -> relu( shortcut(v) + norm(conv(relu(norm(conv(v))))) ).
+
+With `zero_init` the scale of the last norm of each block is zero at first (P. Goyal et al., *Accurate, Large Minibatch
+SGD: Training ImageNet in 1 Hour*, 2017, arXiv 1706.02677, section 5.1): no branch brings anything before it has
+learned.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from termwise.errors import UsageError
-from termwise.nets.parts import conv3x3, initialise, layers_per_stage, require_positive
+from termwise.nets.parts import conv3x3, initialise, layers_per_stage, require_positive, residual_stages
 
 Shortcut = Literal["pad", "projection"]
 
@@ -68,22 +74,26 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, three stages of blocks, a classifier; built by `resnet`."""
+    """A stem, three stages of blocks, a classifier; built by `resnet`, and of other blocks by its relatives.
 
-    def __init__(self, blocks: int, classes: int, channels: int, width: int, shortcut: Shortcut) -> None:
+    Args:
+        blocks: in each stage.
+        classes: number of logits.
+        channels: of the input.
+        width: channels of the first stage.
+        block: makes a block from its numbers of channels, in and out.
+    """
+
+    def __init__(
+        self, blocks: int, classes: int, channels: int, width: int, block: Callable[[int, int], nn.Module]
+    ) -> None:
         super().__init__()
         self.conv = conv3x3(channels, width)
         self.norm = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
-        stages = []
-        before = width
-        for after in (width, 2 * width, 4 * width):
-            same = (Block(after, after, shortcut) for _ in range(blocks - 1))
-            stages.append(nn.Sequential(Block(before, after, shortcut), *same))
-            before = after
-        self.stages = nn.Sequential(*stages)
+        self.stages = residual_stages(blocks, width, block)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(before, classes)
+        self.classifier = nn.Linear(4 * width, classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +103,15 @@ class ResNet(nn.Module):
         return self.classifier(v.flatten(1))
 
 
-def resnet(depth: int, *, classes: int = 10, channels: int = 3, width: int = 16, shortcut: Shortcut = "pad") -> ResNet:
+def resnet(
+    depth: int,
+    *,
+    classes: int = 10,
+    channels: int = 3,
+    width: int = 16,
+    shortcut: Shortcut = "pad",
+    zero_init: bool = False,
+) -> ResNet:
     """The CIFAR ResNet of `depth` weight layers: 20, 32, 44, 56 and 110 in the paper.
 
     Args:
@@ -103,6 +121,7 @@ def resnet(depth: int, *, classes: int = 10, channels: int = 3, width: int = 16,
         width: channels of the first stage; 16 in the paper.
         shortcut: what passes a block that changes shape: "pad" (option A, the paper's choice on CIFAR) or
             "projection" (option B).
+        zero_init: whether the last norm of each branch begins with the scale 0 (Goyal et al. 2017).
 
     Raises:
         UsageError: the depth is not 6n + 2, a size is below 1, or the shortcut is unknown.
@@ -111,4 +130,8 @@ def resnet(depth: int, *, classes: int = 10, channels: int = 3, width: int = 16,
     require_positive("resnet", classes=classes, channels=channels, width=width)
     if shortcut not in SHORTCUTS:
         raise UsageError(f"resnet: shortcut {shortcut!r} is unknown; choose one of {', '.join(SHORTCUTS)}.")
-    return ResNet(blocks, classes, channels, width, shortcut)
+    model = ResNet(blocks, classes, channels, width, partial(Block, shortcut=shortcut))
+    for module in model.modules() if zero_init else ():
+        if isinstance(module, Block):
+            nn.init.zeros_(module.norm2.weight)
+    return model

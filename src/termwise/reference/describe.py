@@ -17,8 +17,9 @@ from termwise.reference.network import Dense, Linear, Node, Nonlinearity, Norm, 
 def describe(model: nn.Module) -> Node:
     """Write a model down as a tree, by a converter written by hand for every class that it is built of.
 
-    Served are the networks of `termwise.nets`, the layers of `torch.nn` that they are built of, and
-    `nn.Sequential`. For a class of your own: `@describe.register`, a function from the module to a node.
+    Served are the networks of `termwise.nets` that are sums and concatenations of layers (`resnet`, `preact_resnet`,
+    `densenet`, `plain`, `mlp`: neither gates nor attention nor recurrence), the layers of `torch.nn` that they are
+    built of, and `nn.Sequential`. For a class of your own: `@describe.register`, a function from the module to a node.
 
     Args:
         model: a module in evaluation mode. Describe it again after its parameters have changed.
@@ -42,6 +43,7 @@ def _describe_net(model: nn.Module) -> Node | None:
     """The tree of a network of `termwise.nets`, or of one of its blocks; None for anything else."""
     # Imported when called: the networks stand below this module and nothing else here needs them.
     from termwise.nets.densenet import DenseLayer, DenseNet
+    from termwise.nets.preact import PreActBlock, PreActResNet
     from termwise.nets.resnet import Block, PadShortcut, ResNet
 
     match model:
@@ -50,6 +52,15 @@ def _describe_net(model: nn.Module) -> Node | None:
             return Sequence((Residual(branch, describe(model.shortcut)), describe(model.relu)))
         case PadShortcut():
             return Linear(model)
+        case PreActBlock():
+            gain = model.gain
+            layers = (model.norm1, model.relu, model.conv1, model.norm2, model.relu, model.conv2)
+            branch = Sequence((_chain(*layers), Linear(lambda v: gain * v)))
+            return Residual(branch, describe(model.shortcut))
+        case PreActResNet():
+            growth = model.growth
+            pooled = _chain(model.conv, model.stages, model.norm, model.relu, model.pool, nn.Flatten())
+            return Sequence((pooled, Linear(lambda v: v / growth), describe(model.classifier)))
         case DenseLayer():
             return Dense(describe(model.branch))
         case ResNet():
