@@ -16,6 +16,7 @@ import transformers
 
 from termwise import DepthProfile, data, nets, profile
 from termwise.cli import main
+from termwise.training import build_network
 
 MODEL = "from termwise import nets\n\n\ndef build():\n    return nets.mlp([12, 8, 3])\n"
 
@@ -76,6 +77,34 @@ def test_train_writes_a_run_and_report_writes_its_page_again(here: Path, capsys:
     assert run(*command, "--name", name) == 0
     assert run(*command, "--seed", "1") == 1
     assert "seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spelling", "family", "arguments"),
+    [
+        ("resnet-20", "resnet", {"depth": 20}),
+        ("resnet20-projection", "resnet", {"depth": 20, "shortcut": "projection"}),
+        ("preact-resnet-20", "preact_resnet", {"depth": 20}),
+        ("se-resnet-20", "se_resnet", {"depth": 20}),
+        ("sk-resnet-20", "sk_resnet", {"depth": 20}),
+        ("densenet-22-12", "densenet", {"depth": 22, "growth": 12}),
+        ("plain-20", "plain", {"depth": 20}),
+        ("mlp-64-32-10", "mlp", {"sizes": [64, 32, 10]}),
+        ("vit-4-64", "vit", {"depth": 4, "width": 64}),
+        ("lstm-64", "lstm", {"hidden": 64}),
+        ("lstm-64-2", "lstm", {"hidden": 64, "layers": 2}),
+    ],
+)
+def test_networks_as_they_are_spelled(
+    monkeypatch: pytest.MonkeyPatch, spelling: str, family: str, arguments: dict[str, Any]
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("termwise.cli._run", lambda config, directory: seen.append(config))
+    assert run("train", spelling, "--directory", "r") == 0
+    (network,) = seen[0].networks
+    assert (network.name, network.family, network.arguments) == (spelling, family, arguments)
+    images = data.load("digits", size=8)
+    assert build_network(network, images, 0).eval()(images.test_inputs[:2]).shape == (2, 10)
 
 
 @pytest.mark.parametrize(

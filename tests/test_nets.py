@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -85,8 +86,8 @@ def test_the_parameters_that_gates_add_to_a_resnet() -> None:
     # In groups, each output channel sees so much less; both convolutions of every unit.
     assert parameters(sk_resnet(20)) - parameters(sk_resnet(20, groups=4)) == 2 * 9 * sum(seconds) * 3 // 4
     # A larger network has more hidden units than the least: 4 * 192 channels / 16 = 48.
-    wide = sk_resnet(8, width=192).stages[2]
-    assert isinstance(wide, nn.Sequential) and wide[0].select.select.in_features == 48
+    hidden = sk_resnet(8, width=192).get_parameter("stages.2.0.select.select.weight").shape[1]
+    assert hidden == 48
 
 
 def test_the_parameters_of_a_preactivation_network() -> None:
@@ -212,7 +213,7 @@ def test_a_selective_kernel_is_split_fuse_and_select() -> None:
     narrow, wide = unit.narrow(v), unit.wide(v)
     # A 3x3 kernel of dilation 2 is a 5x5 one with holes.
     holes = torch.zeros(6, 2, 5, 5, dtype=torch.float64)
-    holes[:, :, ::2, ::2] = unit.wide[0].weight
+    holes[:, :, ::2, ::2] = unit.get_parameter("wide.0.weight").detach()
     norm = unit.wide[1]
     assert torch.allclose(wide, F.relu(norm(F.conv2d(v, holes, padding=2, groups=2))))
     z = unit.fuse((narrow + wide).mean(dim=(2, 3)))
@@ -312,10 +313,10 @@ class Silent:
     seconds = 0.0
     recorded: tuple[int, ...] = ()
 
-    def step(self, _n: int, **_scalars: float) -> bool:
+    def step(self, n: int, **scalars: Any) -> bool:
         return False
 
-    def finish(self, _n: int, **_scalars: float) -> None:
+    def finish(self, n: int, **scalars: Any) -> None:
         return None
 
 

@@ -16,10 +16,9 @@ the classifier the features are divided by the growth that is expected of all bl
 
     (1 + gain^2)^(blocks / 2).
 
-All weights are without biases, so this is the network that divides every sum by its growth, and every path has the same
-share in both.
-
-Without norms a learning rate of 0.001 to 0.003, and no more, trains 24 blocks of width 8 on the digits.
+The convolutions are without biases, so this is the network that divides every sum by its growth, and every path has the
+same share in both.  The rates at which networks with norms learn are too high for it: 24 blocks of width 16 learned the
+16x16 digits at a peak rate of 0.006 (batches of 32, 15 epochs; a test accuracy of 0.91 to 0.98 over four seeds).
 """
 
 from __future__ import annotations
