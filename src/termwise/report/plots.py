@@ -13,7 +13,7 @@ from termwise.report.layers import Drawing, gutter, heading, height, layers, wra
 from termwise.report.markup import slug
 from termwise.report.results import Row, Study, plain, shown
 from termwise.report.scales import all_ends, known
-from termwise.report.strings import number, say
+from termwise.report.strings import number, say, signed
 from termwise.report.tables import Columns, rounded
 
 STOPS = 6  # of a ramp, and the number of colours for categories
@@ -173,7 +173,7 @@ def _key(plot: Plot, series: list[Any], palette: Spec, tones: Spec) -> list[tupl
     """What the colours mean: words, and the style of the sample beside them."""
     if plot.kind == "tiles":
         assert plot.value is not None
-        low, high = (number(float(tones["domain"][i])).replace("-", "−") for i in (0, -1))
+        low, high = (signed(number(float(tones["domain"][i]))) for i in (0, -1))
         ramp = tones["range"][0].rpartition("-")[0]
         return [(say("plot.key.tones", value=heading(plot.value, []), low=low, high=high), f"ramp {ramp}")]
     if plot.series is None or not series:
@@ -193,4 +193,4 @@ def _key(plot: Plot, series: list[Any], palette: Spec, tones: Spec) -> list[tupl
 
 
 def _named(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else number(value)
+    return value if isinstance(value, str) else signed(f"{value:,}" if isinstance(value, int) else number(value))

@@ -351,3 +351,10 @@ def integer(value: int) -> str:
 def seconds(value: float) -> str:
     """A duration."""
     return f"{value:.1f} s" if value < 60 else f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def signed(text: str) -> str:
+    """A number as it is written, with a minus sign for a hyphen, and none before zero."""
+    if not text.startswith("-"):
+        return text
+    return text[1:] if set(text[1:]) <= set("0.") else f"−{text[1:]}"
