@@ -256,7 +256,8 @@ ENGLISH: dict[str, str] = {
     "claims.verdict": "verdict",
     "claims.interval": "[{low}, {high}]",
     "claims.read": "Found is the mean over seeds, with its 95 % interval in brackets. An expectation holds where the "
-    "whole interval is on its side, and fails where the whole interval is on the other; else it is undecided.",
+    "whole interval lies within it, and fails where the whole interval lies outside, on one side; else it is "
+    "undecided.",
     "claims.none": "Nothing was expected of what was measured.",
     "claims.single.holds": "What was expected holds.",
     "claims.single.fails": "What was expected fails.",
