@@ -453,6 +453,24 @@ def test_bars_are_as_long_as_their_numbers(chromium: Any, directory: Path) -> No
     assert wrong == []
 
 
+def test_numbers_stand_beyond_what_they_belong_to(chromium: Any, tmp_path: Path) -> None:
+    values = {"up": (2.0, 1.0, 4.0), "down": (-3.0, -5.0, -1.0), "alone": (1.5, None, None)}
+    rows = [{"x": name, "y": y, "y_low": low, "y_high": high} for name, (y, low, high) in values.items()]
+    drawing = plot("bars", x="ordinal", interval=("y_low", "y_high"))
+    box = "all => all.map((item) => { const at = item.getBoundingClientRect(); return [at.left, at.right]; })"
+    with headless.opened(chromium, write_page(one_chart(tmp_path, rows, drawing)), width=380) as (page, wrong):
+        bars, whiskers = (
+            page.eval_on_selector_all(f".chart .mark-{kind} > *", box)
+            for kind in ("rect", "rule:not([class*=role-axis])")
+        )
+        texts = page.locator(".chart .mark-text:not([class*=role-axis]) text")
+        numbers = dict(zip(texts.all_text_contents(), texts.evaluate_all(box), strict=True))
+    up, down, alone = bars
+    assert numbers["2.00"][0] > max(up[1], whiskers[0][1]) and numbers["1.50"][0] > alone[1]
+    assert numbers["−3.00"][1] < min(down[0], whiskers[1][0])
+    assert wrong == []
+
+
 def test_a_name_has_one_colour_in_all_charts(chromium: Any, directory: Path) -> None:
     with headless.opened(chromium, write_page(directory)) as (page, wrong):
         stroke = "(path) => getComputedStyle(path).stroke"

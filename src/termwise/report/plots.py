@@ -83,7 +83,8 @@ def _sorted(values: Mapping[Any, None]) -> list[Any]:
 def _figure(study: Study, chart: Chart, places: Mapping[str, tuple[str, dict[str, str]]], orders: Orders) -> Figure:
     pairs = list(zip(chart.plots, all_ends(chart, study.tables), strict=True))
     wide = max(gutter(plot, ends["x"], ends["y"]) for plot, ends in pairs)
-    panels, key = [], {}
+    panels: list[Panel] = []
+    key: dict[tuple[str, str], tuple[str, str]] = {}  # by words and colour: a line and a dot of it are told once
     for plot, ends in pairs:
         rows = shown(plot, study.tables[plot.table])
         series = _series(plot, rows)
@@ -92,13 +93,14 @@ def _figure(study: Study, chart: Chart, places: Mapping[str, tuple[str, dict[str
         table, ids = places[plot.table]
         drawing = Drawing(plot, ids, rows, ends["x"], ends["y"], palette, series, wide, tones)
         panels.append(_panel(drawing, table))
-        key |= dict(_key(plot, series, palette, tones))
+        for words, style in _key(plot, series, palette, tones):
+            key.setdefault((words, style.partition(" ")[2]), (style, words))
     return Figure(
         slug(f"{study.result.name}-{chart.name}"),
         str(chart.title),
         str(chart.reading),
         panels,
-        [(style, words) for words, style in key.items()],
+        [*key.values()],
         shown=_shown(chart, places),
     )
 
