@@ -262,7 +262,7 @@ def test_the_model_is_left_as_found(options: Any, monkeypatch: pytest.MonkeyPatc
     unchanged(before, snapshot(model))
     assert recorder.step(4)
     unchanged(before, snapshot(model))
-    monkeypatch.setattr("termwise.degree.circle._powers", lambda *_: 1 / 0)
+    monkeypatch.setattr("termwise.degree.circle.one_sided", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         recorder.step(6)
     unchanged(before, snapshot(model))
