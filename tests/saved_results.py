@@ -139,9 +139,9 @@ def saved(directory: Path, seeds: Sequence[int] = range(5), protocol: Any = None
     return directory
 
 
-def changed(directory: Path, name: str = "toy", **fields: Any) -> Path:
+def changed(directory: Path, **fields: Any) -> Path:
     """The directory, with other things in its result."""
-    path = directory / f"{name}.termwise"
+    path = directory / "toy.termwise"
     dataclasses.replace(Result.load(path), **fields).save(path)
     return directory
 

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from termwise import DepthProfile, Timeline, rules
+from termwise.experiments import NAMES, find
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, LARGE = DOCS / "add-a-rule.md", DOCS / "large-models.md"
@@ -86,6 +87,13 @@ def test_the_script_for_large_models_runs(tmp_path: Path, capsys: pytest.Capture
     assert len(found) == 1
     exec(compile(found[0], str(LARGE), "exec"), {"directory": tmp_path, "tokens": torch.randint(50, (1, 6))})
     assert "output (1, 1, 50)" in capsys.readouterr().out
+
+
+def test_the_page_on_experiments_has_them_all() -> None:
+    page = (DOCS / "experiments.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*?) \|", page.partition("## What is expected")[0], re.MULTILINE)
+    assert rows == [(name, str(find(name).question)) for name in NAMES]
+    assert {name for name in NAMES if f"| `{name}` |" in page.partition("## What is expected")[2]} == {*NAMES}
 
 
 def test_the_page_on_large_models_is_what_the_benchmark_wrote() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,6 +193,8 @@ def test_the_command_prints_what_was_found(name: str, capsys: pytest.CaptureFixt
     assert "its numbers and verdicts show nothing" in printed
     assert {"expected", "verdict"} <= set(result.found.columns)
     assert set(result.found["verdict"]) <= {"", "undecided"}
+    page = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    assert all(words in page for words in result.found["expected"])
 
 
 def test_the_defaults_are_the_published_sizes() -> None:

@@ -317,8 +317,13 @@ def experiment(
 
 
 @app.command
-def report(run: Annotated[Path, Parameter(help="The directory of a finished run.")], /) -> None:
-    """Write the page of a run again, from its tables."""
+def report(
+    run: Annotated[
+        Path, Parameter(help="The directory of a finished run, or of experiments; or one saved experiment.")
+    ],
+    /,
+) -> None:
+    """Write the page of a run, or of experiments, again, from what is saved."""
     from termwise.report import write_page
 
     print(f"report: {write_page(run)}")

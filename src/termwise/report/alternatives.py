@@ -8,7 +8,7 @@ from typing import Any
 from termwise.charts import Plot
 from termwise.report.results import Row
 from termwise.report.scales import Ends, known
-from termwise.report.strings import number, say
+from termwise.report.strings import number, say, signed
 
 FEW = 8  # up to so many values are all said
 
@@ -17,7 +17,7 @@ def alternative(plot: Plot, rows: Sequence[Row], x: Ends, y: Ends) -> str:
     """Every series of a panel with its first, last, least and greatest value, and the lines across."""
     head = [] if plot.heading is None else [say("plot.alt.heading", heading=plot.heading)]
     body = [_tiles(plot, rows, x, y)] if plot.kind == "tiles" else _all_series(plot, rows, x, y)
-    marks = [say("plot.alt.mark", at=number(float(mark.at)), label=mark.label) for mark in plot.marks]
+    marks = [say("plot.alt.mark", at=_text(float(mark.at)), label=mark.label) for mark in plot.marks]
     return " ".join([*head, *body, *marks])
 
 
@@ -75,4 +75,4 @@ def _tiles(plot: Plot, rows: Sequence[Row], x: Ends, y: Ends) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return f"{value:,}" if isinstance(value, int) else number(value)
+    return signed(f"{value:,}" if isinstance(value, int) else number(value))

@@ -15,7 +15,7 @@ from termwise.experiments.common import SEEDS
 from termwise.report.layers import heading
 from termwise.report.markup import Html, element, join
 from termwise.report.results import VERDICTS, Row, Study
-from termwise.report.strings import integer, listing, number, say
+from termwise.report.strings import integer, listing, number, say, signed
 
 
 def verdict(studies: Sequence[Study]) -> str:
@@ -99,7 +99,7 @@ def found(row: Row) -> Html:
     there = [each for each in (low, high) if each is not None and math.isfinite(each)]
     half = (high - low) / 2 if len(there) == 2 else 0.0
     if not half:
-        return element("span", _signed(number(value, 4)) if value is None or math.isfinite(value) else say("infinite"))
+        return element("span", signed(number(value, 4)) if value is None or math.isfinite(value) else say("infinite"))
     if abs(value) < 1e-3 and half < 1e-3:
         value, low, high = (number(each, 3) for each in (value, low, high))
     else:
@@ -108,15 +108,8 @@ def found(row: Row) -> Html:
         own = 1 - math.floor(math.log10(abs(value))) if value else 0
         places = min(6, max(0, own, -power + (half < 3 * 10.0**power)))
         value, low, high = (f"{each:,.{places}f}" for each in (value, low, high))
-    interval = element("small", say("claims.interval", low=_signed(low), high=_signed(high)))
-    return element("span", _signed(value), " ", interval)
-
-
-def _signed(text: str) -> str:
-    """With a minus sign for a hyphen, and none before zero."""
-    if not text.startswith("-"):
-        return text
-    return text[1:] if set(text[1:]) <= set("0.") else f"−{text[1:]}"
+    interval = element("small", say("claims.interval", low=signed(low), high=signed(high)))
+    return element("span", signed(value), " ", interval)
 
 
 def others(study: Study, level: int) -> Html:
@@ -164,8 +157,8 @@ def _texts(values: Sequence[Any]) -> list[str]:
             return ""
         if isinstance(value, float) and math.isfinite(value):
             plain = 10**-places <= least and most < 1e6
-            return _signed(f"{value:,.{places}f}" if plain else number(value, 4))
-        return _signed(integer(value)) if isinstance(value, int) else str(value)
+            return signed(f"{value:,.{places}f}" if plain else number(value, 4))
+        return signed(integer(value)) if isinstance(value, int) else str(value)
 
     return [text(value) for value in values]
 

@@ -111,10 +111,16 @@ class Drawing:
             scale = {**ends.scale(), **apart.get(self.plot.kind, {})}
             return {"type": "ordinal", "sort": None, "scale": scale, "axis": axis}
         scale = ends.scale()
-        if role == "y" and self.turned and self.numbered and self.plot.y.high is None and ends.kind == "linear":
-            low, high = scale["domain"]
-            scale["domain"] = [low, rounded(high + 0.16 * (high - low))]  # room for the numbers
+        if role == "y" and self.turned and self.numbered and ends.kind == "linear":
+            scale["domain"] = self._roomy(*scale["domain"])
         return {"type": "quantitative", "scale": scale, "axis": axis}
+
+    def _roomy(self, low: float, high: float) -> list[float]:
+        """The ends of an axis with room for numbers beside what is drawn, where it is not said where it ends."""
+        room, axis = 0.16 * (high - low), self.plot.y
+        negative = any(value < 0 for value in known(row[axis.column] for row in self.rows))
+        left = room if negative and axis.low is None else 0.0
+        return [rounded(low - left), rounded(high + (room if axis.high is None else 0.0))]
 
     @property
     def numbered(self) -> bool:
@@ -152,7 +158,9 @@ class Drawing:
             return {}
         words = {"values": [rounded(tick) for tick in ends.ticks], "format": ends.format}
         if ends.kind == "log":
-            words["labelExpr"] = "format(datum.value, datum.value >= 1e4 ? '~s' : '~g')"
+            words["labelExpr"] = "format(datum.value, datum.value >= 1e4 ? '~s' : datum.value < 1e-3 ? '~e' : '~g')"
+        if ends.kind == "log" or ends.format == "~e":
+            words["labelExpr"] = f"datum.value == 0 ? '0' : {words.get('labelExpr', 'datum.label')}"
         return words
 
 
@@ -272,20 +280,21 @@ def _bars(drawing: Drawing) -> list[Spec]:
 
 
 def _numbers(drawing: Drawing) -> list[Spec]:
-    """The number beside each bar or point of a turned plot, right of all that belongs to it."""
+    """The number beside each bar or point of a turned plot, beyond all that belongs to it: left of what is negative."""
     values = known(row[drawing.plot.y.column] for row in drawing.rows)
     if not drawing.numbered or not values:
         return []
     value = drawing.ids[drawing.plot.y.column]
-    others = [drawing.ids[drawing.plot.interval[1]]] if drawing.plot.interval else []
-    ends = [f"(isValid(datum.{name}) ? datum.{name} : datum.{value})" for name in others]
-    start = ["0"] * (drawing.plot.kind == "bars")
-    right = {"calculate": f"max({', '.join([f'datum.{value}', *ends, *start])})", "as": "right"}
-    there = {"filter": {"field": value, "valid": True}}
-    mark = {"type": "text", "style": "number", "align": "left", "baseline": "middle", "dx": 6}
+    low, high = (drawing.ids[name] for name in drawing.plot.interval or (drawing.plot.y.column,) * 2)
     text = {"field": value, "type": "quantitative", "format": form(values)}
-    encoding = {**drawing.at(y=drawing.measured("right")), "text": text}
-    return [{"transform": [there, right], "mark": mark, "encoding": encoding}]
+    found: list[Spec] = []
+    for test, furthest, end, align, dx in ((">=", "max", high, "left", 6), ("<", "min", low, "right", -6)):
+        own = {"filter": f"isValid(datum.{value}) && datum.{value} {test} 0"}
+        beyond = f"isValid(datum.{end}) ? {furthest}(datum.{value}, datum.{end}) : datum.{value}"
+        mark = {"type": "text", "style": "number", "align": align, "baseline": "middle", "dx": dx}
+        encoding = {**drawing.at(y=drawing.measured("beyond")), "text": text}
+        found.append({"transform": [own, {"calculate": beyond, "as": "beyond"}], "mark": mark, "encoding": encoding})
+    return found
 
 
 def _tiles(drawing: Drawing) -> list[Spec]:

@@ -13,7 +13,7 @@ from termwise.report.layers import Drawing, gutter, heading, height, layers, wra
 from termwise.report.markup import slug
 from termwise.report.results import Row, Study, plain, shown
 from termwise.report.scales import all_ends, known
-from termwise.report.strings import number, say
+from termwise.report.strings import number, say, signed
 from termwise.report.tables import Columns, rounded
 
 STOPS = 6  # of a ramp, and the number of colours for categories
@@ -83,7 +83,8 @@ def _sorted(values: Mapping[Any, None]) -> list[Any]:
 def _figure(study: Study, chart: Chart, places: Mapping[str, tuple[str, dict[str, str]]], orders: Orders) -> Figure:
     pairs = list(zip(chart.plots, all_ends(chart, study.tables), strict=True))
     wide = max(gutter(plot, ends["x"], ends["y"]) for plot, ends in pairs)
-    panels, key = [], {}
+    panels: list[Panel] = []
+    key: dict[tuple[str, str], tuple[str, str]] = {}  # by words and colour: a line and a dot of it are told once
     for plot, ends in pairs:
         rows = shown(plot, study.tables[plot.table])
         series = _series(plot, rows)
@@ -92,13 +93,14 @@ def _figure(study: Study, chart: Chart, places: Mapping[str, tuple[str, dict[str
         table, ids = places[plot.table]
         drawing = Drawing(plot, ids, rows, ends["x"], ends["y"], palette, series, wide, tones)
         panels.append(_panel(drawing, table))
-        key |= dict(_key(plot, series, palette, tones))
+        for words, style in _key(plot, series, palette, tones):
+            key.setdefault((words, style.partition(" ")[2]), (style, words))
     return Figure(
         slug(f"{study.result.name}-{chart.name}"),
         str(chart.title),
         str(chart.reading),
         panels,
-        [(style, words) for words, style in key.items()],
+        [*key.values()],
         shown=_shown(chart, places),
     )
 
@@ -173,7 +175,7 @@ def _key(plot: Plot, series: list[Any], palette: Spec, tones: Spec) -> list[tupl
     """What the colours mean: words, and the style of the sample beside them."""
     if plot.kind == "tiles":
         assert plot.value is not None
-        low, high = (number(float(tones["domain"][i])).replace("-", "−") for i in (0, -1))
+        low, high = (signed(number(float(tones["domain"][i]))) for i in (0, -1))
         ramp = tones["range"][0].rpartition("-")[0]
         return [(say("plot.key.tones", value=heading(plot.value, []), low=low, high=high), f"ramp {ramp}")]
     if plot.series is None or not series:
@@ -193,4 +195,4 @@ def _key(plot: Plot, series: list[Any], palette: Spec, tones: Spec) -> list[tupl
 
 
 def _named(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else number(value)
+    return value if isinstance(value, str) else signed(f"{value:,}" if isinstance(value, int) else number(value))

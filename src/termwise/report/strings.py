@@ -256,7 +256,8 @@ ENGLISH: dict[str, str] = {
     "claims.verdict": "verdict",
     "claims.interval": "[{low}, {high}]",
     "claims.read": "Found is the mean over seeds, with its 95 % interval in brackets. An expectation holds where the "
-    "whole interval is on its side, and fails where the whole interval is on the other; else it is undecided.",
+    "whole interval lies within it, and fails where the whole interval lies outside, on one side; else it is "
+    "undecided.",
     "claims.none": "Nothing was expected of what was measured.",
     "claims.single.holds": "What was expected holds.",
     "claims.single.fails": "What was expected fails.",
@@ -351,3 +352,10 @@ def integer(value: int) -> str:
 def seconds(value: float) -> str:
     """A duration."""
     return f"{value:.1f} s" if value < 60 else f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def signed(text: str) -> str:
+    """A number as it is written, with a minus sign for a hyphen, and none before zero."""
+    if not text.startswith("-"):
+        return text
+    return text[1:] if set(text[1:]) <= set("0.") else f"−{text[1:]}"
