@@ -16,6 +16,7 @@ from termwise.errors import RecordError, RunError, UsageError
 from termwise.experiments import NAMES, Result, find, run
 from termwise.experiments.common import Expected, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Progress, Rows
+from termwise.records import read_record, write_record
 from termwise.sentences import say
 
 
@@ -105,6 +106,19 @@ def test_a_result_is_read_back(tmp_path: Path) -> None:
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"no\.termwise"):
         Result.load(tmp_path / "no.termwise")
+
+
+@pytest.mark.parametrize(
+    "template", ["{lost}", "{x.__class__}", "{x[0]}", "{x!r}", "{x:>999999999}", "{x:{x}}", "{}", "{0}", "{x:d}", "{"]
+)
+def test_a_sentence_names_its_values_and_no_more(template: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not fit its values"):
+        say(template, x="text")
+    path = run(EXPERIMENT, [0]).save(tmp_path / "toy.termwise")
+    record = read_record(path, "experiment")
+    record.metadata["notes"] = [{"template": template, "values": {"x": "text"}}]
+    with pytest.raises(RecordError, match=r"toy\.termwise.*does not fit its values"):
+        Result.load(write_record(path, record))
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:

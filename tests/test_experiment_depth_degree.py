@@ -68,7 +68,7 @@ def test_the_charts_read_means_over_seeds() -> None:
     low, high = stats.t.interval(0.95, 4, 0.2, stats.sem([0.0, 0.1, 0.2, 0.3, 0.4]))
     assert line["upto_1"] == pytest.approx(0.2)
     assert (line["upto_1_low"], line["upto_1_high"]) == (pytest.approx(low), pytest.approx(high))
-    (tile,) = tables["tiles"].where(of="initial", depth=4, band=">= 16").rows()
+    (tile,) = tables["tiles"].where(of="initial", depth=4, band="m >= 16").rows()
     assert tile["share"] == pytest.approx(0.1)
 
 

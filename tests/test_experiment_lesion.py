@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from termwise.experiments import find, run
-from termwise.experiments.lesion import Protocol, summarised
+from termwise.experiments.lesion import Protocol, conclude
 
 
 def rows(network: str, removed: int, by_seed: dict[int, list[float]]) -> list[dict[str, Any]]:
@@ -20,14 +20,17 @@ def rows(network: str, removed: int, by_seed: dict[int, list[float]]) -> list[di
 
 def test_one_number_a_seed_and_the_interval_over_seeds() -> None:
     draws = {seed: [0.90 + 0.01 * seed, 0.98 - 0.005 * seed] for seed in range(5)}
-    (found,) = summarised(rows("resnet-50", 1, draws))
+    conclusion = conclude({"draws": rows("resnet-50", 1, draws)}, Protocol())
+    (found,) = conclusion.found
     means = np.array([np.mean(values) for values in draws.values()])
     low, high = stats.t.interval(0.95, 4, means.mean(), stats.sem(means))
-    assert found["accuracy"] == pytest.approx(means.mean())
-    assert (found["accuracy_low"], found["accuracy_high"]) == (pytest.approx(low), pytest.approx(high))
-    assert found["worst"] == 0.90
-    assert found["expected"] == "0.92 or more"
-    assert found["verdict"] == "holds"
+    assert found["found"] == pytest.approx(means.mean())
+    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert (found["expected"], found["verdict"]) == ("0.92 or more", "holds")
+    (left,) = conclusion.tables["left"]
+    assert (left["accuracy"], left["accuracy_low"]) == (pytest.approx(means.mean()), pytest.approx(low))
+    # The lower draw of seeds 0 to 4: 0.90, 0.91, 0.92, 0.93, 0.94.
+    assert left["worst"] == pytest.approx(0.92)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,8 @@ def test_one_number_a_seed_and_the_interval_over_seeds() -> None:
     ],
 )
 def test_the_verdict(accuracies: list[float], verdict: str) -> None:
-    (found,) = summarised(rows("resnet-50", 1, {seed: [value] for seed, value in enumerate(accuracies)}))
+    draws = rows("resnet-50", 1, {seed: [value] for seed, value in enumerate(accuracies)})
+    (found,) = conclude({"draws": draws}, Protocol()).found
     assert found["verdict"] == verdict
 
 
@@ -49,8 +53,10 @@ def test_the_verdict(accuracies: list[float], verdict: str) -> None:
 def test_of_the_plain_network_the_cost_is_judged_against_its_own_whole(cost: float, verdict: str) -> None:
     whole = {seed: [0.9 + 0.02 * seed] for seed in range(5)}
     cut = {seed: [value - cost + 0.001 * (seed % 2)] for seed, (value,) in whole.items()}
-    found = summarised([*rows("plain-20", 0, whole), *rows("plain-20", 1, cut)])
-    assert [row["verdict"] for row in found] == ["", verdict]
+    draws = [*rows("plain-20", 0, whole), *rows("plain-20", 1, cut)]
+    found = conclude({"draws": draws}, Protocol()).found
+    assert [line["verdict"] for line in found] == ["", "", verdict]
+    assert found[-1]["found"] == pytest.approx(cost - 0.0004)
 
 
 def test_every_draw_is_kept() -> None:

@@ -1,8 +1,7 @@
 """Degree in the input: the second axis, independent of depth.
 
 `circle` measures on Gaussian inputs, `walsh` on Boolean ones, `ladder` on real data; `entry.degrees` is the way in, and
-`spectrum.DegreeSpectrum` what comes out.  `terms`
-sets depth beside it: the terms of each depth on the same circles.
+`spectrum.DegreeSpectrum` what comes out.  `terms` sets depth beside it: the terms of each depth on such circles.
 """
 
 from termwise.degree.entry import degrees

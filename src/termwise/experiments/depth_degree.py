@@ -26,6 +26,7 @@ from termwise import nets
 from termwise.charts import Axis, Chart, Plot
 from termwise.data import DataSet, load
 from termwise.degree import DepthDegrees, depth_degrees
+from termwise.degree.tiles import BANDS
 from termwise.experiments.common import Expected, by_quantity, over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Training
@@ -36,7 +37,6 @@ from termwise.sentences import say
 H3 = "the smaller excess"
 EXPECTED = Expected("above 0", low=0.0)
 AGAINST = {"shuffled": "gates shuffled", "initial": "first weights"}
-BANDS = {"upto_1": "m <= 1", "upto_2": "m <= 2", "from_3_to_15": "3..15", "from_16": ">= 16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +114,13 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     for name in dict.fromkeys(value["network"] for value in rows["values"]):
         for quantity, values in by_quantity([v for v in rows["values"] if v["network"] == name]).items():
             expected = EXPECTED if quantity == H3 else None
-            found.append({"network": name, **row(quantity, values, expected)})
+            found.append(row(f"{quantity}, {name}", values, expected))
     residual, _ = _cells(protocol)
     by_depth = over_seeds(rows["terms"], ["network", "of", "depth"], ["weight", *BANDS])
     tiles = [
         {"network": line["network"], "of": line["of"], "depth": line["depth"], "band": title, "share": line[band]}
         for line in by_depth
-        for band, title in BANDS.items()
+        for band, (title, *_) in BANDS.items()
     ]
     note = say(
         "An excess is what the share at m <= 1 loses with each step of depth, less what it loses in the comparator; "
@@ -144,7 +144,7 @@ def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Mo
 
 
 def _lines(residual: str, found: Sequence[Mapping[str, Any]]) -> Chart:
-    (line,) = (each for each in found if each["quantity"] == H3)
+    (line,) = (each for each in found if each["expected"])
     template = {
         "holds": "Deep terms vary faster, beyond what gates alone bring about: by {points:.2f} points a step",
         "fails": "Deep terms vary faster by no more than gates alone bring about ({points:.2f} points a step)",

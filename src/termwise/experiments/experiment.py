@@ -212,7 +212,7 @@ def run(
         if executor == "local" and min(jobs, len(todo)) == 1:
             for seed, cell in todo:
                 kept.do(seed, cell, progress)
-        else:
+        elif todo:
             arguments = [(experiment.name, seed, cell, protocol, str(kept.directory)) for seed, cell in todo]
             folder = kept.directory / "cluster"
             done = dealt(_job, arguments, executor=executor, jobs=jobs, folder=folder, options=options)

@@ -15,14 +15,13 @@ from typing import Any, Literal, get_args
 from termwise.errors import RunError, UsageError, first_line
 
 Executor = Literal["local", "slurm"]
-Job = Callable[..., str]
 
 _CLUSTER = "slurm"
 _POLL = 5.0  # seconds between two looks at the jobs of a cluster
 
 
 def dealt(
-    job: Job,
+    job: Callable[..., str],
     arguments: Sequence[tuple[Any, ...]],
     *,
     executor: Executor = "local",
@@ -55,7 +54,7 @@ def dealt(
     return _here(job, arguments, jobs)
 
 
-def _here(job: Job, arguments: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[tuple[int, str]]:
+def _here(job: Callable[..., str], arguments: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[tuple[int, str]]:
     # Fresh processes: forked ones would inherit threads that do not run in them.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(min(jobs, len(arguments) or 1), context) as pool:
@@ -68,7 +67,7 @@ def _here(job: Job, arguments: Sequence[tuple[Any, ...]], jobs: int) -> Iterator
 
 
 def _on_cluster(
-    job: Job, arguments: Sequence[tuple[Any, ...]], jobs: int, folder: Path, options: dict[str, str]
+    job: Callable[..., str], arguments: Sequence[tuple[Any, ...]], jobs: int, folder: Path, options: dict[str, str]
 ) -> Iterator[tuple[int, str]]:
     try:
         import submitit

@@ -48,12 +48,9 @@ EXPECTED = {
     "share of count x norm in lengths 5 to 17": Expected("0.95 or more", 0.95),
 }
 
-SMALLER = (
-    "r is not the published one: one block more leaves {r:.2f} of the gradient. Before training it left {before:.2f}: "
-    "training has made the branches smaller beside the stream. The share of count x norm in lengths 5 to 17 follows "
-    "from r."
-)
-LARGER = SMALLER.replace("smaller", "larger")
+
+SMALLER = "Training has made the branches smaller beside the stream."
+LARGER = "Training has made the branches larger beside the stream."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,8 +196,13 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> tuple[Sentence, ...]:
     r, before = rows["r"]["found"], rows[BEFORE]["found"]
     if EXPECTED["r"].low <= r <= EXPECTED["r"].high:
         return ()
-    template = SMALLER if r < before else LARGER
-    return (say(template, r=r, before=before),)
+    missed = say(
+        "r is not the published one: one block more leaves {r:.2f} of the gradient. Before training it left "
+        "{before:.2f}. The share of count x norm in lengths 5 to 17 follows from r.",
+        r=r,
+        before=before,
+    )
+    return missed, say(SMALLER if r < before else LARGER)
 
 
 EXPERIMENT = Experiment(

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from termwise import nets
 from termwise.charts import Axis, Chart, Plot
 from termwise.data import DataSet, load
-from termwise.deletion import Curve, deletion, plain_layers, t_interval
-from termwise.experiments.common import Expected, trained
+from termwise.deletion import Curve, deletion, plain_layers
+from termwise.experiments.common import Expected, over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Training
 from termwise.sentences import say
@@ -74,17 +74,28 @@ def measure(job: Job) -> Rows:
 
 def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     """What is left of the accuracy, beside what was expected."""
-    left = summarised(rows["draws"])
-    found = [
-        {
-            "quantity": f"accuracy of {each['network']}, {each['removed']} removed, statistics {each['statistics']}",
-            **{"found": each["accuracy"], "low": each["accuracy_low"], "high": each["accuracy_high"]},
-            **{name: each[name] for name in ("expected", "verdict")},
-        }
-        for each in left
+    by_seed = means(rows["draws"])
+    found = []
+    for (network, statistics, removed), accuracy in by_seed.items():
+        plain = network.startswith("plain")
+        bound = None if plain else EXPECTED.get(removed)
+        what = f"accuracy of {network}, {removed} removed, statistics {statistics}"
+        expected = None if bound is None else Expected(f"{bound:g} or more", low=bound)
+        found.append(row(what, [*accuracy.values()], expected))
+        if plain and removed == 1:
+            whole = by_seed[network, statistics, 0]
+            costs = [whole[seed] - left for seed, left in accuracy.items()]
+            what = f"accuracy that a layer costs {network}, statistics {statistics}"
+            found.append(row(what, costs, Expected(f"{COST_OF_A_LAYER:g} or more", low=COST_OF_A_LAYER)))
+    worst = over_draws(rows["draws"], min)
+    names = ["network", "statistics", "removed"]
+    lines = [
+        dict(zip([*names, "seed", "accuracy", "worst"], (*key, seed, mean, worst[key][seed]), strict=True))
+        for key, seeds in by_seed.items()
+        for seed, mean in seeds.items()
     ]
-    names = ("network", "removed", "statistics", "accuracy", "accuracy_low", "accuracy_high", "worst")
-    return Conclusion(found, (), {"left": [{name: each[name] for name in names} for each in left]}, (_chart(left),))
+    left = over_seeds(lines, names, ["accuracy", "worst"])
+    return Conclusion(found, (), {"left": left}, (_chart(left),))
 
 
 def _chart(left: Sequence[Mapping[str, Any]]) -> Chart:
@@ -109,36 +120,24 @@ def _chart(left: Sequence[Mapping[str, Any]]) -> Chart:
     return Chart("left", title, reading, plots)
 
 
-def summarised(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Over the draws of each seed, then over seeds; rows have network, seed, removed, statistics and accuracy."""
-    by_seed: dict[tuple[str, str, int], dict[int, list[float]]] = {}
-    for row in rows:
-        key = row["network"], row["statistics"], row["removed"]
-        by_seed.setdefault(key, {}).setdefault(row["seed"], []).append(row["accuracy"])
-    found = []
-    for (network, statistics, removed), accuracies in by_seed.items():
-        means = {seed: float(np.mean(values)) for seed, values in accuracies.items()}
-        whole = by_seed.get((network, statistics, 0), {})
-        plain = network.startswith("plain")
-        # Of the plain network it is the cost that is expected: against its own whole, seed by seed.
-        values = [float(np.mean(whole[seed])) - mean for seed, mean in means.items()] if plain else [*means.values()]
-        bound = (COST_OF_A_LAYER if removed == 1 else None) if plain else EXPECTED.get(removed)
-        low, high = t_interval(np.array([*means.values()]))
-        words = "" if bound is None else (f"costs {bound:g} or more" if plain else f"{bound:g} or more")
-        found.append(
-            {
-                "network": network,
-                "removed": removed,
-                "statistics": statistics,
-                "accuracy": float(np.mean([*means.values()])),
-                "accuracy_low": low,
-                "accuracy_high": high,
-                "worst": min(value for draws in accuracies.values() for value in draws),
-                "expected": words,
-                "verdict": "" if bound is None else Expected(words, low=bound).verdict(values),
-            }
-        )
-    return found
+Key = tuple[str, str, int]
+"""Network, statistics, and how many blocks (layers) are removed."""
+
+
+def means(draws: Sequence[Mapping[str, Any]]) -> dict[Key, dict[int, float]]:
+    """The mean accuracy over the draws of each seed."""
+    return over_draws(draws, lambda accuracies: float(np.mean(accuracies)))
+
+
+def over_draws(
+    draws: Sequence[Mapping[str, Any]], number: Callable[[Sequence[float]], float]
+) -> dict[Key, dict[int, float]]:
+    """One number a seed, of the accuracies of its draws."""
+    accuracies: dict[Key, dict[int, list[float]]] = {}
+    for draw in draws:
+        seeds = accuracies.setdefault((draw["network"], draw["statistics"], draw["removed"]), {})
+        seeds.setdefault(draw["seed"], []).append(draw["accuracy"])
+    return {key: {seed: number(each) for seed, each in seeds.items()} for key, seeds in accuracies.items()}
 
 
 def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:

@@ -19,9 +19,8 @@ def initialise(model: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out")
     """Set the initial weights of He et al. 2015 (arXiv 1502.01852, eq. 14 for the backward signal).
 
     Convolutions are drawn from N(0, 2 / (kernel area x channels out)), or by `mode` with the channels in, which keeps
-    the size of the forward signal (eq. 10); norms are the identity, and the
-    classifier's bias is zero; its weights are those that torch gives a linear layer, as in the code of the
-    original papers.
+    the size of the forward signal (eq. 10); norms are the identity, and the classifier's bias is zero; its weights are
+    those that torch gives a linear layer, as in the code of the original papers.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -54,22 +54,30 @@ SHORTCUTS: dict[str, type[PadShortcut] | type[ProjectionShortcut]] = {
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a way past them; the first block of a stage halves the resolution."""
+    """Two 3x3 convolutions and a way past them; the first block of a stage halves the resolution.
 
-    def __init__(self, channels_in: int, channels_out: int, shortcut: Shortcut) -> None:
+    Args:
+        channels_in: of the input.
+        channels_out: of the result.
+        shortcut: what passes the branch, where the shape changes.
+        scale: what the branch goes through at its end.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, shortcut: Shortcut, scale: nn.Module | None = None) -> None:
         super().__init__()
         widens = channels_in != channels_out
         self.conv1 = conv3x3(channels_in, channels_out, stride=2 if widens else 1)
         self.norm1 = nn.BatchNorm2d(channels_out)
         self.conv2 = conv3x3(channels_out, channels_out)
         self.norm2 = nn.BatchNorm2d(channels_out)
+        self.scale = nn.Identity() if scale is None else scale
         self.relu = nn.ReLU()
         self.shortcut = SHORTCUTS[shortcut](channels_in, channels_out) if widens else nn.Identity()
 
     def forward(self, v: Tensor) -> Tensor:
         """(N, channels_in, H, W) to (N, channels_out, H', W'), H' = H or ceil(H / 2)."""
         branch = self.relu(self.norm1(self.conv1(v)))
-        branch = self.norm2(self.conv2(branch))
+        branch = self.scale(self.norm2(self.conv2(branch)))
         return self.relu(self.shortcut(v) + branch)
 
 

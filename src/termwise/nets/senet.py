@@ -13,13 +13,11 @@ else is the CIFAR ResNet of `termwise.nets.resnet`.
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 
 from termwise.errors import UsageError
-from termwise.nets.parts import conv3x3, layers_per_stage, require_positive
-from termwise.nets.resnet import PadShortcut, ResNet
+from termwise.nets.parts import layers_per_stage, require_positive
+from termwise.nets.resnet import Block, ResNet
 
 
 class SqueezeExcite(nn.Module):
@@ -36,27 +34,6 @@ class SqueezeExcite(nn.Module):
         """(N, C, H, W) to (N, C, H, W)."""
         scale = self.sigmoid(self.excite(self.relu(self.squeeze(u.mean(dim=(2, 3))))))
         return scale[..., None, None] * u
-
-
-class SEBlock(nn.Module):
-    """The block of the ResNet with squeeze and excitation at the end of its branch."""
-
-    def __init__(self, channels_in: int, channels_out: int, reduction: int) -> None:
-        super().__init__()
-        widens = channels_in != channels_out
-        self.conv1 = conv3x3(channels_in, channels_out, stride=2 if widens else 1)
-        self.norm1 = nn.BatchNorm2d(channels_out)
-        self.conv2 = conv3x3(channels_out, channels_out)
-        self.norm2 = nn.BatchNorm2d(channels_out)
-        self.scale = SqueezeExcite(channels_out, reduction)
-        self.relu = nn.ReLU()
-        self.shortcut = PadShortcut(channels_in, channels_out) if widens else nn.Identity()
-
-    def forward(self, v: Tensor) -> Tensor:
-        """(N, channels_in, H, W) to (N, channels_out, H', W'), H' = H or ceil(H / 2)."""
-        branch = self.relu(self.norm1(self.conv1(v)))
-        branch = self.norm2(self.conv2(branch))
-        return self.relu(self.shortcut(v) + self.scale(branch))
 
 
 def se_resnet(depth: int, *, reduction: int = 16, classes: int = 10, channels: int = 3, width: int = 16) -> ResNet:
@@ -78,4 +55,8 @@ def se_resnet(depth: int, *, reduction: int = 16, classes: int = 10, channels: i
         raise UsageError(
             f"se_resnet: reduction {reduction} leaves no hidden unit of {width} channels; give one of at most {width}."
         )
-    return ResNet(blocks, classes, channels, width, partial(SEBlock, reduction=reduction))
+
+    def block(channels_in: int, channels_out: int) -> Block:
+        return Block(channels_in, channels_out, "pad", SqueezeExcite(channels_out, reduction))
+
+    return ResNet(blocks, classes, channels, width, block)

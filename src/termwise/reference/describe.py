@@ -48,7 +48,7 @@ def _describe_net(model: nn.Module) -> Node | None:
 
     match model:
         case Block():
-            branch = _chain(model.conv1, model.norm1, model.relu, model.conv2, model.norm2)
+            branch = _chain(model.conv1, model.norm1, model.relu, model.conv2, model.norm2, model.scale)
             return Sequence((Residual(branch, describe(model.shortcut)), describe(model.relu)))
         case PadShortcut():
             return Linear(model)

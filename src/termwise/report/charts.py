@@ -5,7 +5,7 @@ Depth and step axes, their ticks and the place of step 0 are the same in every f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from termwise.report.strings import say
@@ -50,11 +50,8 @@ class Figure:
     """A figure: its finding, how to read it, panels, key (style, words), and the tables behind it.
 
     Attributes:
-        source: the embedded table behind it.
-        columns: its columns.
+        shown: the tables behind it.
         slider: whether the reader chooses the recorded step (the parameter `at`, a position among the steps).
-        where: the value that a column must have, for a table that holds more than the figure.
-        shown: the tables behind it, where `source` does not say it.
     """
 
     slug: str
@@ -62,16 +59,8 @@ class Figure:
     reading: str
     panels: list[Panel]
     key: list[tuple[str, str]]
-    source: str = ""
-    columns: list[str] = field(default_factory=list)
+    shown: tuple[Shown, ...]
     slider: bool = False
-    where: dict[str, str] = field(default_factory=dict)
-    shown: tuple[Shown, ...] = ()
-
-    @property
-    def behind(self) -> tuple[Shown, ...]:
-        """The tables behind it."""
-        return self.shown or (Shown(self.source, self.columns, (self.where,)),)
 
 
 def equal(**where: object) -> Spec:

@@ -17,6 +17,7 @@ from termwise.report.charts import (
     AT_THIS_RECORD,
     Figure,
     Panel,
+    Shown,
     Spec,
     complete,
     depth_ticks,
@@ -62,10 +63,14 @@ def spectrum(run: Run, tables: Tables) -> Figure:
         say("spectrum.read"),
         panels,
         key,
-        "spectrum",
-        ["network", "step", "origin", "depth", "norm_share", "norm_share_low", "norm_share_high"],
+        _shown("spectrum", ["network", "step", "origin", "depth", "norm_share", "norm_share_low", "norm_share_high"]),
         slider=True,
     )
+
+
+def _shown(source: str, columns: list[str], **where: str) -> tuple[Shown, ...]:
+    """The one table behind a figure; `where` names the rows, where the table holds more than the figure."""
+    return (Shown(source, columns, (where,)),)
 
 
 def _ceiling(tables: Tables) -> tuple[float, bool]:
@@ -206,7 +211,7 @@ def heat_map(run: Run, tables: Tables) -> Figure:
     key.append(("quantile", say("key.quantiles")))
     columns = ["network", "step", "depth", "norm_share", "norm_share_low", "norm_share_high"]
     title = findings.heat_title(run, tables)
-    return Figure("heat", title, say("heat.read"), panels, key, "spectrum", columns, where={"origin": "input"})
+    return Figure("heat", title, say("heat.read"), panels, key, _shown("spectrum", columns, origin="input"))
 
 
 def _loss_view(tables: Tables, index: int, most: float) -> Spec:
@@ -272,10 +277,8 @@ def truncated(run: Run, tables: Tables) -> Figure:
         say("truncated.read"),
         panels,
         key,
-        "spectrum",
-        ["network", "step", "depth", *columns],
+        _shown("spectrum", ["network", "step", "depth", *columns], origin="input"),
         slider=True,
-        where={"origin": "input"},
     )
 
 
@@ -325,7 +328,7 @@ def mean_depth(run: Run, tables: Tables) -> Figure:
         key.append(("dashed", say("key.constants.dashed")))
     spec = complete(_mean_spec(run, tables, measures), alternative)
     panels = [Panel("", "", alternative, spec)]
-    return Figure("mean", findings.mean_title(run), say("mean.read"), panels, key, "steps", columns)
+    return Figure("mean", findings.mean_title(run), say("mean.read"), panels, key, _shown("steps", columns))
 
 
 def _mean_spec(run: Run, tables: Tables, measures: list[str]) -> Spec:
@@ -365,7 +368,7 @@ def degrees(run: Run, tables: Tables, table: Columns) -> Figure:
     key = [(_degree_style(i, len(labels)), say("key.degree", degree=label)) for i, label in enumerate(labels)]
     columns = ["network", "step", "degree", "share", "share_low", "share_high", *MEAN_DEGREE, "warnings"]
     title, reading = findings.degrees_title(run, table), findings.degrees_reading(table)
-    return Figure("degrees", title, reading, panels, key, "degrees", columns)
+    return Figure("degrees", title, reading, panels, key, _shown("degrees", columns))
 
 
 def _degree_style(place: int, count: int) -> str:

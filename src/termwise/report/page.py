@@ -104,7 +104,7 @@ def _of_run(run: Run) -> _Contents:
     figures = build_figures(run, tables)
     names = [network.name for network in run.summary.networks]
     drawn = [sections.figure(figure, names, tables.axis.steps) for figure in figures]
-    columns = {column: column_name(column) for figure in figures for column in figure.columns}
+    columns = {column: column_name(column) for figure in figures for shown in figure.shown for column in shown.columns}
     payload = {
         "networks": names,
         "steps": tables.axis.steps,
@@ -148,8 +148,8 @@ def _payload(tables: Mapping[str, Columns], figures: Mapping[str, Any], columns:
 def _figures(figures: Sequence[Figure]) -> dict[str, Any]:
     found = {}
     for figure in figures:
-        several = len(figure.behind) > 1
-        tables = [_table(figure.slug, each, f"-{slug(each.name)}" if several else "") for each in figure.behind]
+        several = len(figure.shown) > 1
+        tables = [_table(figure.slug, each, f"-{slug(each.name)}" if several else "") for each in figure.shown]
         found[figure.slug] = {"panels": [panel.spec for panel in figure.panels], "tables": tables}
     return found
 

@@ -19,7 +19,6 @@ from termwise.errors import RecordError
 from termwise.experiments import NAMES, Result
 from termwise.records import Table, record_kind
 from termwise.report.strings import say
-from termwise.sentences import Sentence
 
 FOUND = ("quantity", "found", "low", "high", "expected", "verdict")
 VERDICTS = ("holds", "fails", "undecided")
@@ -86,11 +85,6 @@ def _study(path: Path) -> Study:
         settings = msgspec.convert(result.settings, Settings)
     except msgspec.ValidationError as error:
         raise _wrong(path, f"its settings cannot be read ({error})") from error
-    for sentence in _sentences(result):
-        try:
-            str(sentence)
-        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-            raise _wrong(path, f"{sentence.template!r} does not fit its values ({error!r})") from error
     saved = {"found": result.found, **result.tables}
     read = [plot.table for chart in result.charts for plot in chart.plots]
     wanted: dict[str, None] = dict.fromkeys([*read, *([] if result.beside is None else [result.beside])])
@@ -126,17 +120,6 @@ def _found(path: Path, table: Table) -> list[Row]:
         if not numbers or row["verdict"] not in (VERDICTS if row["expected"] else ("",)):
             raise _wrong(path, f"what was found has a row that is none: {dict(row)}")
     return rows
-
-
-def _sentences(result: Result) -> Iterator[Sentence]:
-    yield result.question
-    yield from result.notes
-    for chart in result.charts:
-        yield from (chart.title, chart.reading)
-        for plot in chart.plots:
-            yield from (plot.x.label, plot.y.label, *(mark.label for mark in plot.marks))
-            if plot.heading is not None:
-                yield plot.heading
 
 
 def _check(path: Path, chart: Chart, plot: Plot, columns: Sequence[str], rows: Sequence[Row]) -> None:

@@ -84,8 +84,8 @@ def figure(figure: Figure, names: Sequence[str] = (), steps: Sequence[int] = (),
 
 def _tools(figure: Figure) -> Iterator[Html]:
     """The words that show a table, and its download, for each table behind a figure."""
-    several = len(figure.behind) > 1
-    for index, shown in enumerate(figure.behind):
+    several = len(figure.shown) > 1
+    for index, shown in enumerate(figure.shown):
         words = say("control.table.at" if figure.slider else "control.table")
         name = say("control.table.name", name=shown.name.replace("_", " ")) if several else ""
         details = element(
