@@ -17,12 +17,11 @@ from termwise.experiments import find, fleet, run
 from termwise.experiments.fleet import dealt
 
 
-def slow_first(place: int, count: int, folder: str) -> str:
-    """The first ends last; each leaves a file with the number of its process."""
-    if place == 0:
-        deadline = time.monotonic() + 60
-        while len(list(Path(folder).iterdir())) < count - 1 and time.monotonic() < deadline:
-            time.sleep(0.02)
+def first_waits(place: int, folder: str) -> str:
+    """The first ends when it is told to; each leaves a file with the number of its process."""
+    deadline = time.monotonic() + 60
+    while place == 0 and not (Path(folder) / "go").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
     path = Path(folder) / f"{place}.txt"
     path.write_text(str(os.getpid()))
     return path.name
@@ -57,11 +56,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_results_come_as_they_are_done_each_with_its_place(executor: Any, tmp_path: Path) -> None:
     written, private = tmp_path / "written", tmp_path / "private"
     written.mkdir()
-    arguments = [(place, 3, str(written)) for place in range(3)]
-    found = list(dealt(slow_first, arguments, executor=executor, jobs=3, folder=private))
-    assert sorted(found) == [(0, "0.txt"), (1, "1.txt"), (2, "2.txt")]
-    assert found[-1][0] == 0
-    processes = {path.read_text() for path in written.iterdir()}
+    arguments = [(place, str(written)) for place in range(3)]
+    results = dealt(first_waits, arguments, executor=executor, jobs=3, folder=private)
+    assert sorted([next(results), next(results)]) == [(1, "1.txt"), (2, "2.txt")]
+    (written / "go").touch()
+    assert list(results) == [(0, "0.txt")]
+    processes = {path.read_text() for path in written.glob("*.txt")}
     assert str(os.getpid()) not in processes
     if executor == "slurm":
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
