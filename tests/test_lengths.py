@@ -354,6 +354,58 @@ def test_what_is_drawn_at_random_is_the_same_on_the_way_there_and_back() -> None
     assert found.closure < 1e-12
 
 
+def diverged(net: Rectified, by: float) -> Rectified:
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.mul_(by)
+    return net
+
+
+def refused() -> dict[str, tuple[type[Exception], str, Callable[[Rectified], nn.Module], Callable[[Tensor], Tensor]]]:
+    """What is asked for in vain: the error, its words, what is done to the network, and the loss."""
+
+    def as_it_is(net: Rectified) -> nn.Module:
+        return net
+
+    return {
+        "many numbers": (UsageError, r"shape \(4, 3\)", as_it_is, lambda y: y.square()),
+        "a loss of something else": (UsageError, "no gradient leads", as_it_is, lambda y: y.detach().sum()),
+        "no parameter": (ModelError, "no parameter has a gradient", lambda net: net.requires_grad_(False), squares),
+        "rounded on the way": (ModelError, "no gradient leads back from the output", Rounded, squares),
+        "infinite weights": (ModelError, "may have diverged", lambda net: diverged(net, math.inf), squares),
+        "too large a loss": (ModelError, "not finite", lambda net: diverged(net, 1e60), squares),
+        "an infinite slope": (ModelError, "'input' is not finite", as_it_is, lambda y: (y * 0).sqrt().sum()),
+    }
+
+
+class Rounded(nn.Module):
+    """Its result is made of whole numbers, which have no derivative."""
+
+    def __init__(self, net: Rectified) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).detach().round()
+
+
+def part(net: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Any:
+    return tw.path_gradient(net, x, loss, 2, 3)
+
+
+@pytest.mark.parametrize("ask", [tw.gradient_lengths, part])
+@pytest.mark.parametrize("name", refused())
+def test_is_refused_in_words_and_the_model_left_as_it_was(name: str, ask: Callable[..., Any]) -> None:
+    net, x = case([1, 2])
+    error, message, done, loss = refused()[name]
+    model = done(net).train()
+    before = snapshot(model)
+    with pytest.raises(error, match=message):
+        ask(model, x, loss)
+    unchanged(before, snapshot(model))
+
+
 def test_the_model_is_left_as_it_was() -> None:
     net, x = case([1, 2])
     net.train()

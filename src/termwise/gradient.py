@@ -188,12 +188,6 @@ def _check(terms: Mapping[Name, GradientTerms], tape: Tape, *, everything: bool)
             f"expand_gradient: no gradient leads from the loss back to {where}. Something on the way is detached, "
             "computed under torch.no_grad(), or has no derivative (an index, a comparison, rounding); or it is unused."
         )
-    for (kind, name), gradient in terms.items():
-        if not bool(torch.isfinite(gradient.total).all()):
-            raise ModelError(
-                f"expand_gradient: the gradient at the {kind} '{name}' is not finite. Check the loss, the data and the "
-                "weights."
-            )
 
 
 def closure_of(terms: Mapping[Name, GradientTerms]) -> float:

@@ -62,7 +62,11 @@ class Tape:
     unit: Unit
 
     def plainly(self) -> dict[Name, Tensor]:
-        """The gradient at each place by autograd itself; places that it does not reach are not there."""
+        """The gradient at each place by autograd itself; places that it does not reach are not there.
+
+        Raises:
+            ModelError: when autograd cannot go back, or a gradient is not finite, as in a network that has diverged.
+        """
         try:
             found = torch.autograd.grad(
                 [GradientEdge(*edge) for edge in self.start],
@@ -77,7 +81,14 @@ class Tape:
                 "would fail as well."
             ) from error
         reached = {name: g for name, g in zip(self.places, found, strict=True) if g is not None}
-        return {name: g.to_dense() if g.layout is not torch.strided else g for name, g in reached.items()}
+        dense = {name: g.to_dense() if g.layout is not torch.strided else g for name, g in reached.items()}
+        for (kind, name), gradient in dense.items():
+            if not bool(torch.isfinite(gradient).all()):
+                raise ModelError(
+                    f"the gradient at the {kind} '{name}' is not finite, and so has no terms. Check the loss, the data "
+                    "and the weights: a training that diverges gives this."
+                )
+        return dense
 
     def cotangents(self) -> dict[Edge, Cotangent]:
         """What a walk back starts from."""
