@@ -7,8 +7,15 @@
 2. By short or by long paths.  In each step of gradient descent the gradient g is split by the length of whole paths at
    the length at which half of |g|^2 = sum_k <g, g_k> is reached (the length that holds the middle is split in
    proportion).  One network is trained by the shorter half alone, one by the longer, one by all; each update is scaled
-   to the norm of the whole gradient, and each has the best of several learning rates, chosen on a seed of its own by
+   to the norm of the whole gradient, and each has the best of several learning rates, chosen on seeds of their own by
    the fewest steps.  If short paths are what is learned first, the shorter half needs fewer steps to a given loss.
+
+Of the first, three things had to be right, and each is measured beside the claim.  *How long*: a block that is there in
+23 batches of 54 has so much fewer updates, and in a short training it is the length that is missing.  So both are
+trained until each block of the part has had the updates that suffice for the whole.  *What the batch norms know*:
+statistics that were collected while blocks were missing do not fit the whole network, so all are estimated anew with
+every block there.  *How much a branch brings*: a stream that had 23 branches in training has 54 in the test, so each is
+scaled by 23/54, as after stochastic depth (Huang et al. 2016, arXiv 1603.09382, equation 5).
 
 The second network has no norms and no biases, so that every gradient is one of paths and its steps are those of the
 mode that it is measured in.
@@ -16,10 +23,12 @@ mode that it is measured in.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -27,13 +36,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from termwise import nets
-from termwise.causal import Joins
+from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.data import DataSet, load
-from termwise.experiments.common import Expected, Nobody, by_quantity, row
+from termwise.experiments.common import Expected, Nobody, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Progress, Rows
 from termwise.experiments.networks import ResidualMLP
 from termwise.lengths import gradient_lengths, path_gradient
 from termwise.loop import Training, train_network
+from termwise.nets.resnet import Block, ResNet
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
@@ -41,11 +51,11 @@ from termwise.sentences import Sentence, say
 Half = Literal["shorter", "longer", "all"]
 HALVES: tuple[Half, ...] = ("shorter", "longer", "all")
 DIFFERENCE, RATIO = "error by a part of the blocks - by all", "steps by shorter over steps by longer paths"
-ON_TRAINING = "error on training data"
+TEST, TRAINING = "test data", "training data"
 NOISE = 0.01
 UNFINISHED = "It has not learned its training data yet."
 LOST = "It has learned its training data, and carries over less of them."
-TUNING = 2**31 - 1  # the seed that learning rates are chosen on
+TUNING = (2**31 - 1, 2**31 - 2)  # the seeds that learning rates are chosen on
 DIVERGED = 100.0  # nats; beyond, the shares of the gradient are lost in rounding
 # Noise is that of the published error, one run of each: differences up to a percent of the test images.
 EXPECTED = {
@@ -61,136 +71,188 @@ class Protocol:
     Attributes:
         depth: of the residual network, 6n + 2 for 3n blocks.
         part: of the blocks that are there in a batch.
-        epochs: of its trainings.
+        epochs: of its trainings; with the default each block of the part has as many updates as in 15 of the whole.
+        short: epochs of one more training by the part, to see what length does.
         blocks: of the network that is trained by halves of its gradient.
         features: of its stream.
-        steps: of its trainings, at most.
+        steps: of its trainings.
         batch: samples a step.
-        rates: that each half chooses from.
+        rates: that each half chooses from, ascending.
         target: the loss on all training data, in nats, that is to be reached.
     """
 
     depth: int = 110
     part: float = 23 / 54
-    epochs: int = 15
+    epochs: int = 35
+    short: int = 15
     blocks: int = 8
     features: int = 32
-    steps: int = 150
+    steps: int = 80
     batch: int = 128
-    rates: tuple[float, ...] = (0.025, 0.05, 0.1)  # from 0.14 on the network dies on some seeds
+    rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
     target: float = 0.3
 
     @staticmethod
     def quick() -> Protocol:
         """The same job, as small as it can be."""
-        return Protocol(depth=14, epochs=1, blocks=2, features=8, steps=2, batch=16, rates=(0.1, 0.2), target=2.0)
+        return Protocol(
+            depth=14, epochs=2, short=1, blocks=2, features=8, steps=2, batch=16, rates=(0.1, 0.2), target=2.0
+        )
 
 
 def prepare(protocol: Protocol, progress: Progress) -> Rows:
-    """Choose a learning rate for each half, on a seed that no network is measured on."""
+    """Choose a learning rate for each half, on seeds that no network is measured on."""
     data = load("digits", size=8)
-    rates = [{"half": half, "rate": _best_rate(half, data, protocol, TUNING, progress)} for half in HALVES]
+    rates = []
+    for half in HALVES:
+        progress(f"choosing a learning rate for {half} paths")
+        rates.append({"paths": half, "rate": _best_rate(half, data, protocol)})
     return {"rates": rates}
 
 
+def cells(protocol: Protocol) -> tuple[str, ...]:
+    """Each training is one."""
+    return (*_trainings(protocol), *(f"{half}-paths" for half in HALVES))
+
+
 def measure(job: Job) -> Rows:
-    """Train by all blocks and by some, by all paths and by some."""
-    protocol, seed = job.protocol, job.seed
+    """Train one network: by all blocks or by some, or by all paths or by some."""
     data = load("digits", size=8)
-    measured: dict[str, float] = {}
-    for name, part in (("all", 1.0), ("a part", protocol.part)):
-        job.progress(f"training by {name} of the blocks")
-        test, train = _by_blocks(part, data, protocol, seed)
-        measured[f"error, trained by {name} of the blocks"] = test
-        measured[f"{ON_TRAINING}, trained by {name} of the blocks"] = train
-    measured[DIFFERENCE] = test - measured["error, trained by all of the blocks"]
-    steps: dict[str, float] = {}
-    for half, rate in _rates(job.prepared).items():
-        job.progress(f"training by {half} paths, at rate {rate:g}")
-        steps[half], error = by_half(half, rate, data, protocol, seed)
-        measured[f"steps to a loss of {protocol.target:g}, {half} paths"] = steps[half]
-        measured[f"error, trained by {half} paths"] = error
-    measured[RATIO] = steps["shorter"] / steps["longer"]
-    return {"values": [{"quantity": name, "value": value} for name, value in measured.items()]}
+    job.progress("training")
+    if job.cell in _trainings(job.protocol):
+        part, epochs = _trainings(job.protocol)[job.cell]
+        return {"errors": by_blocks(part, epochs, data, job.protocol, job.seed)}
+    (half,) = (half for half in HALVES if job.cell == f"{half}-paths")
+    return by_half(half, _rates(job.prepared)[half], data, job.protocol, job.seed)
 
 
-def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
-    """The outcomes beside each other."""
-    found = [row(name, each, EXPECTED.get(name)) for name, each in by_quantity(rows["values"]).items()]
-    rates = _rates(rows)
-    chosen = say("Learning rates: {rates}.", rates=", ".join(f"{half} {rate:g}" for half, rate in rates.items()))
-    return Conclusion(found, (chosen, *_edges(rates, protocol), *_missed(found, protocol)))
+def _trainings(protocol: Protocol) -> dict[str, tuple[float, int]]:
+    """The cells of the first question: of each, the part of the blocks and the epochs."""
+    return {
+        "all-blocks": (1.0, protocol.epochs),
+        "some-blocks": (protocol.part, protocol.epochs),
+        "some-blocks-short": (protocol.part, protocol.short),
+    }
 
 
 def _rates(rows: Rows) -> dict[Half, float]:
-    return {line["half"]: line["rate"] for line in rows["rates"]}
+    return {line["paths"]: line["rate"] for line in rows["rates"]}
 
 
 # A random part of the blocks.
 
 
 class SomeBlocks(nn.Module):
-    """A network that leaves out other blocks each time that it is called in training mode."""
+    """A network that leaves out other blocks each time that it is called in training mode.
 
-    def __init__(self, network: nn.Module, example: Tensor, part: float) -> None:
+    What is left out is not computed: behind its rectifier a stream passes the shortcut of a missing block as it is.
+    """
+
+    def __init__(self, network: ResNet, part: float) -> None:
         super().__init__()
         self.network = network
-        self._joins = Joins(network.eval(), example)
-        self._kept = round(part * len(self._joins.blocks))
+        self._count = len(blocks_of(network))
+        self._kept = round(part * self._count)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, ...) to logits (N, classes)."""
         if not self.training:
             return self.network(x)
-        order = torch.randperm(len(self._joins.blocks)).tolist()
-        with self._joins.without(order[self._kept :]):
-            return self.network(x)
+        return self.through(x, torch.randperm(self._count)[: self._kept].tolist())
+
+    def through(self, x: Tensor, kept: Collection[int]) -> Tensor:
+        """The logits (N, classes) of x (N, ...) by the blocks of these numbers."""
+        network = self.network
+        v = network.relu(network.norm(network.conv(x)))
+        for number, block in enumerate(blocks_of(network)):
+            v = block(v) if number in kept else block.shortcut(v)
+        return network.classifier(network.pool(v).flatten(1))
 
 
-def _by_blocks(part: float, data: DataSet, protocol: Protocol, seed: int) -> tuple[float, float]:
-    """The errors of the whole network on test and training data, trained by a part of its blocks at a time.
+def blocks_of(network: nn.Module) -> list[Block]:
+    """The blocks, from the input on."""
+    return [module for module in network.modules() if isinstance(module, Block)]
 
-    Its batch statistics are those of the whole.
+
+def by_blocks(part: float, epochs: int, data: DataSet, protocol: Protocol, seed: int) -> list[dict[str, Any]]:
+    """The errors of the whole network, trained by a part of its blocks at a time.
+
+    Returns:
+        A row for test and training data; where blocks were missing, also with every branch scaled by the part.
     """
     with owned_random(seed):
         network = nets.resnet(protocol.depth, classes=data.classes, channels=data.train_inputs.shape[1], width=8)
-    model = SomeBlocks(network, data.train_inputs[:1], part)
-    train_network(model, data, Nobody(), settings=Training(epochs=protocol.epochs), seed=seed)
-    whole = reestimated(network, data.train_inputs).eval()
-    return _error(whole, data), _error(whole, data, training=True)
+    train_network(SomeBlocks(network, part), data, Nobody(), settings=Training(epochs=epochs), seed=seed)
+    wholes = {called(part, epochs): network}
+    if part < 1:
+        wholes[called(part, epochs, "scaled")] = scaled(network, part)
+    rows = []
+    for name, model in wholes.items():
+        whole = reestimated(model, data.train_inputs).eval()
+        test = {"data": TEST, "error": _error(whole, data.test_inputs, data.test_targets)}
+        training = {"data": TRAINING, "error": _error(whole, data.train_inputs, data.train_targets)}
+        rows += [{"training": name, **test}, {"training": name, **training}]
+    return rows
+
+
+def called(part: float, epochs: int, *more: str) -> str:
+    """How a training is called."""
+    return ", ".join(["a part" if part < 1 else "all blocks", f"{epochs} epochs", *more])
 
 
 @torch.no_grad()
-def _error(model: nn.Module, data: DataSet, *, training: bool = False) -> float:
-    inputs, targets = (data.train_inputs, data.train_targets) if training else (data.test_inputs, data.test_targets)
+def scaled(network: ResNet, factor: float) -> ResNet:
+    """A copy whose every branch brings so much of what it brought."""
+    twin = copy.deepcopy(network)
+    for block in blocks_of(twin):
+        block.norm2.weight.mul_(factor)
+        block.norm2.bias.mul_(factor)
+    return twin
+
+
+@torch.no_grad()
+def _error(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     return float((model(inputs).argmax(dim=1) != targets).double().mean())
 
 
 # Halves of the gradient.
 
 
-def by_half(half: Half, rate: float, data: DataSet, protocol: Protocol, seed: int) -> tuple[float, float]:
-    """The steps to the loss that is wanted (infinite where it is not reached), and the error on test data then.
+def by_half(half: Half, rate: float, data: DataSet, protocol: Protocol, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """The loss at every step, the steps to the loss that is wanted, and the error on test data then.
 
-    A loss that is there before the first step counts as one step.
+    A loss that is there before the first step counts as one step; where it is never reached, steps are infinite.
     """
+    losses, steps, error = [], math.inf, math.nan
+    for step, (loss, model) in enumerate(descent(half, rate, data, protocol, seed)):
+        losses.append({"paths": half, "step": step, "loss": loss})
+        if math.isinf(steps):
+            error = _error(model, data.test_inputs, data.test_targets)
+            steps = float(max(step, 1)) if loss <= protocol.target else math.inf
+    return {"losses": losses, "reached": [{"paths": half, "rate": rate, "steps": steps, "error": error}]}
+
+
+def descent(
+    half: Half, rate: float, data: DataSet, protocol: Protocol, seed: int
+) -> Iterator[tuple[float, ResidualMLP]]:
+    """The loss on all training data, and the network, before each step and after the last; none behind a divergence."""
     with owned_random(seed):
         shape = data.train_inputs[0].numel(), protocol.features, data.classes
         model = ResidualMLP(*shape, blocks=protocol.blocks, gain=0.5).eval()
     parameters = dict(model.named_parameters())
-    for step, rows in enumerate(_batches(data, protocol, seed)):
+    for rows in itertools.chain(_batches(data, protocol, seed), [None]):
         with torch.no_grad():
             loss = float(F.cross_entropy(model(data.train_inputs), data.train_targets))
-        if loss <= protocol.target:
-            return max(step, 1), _error(model, data)
         if not loss <= DIVERGED:
-            break
+            return
+        yield loss, model
+        if rows is None:
+            return
         x, targets = data.train_inputs[rows], data.train_targets[rows]
         update = direction(half, model, x, lambda y, targets=targets: F.cross_entropy(y, targets))
         with torch.no_grad():
             for name, gradient in update.items():
                 parameters[name].sub_(rate * gradient)
-    return math.inf, _error(model, data)
 
 
 def direction(half: Half, model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -231,19 +293,101 @@ def _batches(data: DataSet, protocol: Protocol, seed: int) -> Iterator[Tensor]:
         yield torch.randint(len(data.train_inputs), (protocol.batch,), generator=generator)
 
 
-def _best_rate(half: Half, data: DataSet, protocol: Protocol, seed: int, progress: Progress) -> float:
-    progress(f"choosing a learning rate for {half} paths")
+def _best_rate(half: Half, data: DataSet, protocol: Protocol) -> float:
+    """The rate with the fewest steps to the loss that is wanted, on all tuning seeds together."""
     best, fewest = protocol.rates[0], math.inf
-    for rate in reversed(protocol.rates):
-        # Who is not there when the best so far was need not go on.
-        limited = dataclasses.replace(protocol, steps=int(min(fewest, protocol.steps)))
-        steps, _ = by_half(half, rate, data, limited, seed)
+    for rate in protocol.rates:
+        steps = 0.0
+        for seed in TUNING:
+            # Who is not there when the best so far was need not go on.
+            limited = dataclasses.replace(protocol, steps=int(min(fewest - steps, protocol.steps)))
+            losses = (loss for loss, _ in descent(half, rate, data, limited, seed))
+            steps += next((step for step, loss in enumerate(losses) if loss <= protocol.target), math.inf)
+            if steps >= fewest:
+                break
         if steps < fewest:
             best, fewest = rate, steps
     return best
 
 
-def _edges(rates: dict[Half, float], protocol: Protocol) -> Iterator[Sentence]:
+# What follows.
+
+
+def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
+    """The outcomes beside each other."""
+    by_blocks = _found_by_blocks(rows["errors"], protocol)
+    by_half = _found_by_half(rows["reached"], protocol)
+    tables = {
+        "by_training": over_seeds(rows["errors"], ["training", "data"], ["error"]),
+        "by_step": over_seeds(rows["losses"], ["paths", "step"], ["loss"]),
+    }
+    notes = (
+        *_on_blocks(by_blocks, tables["by_training"], protocol),
+        *_on_rates(_rates(rows), protocol),
+        *_on_unreached(rows["reached"], protocol),
+    )
+    charts = (_loss_chart(by_half, protocol), _error_chart(by_blocks, protocol))
+    return Conclusion([*by_blocks, *by_half], notes, tables, charts)
+
+
+def _found_by_blocks(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
+    errors: dict[str, list[float]] = {}
+    for each in rows:
+        if each["data"] == TEST:
+            errors.setdefault(each["training"], []).append(each["error"])
+    whole = errors[called(1, protocol.epochs)]
+    found = [row(f"error, {name}", each) for name, each in errors.items()]
+    for name in errors:
+        if name != called(1, protocol.epochs):
+            difference = [error - by_all for error, by_all in zip(errors[name], whole, strict=True)]
+            if name == called(protocol.part, protocol.epochs, "scaled"):
+                found.insert(0, row(DIFFERENCE, difference, EXPECTED[DIFFERENCE]))
+            else:
+                found.append(row(f"{DIFFERENCE}: {name}", difference))
+    return found
+
+
+def _found_by_half(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
+    steps = {half: [each["steps"] for each in rows if each["paths"] == half] for half in HALVES}
+    errors = {half: [each["error"] for each in rows if each["paths"] == half] for half in HALVES}
+    return [
+        row(RATIO, _ratios(steps["shorter"], steps["longer"]), EXPECTED[RATIO]),
+        *(row(f"steps by {half} over steps by all paths", _ratios(steps[half], steps["all"])) for half in HALVES[:2]),
+        *(row(f"steps to a loss of {protocol.target:g}, {half} paths", each) for half, each in steps.items()),
+        *(row(f"error then, {half} paths", each) for half, each in errors.items()),
+    ]
+
+
+def _ratios(steps: Sequence[float], of: Sequence[float]) -> list[float]:
+    """Seed by seed; missing where either was never there, for what is divided by infinity is no zero."""
+    return [a / b if math.isfinite(a + b) else math.nan for a, b in zip(steps, of, strict=True)]
+
+
+def _on_blocks(
+    found: Sequence[Mapping[str, Any]], by_training: Sequence[Mapping[str, Any]], protocol: Protocol
+) -> Iterator[Sentence]:
+    """What length and scale do; and where the part stays behind, whether it is at the end of its training."""
+    value = {each["quantity"]: each["found"] for each in found}
+    short, plain = called(protocol.part, protocol.short), called(protocol.part, protocol.epochs)
+    yield say(
+        "The difference is {difference:+.3f} after {epochs} epochs with branches scaled by the part, and {plain:+.3f} "
+        "with branches as they are; after {short} epochs {short_scaled:+.3f} and {short_plain:+.3f}.",
+        difference=value[DIFFERENCE],
+        epochs=protocol.epochs,
+        plain=value[f"{DIFFERENCE}: {plain}"],
+        short=protocol.short,
+        short_scaled=value[f"{DIFFERENCE}: {short}, scaled"],
+        short_plain=value[f"{DIFFERENCE}: {short}"],
+    )
+    if value[DIFFERENCE] > NOISE:
+        name = called(protocol.part, protocol.epochs, "scaled")
+        (training,) = (e["error"] for e in by_training if (e["training"], e["data"]) == (name, TRAINING))
+        yield say("Trained by a part, the whole network is wrong on {error:.1%} of its training data.", error=training)
+        yield say(UNFINISHED if training > NOISE else LOST)
+
+
+def _on_rates(rates: Mapping[Half, float], protocol: Protocol) -> Iterator[Sentence]:
+    yield say("Learning rates: {rates}.", rates=", ".join(f"{half} {rate:g}" for half, rate in rates.items()))
     for half, rate in rates.items():
         if rate in (protocol.rates[0], protocol.rates[-1]):
             yield say(
@@ -251,18 +395,69 @@ def _edges(rates: dict[Half, float], protocol: Protocol) -> Iterator[Sentence]:
             )
 
 
-def _missed(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[Sentence]:
-    """Whether the network that was trained by a part of its blocks is at the end of its training."""
-    value = {each["quantity"]: each["found"] for each in found}
-    train = value[f"{ON_TRAINING}, trained by a part of the blocks"]
-    if value[DIFFERENCE] > NOISE:
-        yield say(
-            "Trained by a part of its blocks for {epochs} epochs, the whole network is wrong on {train:.1%} of its "
-            "training data.",
-            epochs=protocol.epochs,
-            train=train,
-        )
-        yield say(UNFINISHED if train > NOISE else LOST)
+def _on_unreached(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[Sentence]:
+    for half in HALVES:
+        steps = [each["steps"] for each in rows if each["paths"] == half]
+        missed = sum(map(math.isinf, steps))
+        if missed:
+            yield say(
+                "By {half} paths the loss of {target:g} was not reached within {steps} steps on {missed} of {seeds} "
+                "seeds.",
+                half=half,
+                target=protocol.target,
+                steps=protocol.steps,
+                missed=missed,
+                seeds=len(steps),
+            )
+
+
+def _loss_chart(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Chart:
+    ratio = found[0]
+    template = {
+        "holds": "Trained by short paths, a network needs {ratio:.2f} times the steps that it needs by long ones",
+        "fails": "Trained by short paths, a network is no faster: {ratio:.2f} times the steps that long ones need",
+    }.get(ratio["verdict"], "The loss while a network is trained by half of its paths, or by all")
+    plot = Plot(
+        "by_step",
+        "lines",
+        Axis("step", say("step")),
+        Axis("loss", say("loss on all training data, in nats"), low=0.0),
+        series="paths",
+        interval=("loss_low", "loss_high"),
+        marks=(Mark(protocol.target, say("the loss to be reached")),),
+    )
+    reading = say(
+        "Lines are means over seeds, bands 95 % intervals. Every update has the norm of the whole gradient, times a "
+        "learning rate that is the best for these paths."
+    )
+    values = {"ratio": ratio["found"]} if "{" in template else {}
+    return Chart("loss-by-paths", say(template, **values), reading, (plot,))
+
+
+def _error_chart(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Chart:
+    difference = found[0]
+    template = {
+        "holds": "Trained by {kept} of {blocks} blocks at a time, a network is as good as by all: {points:+.1f} points",
+        "fails": "Trained by {kept} of {blocks} blocks at a time, a network is not what it is by all: {points:+.1f} "
+        "points of error",
+    }.get(difference["verdict"], "The error of a network that was trained by {kept} of {blocks} blocks at a time")
+    blocks = (protocol.depth - 2) // 2
+    values = {"kept": round(protocol.part * blocks), "blocks": blocks}
+    if "{points" in template:
+        values["points"] = 100 * difference["found"]
+    plot = Plot(
+        "by_training",
+        "points",
+        Axis("training", say("trained by"), scale="ordinal"),
+        Axis("error", say("error of the whole network"), low=0.0),
+        series="data",
+        interval=("error_low", "error_high"),
+    )
+    reading = say(
+        "Points are means over seeds, lines 95 % intervals. Scaled: every branch of the whole network brings the part "
+        "of it that was there in training. Batch statistics are those of the whole network throughout."
+    )
+    return Chart("error-by-blocks", say(template, **values), reading, (plot,))
 
 
 EXPERIMENT = Experiment(
@@ -272,4 +467,5 @@ EXPERIMENT = Experiment(
     measure,
     conclude,
     prepare,
+    cells,
 )
