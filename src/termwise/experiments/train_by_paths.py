@@ -11,12 +11,13 @@
    the fewest steps on all others.  If short paths are what is learned first, the shorter half needs fewer steps to a
    given loss.
 
-Of the first, three things had to be right, and each is measured beside the claim.  *How long*: a block that is there in
-23 batches of 54 has so much fewer updates, and in a short training it is the length that is missing.  So the part is
-trained for 54/23 of the epochs that suffice for the whole: each block has as many updates in both, at equal cost.  *What the batch norms know*:
-statistics that were collected while blocks were missing do not fit the whole network, so all are estimated anew with
-every block there.  *How much a branch brings*: a stream that had 23 branches in training has 54 in the test, so each is
-scaled by 23/54, as after stochastic depth (Huang et al. 2016, arXiv 1603.09382, equation 5).
+Of the first, three things had to be right, and what each does is measured beside the claim.  *How long*: a block that
+is there in 23 batches of 54 has so much fewer updates, and in a short training it is these that are missing.  So the
+part is trained for 54/23 of the epochs that suffice for the whole: each block has as many updates in both, at equal
+cost.  *What the batch norms know*: statistics that were collected while blocks were missing do not fit the whole
+network, so all are estimated anew with every block there.  *How much a branch brings*: a stream that had 23 branches in
+training has 54 in the test, so each is scaled by 23/54, as after stochastic depth (Huang et al. 2016, arXiv 1603.09382,
+equation 5).
 
 The second network has no norms and no biases, so that every gradient is one of paths and its steps are those of the
 mode that it is measured in.
@@ -24,13 +25,11 @@ mode that it is measured in.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,16 +40,14 @@ from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.data import DataSet, load
 from termwise.experiments.common import Expected, Nobody, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
+from termwise.experiments.halves import HALVES, Half, direction
 from termwise.experiments.networks import ResidualMLP
-from termwise.lengths import gradient_lengths, path_gradient
+from termwise.experiments.some_blocks import SomeBlocks, scaled
 from termwise.loop import Training, train_network
-from termwise.nets.resnet import Block, ResNet
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
 
-Half = Literal["shorter", "longer", "all"]
-HALVES: tuple[Half, ...] = ("shorter", "longer", "all")
 DIFFERENCE, RATIO = "error by a part of the blocks - by all", "steps by shorter over steps by longer paths"
 TEST, TRAINING = "test data", "training data"
 NOISE = 0.01
@@ -129,38 +126,6 @@ def _longer(protocol: Protocol) -> int:
 # A random part of the blocks.
 
 
-class SomeBlocks(nn.Module):
-    """A network that leaves out other blocks each time that it is called in training mode.
-
-    What is left out is not computed: behind its rectifier a stream passes the shortcut of a missing block as it is.
-    """
-
-    def __init__(self, network: ResNet, part: float) -> None:
-        super().__init__()
-        self.network = network
-        self._count = len(blocks_of(network))
-        self._kept = round(part * self._count)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, ...) to logits (N, classes)."""
-        if not self.training:
-            return self.network(x)
-        return self.through(x, torch.randperm(self._count)[: self._kept].tolist())
-
-    def through(self, x: Tensor, kept: Collection[int]) -> Tensor:
-        """The logits (N, classes) of x (N, ...) by the blocks of these numbers."""
-        network = self.network
-        v = network.relu(network.norm(network.conv(x)))
-        for number, block in enumerate(blocks_of(network)):
-            v = block(v) if number in kept else block.shortcut(v)
-        return network.classifier(network.pool(v).flatten(1))
-
-
-def blocks_of(network: nn.Module) -> list[Block]:
-    """The blocks, from the input on."""
-    return [module for module in network.modules() if isinstance(module, Block)]
-
-
 def by_blocks(part: float, epochs: int, data: DataSet, protocol: Protocol, seed: int) -> list[dict[str, Any]]:
     """The errors of the whole network, trained by a part of its blocks at a time.
 
@@ -185,16 +150,6 @@ def by_blocks(part: float, epochs: int, data: DataSet, protocol: Protocol, seed:
 def called(part: float, epochs: int, *more: str) -> str:
     """How a training is called."""
     return ", ".join(["a part" if part < 1 else "all blocks", f"{epochs} epochs", *more])
-
-
-@torch.no_grad()
-def scaled(network: ResNet, factor: float) -> ResNet:
-    """A copy whose every branch brings so much of what it brought."""
-    twin = copy.deepcopy(network)
-    for block in blocks_of(twin):
-        block.norm2.weight.mul_(factor)
-        block.norm2.bias.mul_(factor)
-    return twin
 
 
 @torch.no_grad()
@@ -230,7 +185,7 @@ def descent(
         shape = data.train_inputs[0].numel(), protocol.features, data.classes
         model = ResidualMLP(*shape, blocks=protocol.blocks, gain=0.5).eval()
     parameters = dict(model.named_parameters())
-    for rows in itertools.chain(_batches(data, protocol, seed), [None]):
+    for rows in itertools.chain(batches(data, protocol, seed), [None]):
         with torch.no_grad():
             loss = float(F.cross_entropy(model(data.train_inputs), data.train_targets))
         if not loss <= DIVERGED:
@@ -245,39 +200,8 @@ def descent(
                 parameters[name].sub_(rate * gradient)
 
 
-def direction(half: Half, model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """The gradient by a half of its paths, at the norm of the whole gradient."""
-    parameters = dict(model.named_parameters())
-    whole = dict(zip(parameters, torch.autograd.grad(loss(model(x)), [*parameters.values()]), strict=True))
-    if half == "all" or not _norm(whole):  # of a network that has died there is nothing to share out
-        return whole
-    middle, inside = split(gradient_lengths(model, x, loss, unit="blocks").total)
-    part = functools.partial(path_gradient, model, x, loss, unit="blocks")
-    at = part(middle, middle)
-    shorter = {name: inside * gradient for name, gradient in at.items()}
-    if middle > 0:
-        for name, gradient in part(0, middle - 1).items():
-            shorter[name] += gradient
-    found = shorter if half == "shorter" else {name: whole[name] - gradient for name, gradient in shorter.items()}
-    scale = _norm(whole) / _norm(found)
-    return {name: scale * gradient for name, gradient in found.items()}
-
-
-def split(shares: Mapping[int, float]) -> tuple[int, float]:
-    """The length that the shares pass one half at, and how much of it is below."""
-    total, below = sum(shares.values()), 0.0
-    for length, share in sorted(shares.items()):
-        if below + share >= total / 2:
-            return length, (total / 2 - below) / share
-        below += share
-    raise AssertionError("shares that sum to their total pass its half")
-
-
-def _norm(gradients: dict[str, Tensor]) -> float:
-    return math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients.values()))
-
-
-def _batches(data: DataSet, protocol: Protocol, seed: int) -> Iterator[Tensor]:
+def batches(data: DataSet, protocol: Protocol, seed: int) -> Iterator[Tensor]:
+    """The rows of the samples of each step."""
     generator = torch.Generator().manual_seed(stream(seed, 1))
     for _ in range(protocol.steps):
         yield torch.randint(len(data.train_inputs), (protocol.batch,), generator=generator)
@@ -435,16 +359,23 @@ def _loss_chart(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Chart
 
 
 def _error_chart(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Chart:
-    difference = found[0]
+    value = {each["quantity"]: each["found"] for each in found}
     template = {
-        "holds": "Trained by {kept} of {blocks} blocks at a time, a network is as good as by all: {points:+.1f} points",
-        "fails": "Trained by {kept} of {blocks} blocks at a time, a network is not what it is by all: {points:+.1f} "
-        "points of error",
-    }.get(difference["verdict"], "The error of a network that was trained by {kept} of {blocks} blocks at a time")
+        "holds": "Trained by {kept} of its {blocks} blocks at a time, a network is as good as by all: wrong on "
+        "{part:.1%} against {whole:.1%}",
+        "fails": "Trained by {kept} of its {blocks} blocks at a time, a network is not what it is by all: wrong on "
+        "{part:.1%} against {whole:.1%}",
+    }.get(
+        found[0]["verdict"],
+        "A network trained by {kept} of its {blocks} blocks at a time is wrong on {part:.1%}, one by all on {whole:.1%}",
+    )
     blocks = (protocol.depth - 2) // 2
-    values = {"kept": round(protocol.part * blocks), "blocks": blocks}
-    if "{points" in template:
-        values["points"] = 100 * difference["found"]
+    values = {
+        "kept": round(protocol.part * blocks),
+        "blocks": blocks,
+        "part": value[f"error, {called(protocol.part, _longer(protocol), 'scaled')}"],
+        "whole": value[f"error, {called(1, protocol.epochs)}"],
+    }
     plot = Plot(
         "by_training",
         "points",
