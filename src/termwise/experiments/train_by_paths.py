@@ -95,7 +95,7 @@ class Protocol:
 
 def cells(protocol: Protocol) -> tuple[str, ...]:
     """Each training is one."""
-    return (*_trainings(protocol), *(f"{half}-paths" for half in HALVES))
+    return (*_trainings(protocol), *_half_cells())
 
 
 def measure(job: Job) -> Rows:
@@ -105,8 +105,7 @@ def measure(job: Job) -> Rows:
     if job.cell in _trainings(job.protocol):
         part, epochs = _trainings(job.protocol)[job.cell]
         return {"errors": by_blocks(part, epochs, data, job.protocol, job.seed)}
-    (half,) = (half for half in HALVES if job.cell == f"{half}-paths")
-    return by_half(half, data, job.protocol, job.seed)
+    return by_half(_half_cells()[job.cell], data, job.protocol, job.seed)
 
 
 def _trainings(protocol: Protocol) -> dict[str, tuple[float, int]]:
@@ -116,6 +115,11 @@ def _trainings(protocol: Protocol) -> dict[str, tuple[float, int]]:
         "some-blocks": (protocol.part, _longer(protocol)),
         "some-blocks-short": (protocol.part, protocol.epochs),
     }
+
+
+def _half_cells() -> dict[str, Half]:
+    """The cells of the second question."""
+    return {f"{half}-paths": half for half in HALVES}
 
 
 def _longer(protocol: Protocol) -> int:
@@ -367,7 +371,7 @@ def _error_chart(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Char
         "{part:.1%} against {whole:.1%}",
     }.get(
         found[0]["verdict"],
-        "A network trained by {kept} of its {blocks} blocks at a time is wrong on {part:.1%}, one by all on {whole:.1%}",
+        "Trained by {kept} of its {blocks} blocks at a time, a network is wrong on {part:.1%}; by all, on {whole:.1%}",
     )
     blocks = (protocol.depth - 2) // 2
     values = {
