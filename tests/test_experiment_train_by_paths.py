@@ -17,7 +17,7 @@ from termwise import nets
 from termwise.causal import Joins
 from termwise.data import load
 from termwise.experiments import find, run, train_by_paths
-from termwise.experiments.halves import HALVES, Half, direction, split
+from termwise.experiments.halves import HALVES, Half, descent, direction, split
 from termwise.experiments.networks import ResidualMLP
 from termwise.experiments.some_blocks import SomeBlocks, blocks_of, scaled
 from termwise.experiments.train_by_paths import DIFFERENCE, RATIO, TEST, TRAINING, Protocol, called, chosen, conclude
@@ -97,11 +97,12 @@ def test_both_halves_are_half_of_the_gradient_and_make_up_the_whole(mlp: Residua
 
 def test_all_paths_are_gradient_descent() -> None:
     data, protocol = load("digits", size=8), Protocol(steps=4)
-    losses = [loss for loss, _ in train_by_paths.descent("all", 0.1, data, protocol, 3)]
+    rows_of_steps = [*train_by_paths.batches(data, protocol, 3)]
+    losses = descent("all", 0.1, train_by_paths.mlp(data, protocol, 3), data, rows_of_steps)
     with owned_random(3):
         model = ResidualMLP(64, protocol.features, 10, blocks=protocol.blocks, gain=0.5)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
-    for loss, rows in zip(losses, [*train_by_paths.batches(data, protocol, 3), None], strict=True):
+    for loss, rows in zip(losses, [*rows_of_steps, None], strict=True):
         with torch.no_grad():
             expected = float(F.cross_entropy(model(data.train_inputs), data.train_targets))
         assert loss == pytest.approx(expected, rel=1e-5)
@@ -185,7 +186,9 @@ def errors(name: str, test: Sequence[float], training: float = 0.0) -> list[dict
 
 
 def reached(paths: str, rate: float, steps: Sequence[float]) -> list[dict[str, Any]]:
-    return [{"seed": s, "paths": paths, "rate": rate, "steps": n, "error": 0.1} for s, n in enumerate(steps)]
+    return [
+        {"seed": s, "paths": paths, "rate": rate, "steps": n, "error": 0.1, "middle": 2.0} for s, n in enumerate(steps)
+    ]
 
 
 def made_up(

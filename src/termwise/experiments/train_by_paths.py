@@ -26,7 +26,6 @@ mode that it is measured in.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -40,9 +39,10 @@ from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.data import DataSet, load
 from termwise.experiments.common import Expected, Nobody, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.experiments.halves import HALVES, Half, direction
+from termwise.experiments.halves import HALVES, Half, descent, split
 from termwise.experiments.networks import ResidualMLP
 from termwise.experiments.some_blocks import SomeBlocks, scaled
+from termwise.lengths import gradient_lengths
 from termwise.loop import Training, train_network
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random, stream
@@ -53,7 +53,8 @@ TEST, TRAINING = "test data", "training data"
 NOISE = 0.01
 UNFINISHED = "It has not learned its training data yet."
 LOST = "It has learned its training data, and carries over less of them."
-DIVERGED = 100.0  # nats; beyond, the shares of the gradient are lost in rounding
+UNKNOWN = {"error": math.nan, "middle": math.nan}
+BATCH = 512  # samples that the middle length of the gradient is measured on
 # Noise is that of the published error, one run of each: differences up to a percent of the test images.
 EXPECTED = {
     DIFFERENCE: Expected(f"within {NOISE:g} of 0", -NOISE, NOISE),
@@ -165,43 +166,36 @@ def _error(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
 
 
 def by_half(half: Half, data: DataSet, protocol: Protocol, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """At each rate the loss at every step, the steps to the loss that is wanted, and the error on test data then.
+    """At each rate the loss at every step, and what was reached.
 
-    A loss that is there before the first step counts as one step; where it is never reached, steps are infinite.
+    Returns:
+        Rows of losses; and, of what was reached, the steps to the loss that is wanted (1 where it is there before the
+        first; infinite where it never is), the error on test data then, and the middle length of the gradient then.
     """
     losses, reached = [], []
     for rate in protocol.rates:
-        steps, error = math.inf, math.nan
-        for step, (loss, model) in enumerate(descent(half, rate, data, protocol, seed)):
+        steps, then = math.inf, None
+        model = mlp(data, protocol, seed)
+        for step, loss in enumerate(descent(half, rate, model, data, batches(data, protocol, seed))):
             losses.append({"paths": half, "rate": rate, "step": step, "loss": loss})
-            if math.isinf(steps):
-                error = _error(model, data.test_inputs, data.test_targets)
-                steps = float(max(step, 1)) if loss <= protocol.target else math.inf
-        reached.append({"paths": half, "rate": rate, "steps": steps, "error": error})
+            if then is None and loss <= protocol.target:
+                steps, then = float(max(step, 1)), _state(model, data)
+        reached.append({"paths": half, "rate": rate, "steps": steps, **(then or UNKNOWN)})
     return {"losses": losses, "reached": reached}
 
 
-def descent(
-    half: Half, rate: float, data: DataSet, protocol: Protocol, seed: int
-) -> Iterator[tuple[float, ResidualMLP]]:
-    """The loss on all training data, and the network, before each step and after the last; none behind a divergence."""
+def _state(model: ResidualMLP, data: DataSet) -> dict[str, float]:
+    shares = gradient_lengths(
+        model, data.train_inputs[:BATCH], lambda y: F.cross_entropy(y, data.train_targets[:BATCH]), unit="blocks"
+    ).total
+    return {"error": _error(model, data.test_inputs, data.test_targets), "middle": float(split(shares)[0])}
+
+
+def mlp(data: DataSet, protocol: Protocol, seed: int) -> ResidualMLP:
+    """The network at its first weights."""
     with owned_random(seed):
         shape = data.train_inputs[0].numel(), protocol.features, data.classes
-        model = ResidualMLP(*shape, blocks=protocol.blocks, gain=0.5).eval()
-    parameters = dict(model.named_parameters())
-    for rows in itertools.chain(batches(data, protocol, seed), [None]):
-        with torch.no_grad():
-            loss = float(F.cross_entropy(model(data.train_inputs), data.train_targets))
-        if not loss <= DIVERGED:
-            return
-        yield loss, model
-        if rows is None:
-            return
-        x, targets = data.train_inputs[rows], data.train_targets[rows]
-        update = direction(half, model, x, lambda y, targets=targets: F.cross_entropy(y, targets))
-        with torch.no_grad():
-            for name, gradient in update.items():
-                parameters[name].sub_(rate * gradient)
+        return ResidualMLP(*shape, blocks=protocol.blocks, gain=0.5).eval()
 
 
 def batches(data: DataSet, protocol: Protocol, seed: int) -> Iterator[Tensor]:
@@ -265,15 +259,16 @@ def _found_by_blocks(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> l
 def _found_by_half(
     reached: Sequence[Mapping[str, Any]], at_all_rates: Sequence[Mapping[str, Any]], protocol: Protocol
 ) -> list[dict[str, Any]]:
-    steps, errors = (
+    steps, errors, middles = (
         {half: [each[what] for each in reached if each["paths"] == half] for half in HALVES}
-        for what in ("steps", "error")
+        for what in ("steps", "error", "middle")
     )
     found = [
         row(RATIO, _ratios(steps["shorter"], steps["longer"]), EXPECTED[RATIO]),
         *(row(f"steps by {half} over steps by all paths", _ratios(steps[half], steps["all"])) for half in HALVES[:2]),
         *(row(f"steps to a loss of {protocol.target:g}, {half} paths", each) for half, each in steps.items()),
         *(row(f"error then, {half} paths", each) for half, each in errors.items()),
+        *(row(f"middle length of the gradient then, {half} paths", each) for half, each in middles.items()),
     ]
     for rate in protocol.rates:
         shorter, longer = (
@@ -314,13 +309,12 @@ def _on_blocks(
 
 
 def _on_rates(reached: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[Sentence]:
-    for half in HALVES:
-        rates = sorted({each["rate"] for each in reached if each["paths"] == half})
-        yield say(
-            "The best learning rate for {half} paths is {rates}.", half=half, rates=" or ".join(f"{r:g}" for r in rates)
-        )
-        if {protocol.rates[0], protocol.rates[-1]} & set(rates):
-            yield say("That is at the end of those tried: a better one may lie beyond.")
+    rates = {half: sorted({each["rate"] for each in reached if each["paths"] == half}) for half in HALVES}
+    listed = (f"{half} {' or '.join(f'{rate:g}' for rate in each)}" for half, each in rates.items())
+    yield say("Best learning rates: {rates}.", rates=", ".join(listed))
+    for half, each in rates.items():
+        if {min(protocol.rates), max(protocol.rates)} & set(each):
+            yield say("For {half} paths that is at the end of those tried: a better one may lie beyond.", half=half)
 
 
 def _on_unreached(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[Sentence]:
@@ -355,8 +349,8 @@ def _loss_chart(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Chart
         marks=(Mark(protocol.target, say("the loss to be reached")),),
     )
     reading = say(
-        "Lines are means over seeds, bands 95 % intervals. Every update has the norm of the whole gradient, times a "
-        "learning rate that is the best for these paths."
+        "Lines are means over seeds, bands 95 % intervals. Every update has the norm of the whole gradient, times the "
+        "learning rate that is best for these paths on the other seeds."
     )
     values = {"ratio": ratio["found"]} if "{" in template else {}
     return Chart("loss-by-paths", say(template, **values), reading, (plot,))
@@ -384,13 +378,14 @@ def _error_chart(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Char
         "by_training",
         "points",
         Axis("training", say("trained by"), scale="ordinal"),
-        Axis("error", say("error of the whole network"), low=0.0),
-        series="data",
+        Axis("error", say("error of the whole network on test data"), low=0.0),
         interval=("error_low", "error_high"),
+        where={"data": TEST},
     )
     reading = say(
-        "Points are means over seeds, lines 95 % intervals. Scaled: every branch of the whole network brings the part "
-        "of it that was there in training. Batch statistics are those of the whole network throughout."
+        "Points are means over seeds, lines 95 % intervals. A part: a random {kept} of the blocks in each batch. "
+        "Scaled: in the test each branch brings that part of what it brought in training.",
+        kept=values["kept"],
     )
     return Chart("error-by-blocks", say(template, **values), reading, (plot,))
 
