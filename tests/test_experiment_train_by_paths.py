@@ -175,6 +175,7 @@ def test_a_scaled_branch_brings_so_much_of_what_it_brought(network: ResNet) -> N
 LONG, SHORT = called(23 / 54, 35), called(23 / 54, 15)
 ALL = called(1, 15)
 NEVER = math.inf
+PROTOCOL = Protocol(rates=(0.1, 0.14, 0.2))
 
 
 def errors(name: str, test: Sequence[float], training: float = 0.0) -> list[dict[str, Any]]:
@@ -215,7 +216,7 @@ def made_up(
 
 
 def found(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Mapping[str, Any]]:
-    return {line["quantity"]: line for line in conclude(rows, Protocol()).found}
+    return {line["quantity"]: line for line in conclude(rows, PROTOCOL).found}
 
 
 def test_both_hold() -> None:
@@ -226,9 +227,22 @@ def test_both_hold() -> None:
     assert lines["steps by shorter over steps by all paths"]["found"] == pytest.approx(20.8 / 25)
     assert lines[f"{RATIO}, both at rate 0.1"]["found"] == pytest.approx(lines[RATIO]["found"])
     assert math.isnan(lines[f"{RATIO}, both at rate 0.2"]["found"])
-    loss, error = conclude(made_up(), Protocol()).charts
+    loss, rate, error = conclude(made_up(), PROTOCOL).charts
     assert str(loss.title) == "Trained by short paths, a network needs 0.68 times the steps that it needs by long ones"
+    assert str(rate.title) == "At a rate of 0.1 short paths need 0.68 times the steps of long ones, at 0.14 0.68"
     assert "as good as by all: wrong on 2.0% against 2.0%" in str(error.title)
+
+
+@pytest.mark.parametrize(("longer", "said"), [(20, True), (60, False)])
+def test_that_it_is_the_size_of_the_step_is_said_where_the_data_say_it(longer: float, said: bool) -> None:
+    rows = made_up()
+    for each in rows["reached"]:
+        if (each["paths"], each["rate"]) == ("longer", 0.1):
+            each["steps"] = longer + 10.0 * (each["seed"] % 2)
+        if (each["paths"], each["rate"]) == ("shorter", 0.1):
+            each["steps"] = 25.0
+    conclusion = conclude(rows, PROTOCOL)
+    assert any("how large a step they bear" in str(note) for note in conclusion.notes) == said
 
 
 @pytest.mark.parametrize(("training", "why"), [(0.03, "not learned"), (0.001, "carries over less")])
@@ -236,14 +250,14 @@ def test_both_fail_and_the_notes_say_why(training: float, why: str) -> None:
     rows = made_up([0.05, 0.051, 0.049, 0.05, 0.05], {"shorter": [40, 41, 42, 41, 40]}, training)
     lines = found(rows)
     assert lines[DIFFERENCE]["verdict"] == lines[RATIO]["verdict"] == "fails"
-    conclusion = conclude(rows, Protocol())
+    conclusion = conclude(rows, PROTOCOL)
     assert any(why in str(note) for note in conclusion.notes)
     assert "no faster: 1.34 times" in str(conclusion.charts[0].title)
 
 
 def test_a_loss_that_is_never_reached_decides_nothing() -> None:
     # Divided by infinity, the steps of the shorter paths would be 0 of the others', and hold.
-    conclusion = conclude(made_up(steps={"longer": [30, NEVER, 31, 31, 30]}), Protocol())
+    conclusion = conclude(made_up(steps={"longer": [30, NEVER, 31, 31, 30]}), PROTOCOL)
     (line,) = (line for line in conclusion.found if line["quantity"] == RATIO)
     assert line["verdict"] == "undecided"
     assert any("on 1 of 5 seeds" in str(note) for note in conclusion.notes)

@@ -35,13 +35,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from termwise import nets
-from termwise.charts import Axis, Chart, Mark, Plot
+from termwise.charts import Chart
 from termwise.data import DataSet, load
 from termwise.experiments.common import Expected, Nobody, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.halves import HALVES, Half, descent, split
 from termwise.experiments.networks import ResidualMLP
 from termwise.experiments.some_blocks import SomeBlocks, scaled
+from termwise.experiments.train_by_paths_charts import error_chart, loss_chart, rate_chart
 from termwise.lengths import gradient_lengths
 from termwise.loop import Training, train_network
 from termwise.recorder import reestimated
@@ -83,9 +84,9 @@ class Protocol:
     epochs: int = 15
     blocks: int = 8
     features: int = 32
-    steps: int = 48
+    steps: int = 64
     batch: int = 128
-    rates: tuple[float, ...] = (0.1, 0.14, 0.2)  # at the last, networks die on some seeds
+    rates: tuple[float, ...] = (0.05, 0.07, 0.1, 0.14, 0.2)  # at the last, networks die on some seeds
     target: float = 0.3
 
     @staticmethod
@@ -215,16 +216,25 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     by_blocks = _found_by_blocks(rows["errors"], protocol)
     by_half = _found_by_half(reached, rows["reached"], protocol)
     losses = [each for each in rows["losses"] if each["rate"] == rates[each["paths"], each["seed"]]]
+    by_rate = [
+        each for each in over_seeds(rows["reached"], ["paths", "rate"], ["steps"]) if math.isfinite(each["steps"])
+    ]
     tables = {
         "by_training": over_seeds(rows["errors"], ["training", "data"], ["error"]),
         "by_step": over_seeds(losses, ["paths", "step"], ["loss"]),
+        "by_rate": by_rate,
     }
     notes = (
         *_on_blocks(by_blocks, tables["by_training"], protocol),
         *_on_rates(reached, protocol),
+        *_on_stability(by_half, protocol),
         *_on_unreached(reached, protocol),
     )
-    charts = (_loss_chart(by_half, protocol), _error_chart(by_blocks, protocol))
+    charts = (
+        loss_chart(by_half[0], protocol.target),
+        *([rate_chart(_at_rates(by_half, protocol), protocol.target)] if by_rate else []),
+        _error_chart(by_blocks, protocol),
+    )
     return Conclusion([*by_blocks, *by_half], notes, tables, charts)
 
 
@@ -317,6 +327,28 @@ def _on_rates(reached: Sequence[Mapping[str, Any]], protocol: Protocol) -> Itera
             yield say("For {half} paths that is at the end of those tried: a better one may lie beyond.", half=half)
 
 
+def _at_rates(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[tuple[float, Mapping[str, Any]]]:
+    """The rates at which both halves reached the loss on all seeds, ascending, with the ratio there."""
+    rows = {each["quantity"]: each for each in found}
+    each = [(rate, rows[f"{RATIO}, both at rate {rate:g}"]) for rate in sorted(protocol.rates)]
+    return [(rate, line) for rate, line in each if math.isfinite(line["found"])]
+
+
+def _on_stability(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[Sentence]:
+    """Where each at its best short paths are faster, and at a low rate they are not: it is the rate that does it."""
+    at_rates = _at_rates(found, protocol)
+    if found[0]["verdict"] == "holds" and at_rates and at_rates[0][1]["high"] >= 1:
+        rate, line = at_rates[0]
+        yield say(
+            "At equal rates of {rate:g} shorter paths are not seen to be faster ({ratio:.2f} times the steps, "
+            "{low:.2f} to {high:.2f}): what sets them apart is how large a step they bear.",
+            rate=rate,
+            ratio=line["found"],
+            low=line["low"],
+            high=line["high"],
+        )
+
+
 def _on_unreached(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[Sentence]:
     for half in HALVES:
         steps = [each["steps"] for each in rows if each["paths"] == half]
@@ -333,61 +365,17 @@ def _on_unreached(rows: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iter
             )
 
 
-def _loss_chart(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Chart:
-    ratio = found[0]
-    template = {
-        "holds": "Trained by short paths, a network needs {ratio:.2f} times the steps that it needs by long ones",
-        "fails": "Trained by short paths, a network is no faster: {ratio:.2f} times the steps that long ones need",
-    }.get(ratio["verdict"], "The loss while a network is trained by half of its paths, or by all")
-    plot = Plot(
-        "by_step",
-        "lines",
-        Axis("step", say("step")),
-        Axis("loss", say("loss on all training data, in nats"), low=0.0),
-        series="paths",
-        interval=("loss_low", "loss_high"),
-        marks=(Mark(protocol.target, say("the loss to be reached")),),
-    )
-    reading = say(
-        "Lines are means over seeds, bands 95 % intervals. Every update has the norm of the whole gradient, times the "
-        "learning rate that is best for these paths on the other seeds."
-    )
-    values = {"ratio": ratio["found"]} if "{" in template else {}
-    return Chart("loss-by-paths", say(template, **values), reading, (plot,))
-
-
 def _error_chart(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Chart:
     value = {each["quantity"]: each["found"] for each in found}
-    template = {
-        "holds": "Trained by {kept} of its {blocks} blocks at a time, a network is as good as by all: wrong on "
-        "{part:.1%} against {whole:.1%}",
-        "fails": "Trained by {kept} of its {blocks} blocks at a time, a network is not what it is by all: wrong on "
-        "{part:.1%} against {whole:.1%}",
-    }.get(
-        found[0]["verdict"],
-        "Trained by {kept} of its {blocks} blocks at a time, a network is wrong on {part:.1%}; by all, on {whole:.1%}",
-    )
     blocks = (protocol.depth - 2) // 2
-    values = {
-        "kept": round(protocol.part * blocks),
-        "blocks": blocks,
-        "part": value[f"error, {called(protocol.part, _longer(protocol), 'scaled')}"],
-        "whole": value[f"error, {called(1, protocol.epochs)}"],
-    }
-    plot = Plot(
-        "by_training",
-        "points",
-        Axis("training", say("trained by"), scale="ordinal"),
-        Axis("error", say("error of the whole network on test data"), low=0.0),
-        interval=("error_low", "error_high"),
-        where={"data": TEST},
+    return error_chart(
+        found[0]["verdict"],
+        TEST,
+        kept=round(protocol.part * blocks),
+        blocks=blocks,
+        part=value[f"error, {called(protocol.part, _longer(protocol), 'scaled')}"],
+        whole=value[f"error, {called(1, protocol.epochs)}"],
     )
-    reading = say(
-        "Points are means over seeds, lines 95 % intervals. A part: a random {kept} of the blocks in each batch. "
-        "Scaled: in the test each branch brings that part of what it brought in training.",
-        kept=values["kept"],
-    )
-    return Chart("error-by-blocks", say(template, **values), reading, (plot,))
 
 
 EXPERIMENT = Experiment(
