@@ -73,7 +73,7 @@ class Protocol:
         epochs: of its training by all blocks.
         blocks: of the network that is trained by halves of its gradient.
         features: of its stream.
-        steps: of its trainings.
+        steps: of its trainings, at most.
         batch: samples a step.
         rates: that each half chooses from.
         target: the loss on all training data, in nats, that is to be reached.
@@ -84,7 +84,7 @@ class Protocol:
     epochs: int = 15
     blocks: int = 8
     features: int = 32
-    steps: int = 64
+    steps: int = 100
     batch: int = 128
     rates: tuple[float, ...] = (0.05, 0.07, 0.1, 0.14, 0.2)  # at the last, networks die on some seeds
     target: float = 0.3
@@ -167,7 +167,7 @@ def _error(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
 
 
 def by_half(half: Half, data: DataSet, protocol: Protocol, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """At each rate the loss at every step, and what was reached.
+    """At each rate the loss at every step until it is what is wanted, and what was reached.
 
     Returns:
         Rows of losses; and, of what was reached, the steps to the loss that is wanted (1 where it is there before the
@@ -175,13 +175,14 @@ def by_half(half: Half, data: DataSet, protocol: Protocol, seed: int) -> dict[st
     """
     losses, reached = [], []
     for rate in protocol.rates:
-        steps, then = math.inf, None
+        steps, then = math.inf, UNKNOWN
         model = mlp(data, protocol, seed)
         for step, loss in enumerate(descent(half, rate, model, data, batches(data, protocol, seed))):
             losses.append({"paths": half, "rate": rate, "step": step, "loss": loss})
-            if then is None and loss <= protocol.target:
+            if loss <= protocol.target:
                 steps, then = float(max(step, 1)), _state(model, data)
-        reached.append({"paths": half, "rate": rate, "steps": steps, **(then or UNKNOWN)})
+                break
+        reached.append({"paths": half, "rate": rate, "steps": steps, **then})
     return {"losses": losses, "reached": reached}
 
 
@@ -221,7 +222,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     ]
     tables = {
         "by_training": over_seeds(rows["errors"], ["training", "data"], ["error"]),
-        "by_step": over_seeds(losses, ["paths", "step"], ["loss"]),
+        "by_step": over_seeds(_while_all_train(losses), ["paths", "step"], ["loss"]),
         "by_rate": by_rate,
     }
     notes = (
@@ -287,6 +288,15 @@ def _found_by_half(
         )
         found.append(row(f"{RATIO}, both at rate {rate:g}", _ratios(shorter, longer)))
     return found
+
+
+def _while_all_train(losses: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The losses of each half up to the step at which the first seed ends: beyond, a mean would be one of the rest."""
+    last: dict[Half, dict[int, int]] = {}
+    for each in losses:
+        seeds = last.setdefault(each["paths"], {})
+        seeds[each["seed"]] = max(each["step"], seeds.get(each["seed"], 0))
+    return [each for each in losses if each["step"] <= min(last[each["paths"]].values())]
 
 
 def _ratios(steps: Sequence[float], of: Sequence[float]) -> list[float]:

@@ -36,7 +36,7 @@ def loss_chart(ratio: Mapping[str, Any], target: float) -> Chart:
     )
     reading = say(
         "Lines are means over seeds, bands 95 % intervals. Every update has the norm of the whole gradient, times the "
-        "learning rate that is best for these paths on the other seeds."
+        "learning rate that is best for these paths on the other seeds. A line ends where the first seed does."
     )
     return Chart("loss-by-paths", title, reading, (plot,))
 
