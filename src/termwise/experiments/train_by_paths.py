@@ -329,6 +329,11 @@ def _on_blocks(
 
 
 def _on_rates(reached: Sequence[Mapping[str, Any]], protocol: Protocol) -> Iterator[Sentence]:
+    if len({each["seed"] for each in reached}) == 1:
+        yield say(
+            "A learning rate is chosen on other seeds, and there is none: all have {rate:g}.", rate=protocol.rates[0]
+        )
+        return
     rates = {half: sorted({each["rate"] for each in reached if each["paths"] == half}) for half in HALVES}
     listed = (f"{half} {' or '.join(f'{rate:g}' for rate in each)}" for half, each in rates.items())
     yield say("Best learning rates: {rates}.", rates=", ".join(listed))
