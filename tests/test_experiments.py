@@ -15,9 +15,8 @@ import termwise as tw
 from termwise import nets
 from termwise.cli import main
 from termwise.data import load
-from termwise.experiments import NAMES, find, four_depths, gradient_paths, init_length, run, train_by_paths
+from termwise.experiments import NAMES, find, four_depths, gradient_paths, init_length, run
 from termwise.experiments.common import Expected, by_quantity, row
-from termwise.experiments.networks import ResidualMLP
 from termwise.nets.resnet import ResNet
 
 
@@ -114,52 +113,6 @@ def test_the_paths_of_54_blocks_are_counted_exactly() -> None:
     assert [line["verdict"] for line in found] == ["holds", "holds"]
 
 
-# Training by paths.
-
-
-def test_the_middle_of_the_shares() -> None:
-    assert train_by_paths.split({1: 0.3, 2: 0.4, 3: 0.3}) == (2, pytest.approx(0.5))
-    assert train_by_paths.split({0: 1.2, 1: -0.4, 2: 0.2}) == (0, pytest.approx(0.5 / 1.2))
-    assert train_by_paths.split({4: 0.2, 5: 0.2, 6: 0.6}) == (6, pytest.approx(1 / 6))
-
-
-def test_both_halves_are_half_of_the_gradient_and_make_up_the_whole() -> None:
-    torch.manual_seed(0)
-    model = ResidualMLP(6, 8, 3, blocks=4).double()
-    x, targets = torch.randn(5, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
-
-    def flat(half: train_by_paths.Half) -> torch.Tensor:
-        found = train_by_paths.direction(half, model, x, lambda y: F.cross_entropy(y, targets))
-        return torch.cat([found[name].flatten() for name, _ in model.named_parameters()])
-
-    F.cross_entropy(model(x), targets).backward()
-    whole = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    shorter, longer = flat("shorter"), flat("longer")
-    assert torch.allclose(flat("all"), whole, atol=1e-12)
-    for half in (shorter, longer):
-        assert float(half.norm()) == pytest.approx(float(whole.norm()))
-    factors = torch.linalg.lstsq(torch.stack([shorter, longer], dim=1), whole[:, None]).solution.flatten()
-    assert torch.allclose(factors[0] * shorter + factors[1] * longer, whole, atol=1e-9)
-    assert float(factors[0] * shorter @ whole / (whole @ whole)) == pytest.approx(0.5)
-
-
-def test_in_training_a_part_of_the_blocks_is_there() -> None:
-    torch.manual_seed(0)
-    network = nets.resnet(62, channels=1, width=2)  # 30 blocks
-    model = train_by_paths.SomeBlocks(network, torch.randn(1, 1, 8, 8), 0.4).train()
-    x = torch.randn(4, 1, 8, 8)
-    seen = set()
-    for _ in range(2):
-        network.zero_grad()
-        model(x).square().sum().backward()
-        weights = [block.norm2.weight for stage in network.stages for block in stage]  # type: ignore[union-attr]
-        there = tuple(bool(w.grad is not None and w.grad.abs().sum() > 0) for w in weights)
-        assert sum(there) == 12
-        seen.add(there)
-    assert len(seen) == 2
-    assert torch.equal(model.eval()(x), network.eval()(x))
-
-
 # End to end.
 
 
@@ -200,5 +153,4 @@ def test_the_command_prints_what_was_found(name: str, capsys: pytest.CaptureFixt
 def test_the_defaults_are_the_published_sizes() -> None:
     blocks = (gradient_paths.Protocol().depth - 2) // 2
     assert blocks == gradient_paths.MODULES
-    assert round(train_by_paths.Protocol().part * blocks) == 23
     assert load("digits", size=8).classes == 10
