@@ -69,24 +69,46 @@ def test_a_line_is_the_mean_over_seeds_and_its_interval() -> None:
 # The gradient's paths.
 
 
+def test_a_sample_goes_back_through_the_branches_of_its_path_alone(
+    network: ResNet, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    # By hand: a network whose blocks are one way of theirs, with the values of the whole network put in.
+    x, targets = batch
+    through = torch.rand(9, 3, generator=torch.Generator().manual_seed(2)) < 0.5
+    found = gradient_paths.Paths(network, x, targets).gradient(through)
+    for i in range(3):
+        alone = x[i : i + 1].clone().requires_grad_()
+        v = F.relu(network.norm(network.conv(alone)))
+        for block, taken in zip((b for stage in network.stages for b in stage), through[:, i], strict=True):
+            branch = block.norm2(block.conv2(F.relu(block.norm1(block.conv1(v)))))
+            whole, way = block.shortcut(v) + branch, branch if taken else block.shortcut(v)
+            v = F.relu(whole.detach() + way - way.detach())
+        F.cross_entropy(network.classifier(v.mean(dim=(2, 3))), targets[i : i + 1]).backward()
+        assert torch.allclose(found[i], alone.grad[0], rtol=1e-9, atol=1e-14)
+
+
 @pytest.mark.parametrize("length", [0, 9])
 def test_where_there_is_one_path_it_is_the_coherent_sum(
     network: ResNet, batch: tuple[torch.Tensor, torch.Tensor], length: int
 ) -> None:
     x, targets = batch
-    found = gradient_paths.sampled(network, x, targets, length, torch.Generator().manual_seed(0))
+    found = gradient_paths.Paths(network, x, targets).gradient(torch.full((9, 3), length == 9))
     terms = tw.expand_gradient(
         network, x, lambda y: F.cross_entropy(y, targets, reduction="sum"), unit="blocks", at=[]
     ).input.terms
-    assert torch.allclose(found, terms[length].flatten(1).norm(dim=1), rtol=1e-9)
+    assert torch.allclose(found, terms[length], rtol=1e-9, atol=1e-14)
 
 
-def test_each_sample_has_a_path_of_its_own_through_so_many_blocks(network: ResNet) -> None:
-    # All samples are one, so that their norms differ by their paths alone: nine of one block each.
-    torch.manual_seed(1)
-    x, targets = torch.randn(1, 1, 8, 8, dtype=torch.float64).expand(200, -1, -1, -1), torch.zeros(200).long()
-    found = gradient_paths.sampled(network, x, targets, 1, torch.Generator().manual_seed(0))
-    assert len(found.mul(1e9).round().unique()) == 9
+def test_the_paths_of_one_block_add_up_to_their_coherent_sum(
+    network: ResNet, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    x, targets = batch
+    along = gradient_paths.Paths(network, x, targets)
+    found = sum(along.gradient(torch.eye(9, dtype=torch.bool)[i][:, None].expand(9, 3)) for i in range(9))
+    terms = tw.expand_gradient(
+        network, x, lambda y: F.cross_entropy(y, targets, reduction="sum"), unit="blocks", at=[]
+    ).input.terms
+    assert torch.allclose(torch.as_tensor(found), terms[1], rtol=1e-9, atol=1e-14)
 
 
 def test_the_measures_of_a_binomial() -> None:

@@ -159,29 +159,45 @@ def by_length(model: ResNet, data: DataSet, protocol: Protocol, seed: int) -> li
     terms = expansion.input.terms
     drawn = torch.randint(len(inputs), (protocol.paths,), generator=generator)
     orders = torch.rand((len(_blocks(model)), protocol.paths), generator=generator).argsort(dim=0)
+    along = Paths(model, inputs[drawn], targets[drawn])
     lines = []
     for length, paths in expansion.input.paths.items():
-        norms = along(model, inputs[drawn], targets[drawn], orders < length).flatten(1).norm(dim=1)
+        norms = along.gradient(orders < length).flatten(1).norm(dim=1)
         coherent = float(terms[length].flatten(1).norm(dim=1).mean())
         # As text: most of the counts are larger than a 64-bit integer may be.
         lines.append({"length": length, "paths": str(paths), "norm": float(norms.mean()), "coherent": coherent})
     return lines
 
 
-def along(model: ResNet, x: Tensor, targets: Tensor, through: Tensor) -> Tensor:
-    """The gradient of the summed loss at the input along one path for each sample, of the shape of `x`.
+class Paths:
+    """The gradient of the summed loss at the input along one path for each sample, as often as it is asked for.
 
-    The values are those of the whole network; the gradient of a sample goes back through the branches of the blocks
-    that `through` (blocks, N) says, and through the shortcuts of all others.
+    The values are those of the whole network, computed once; every block keeps its own graph, from which the gradient
+    goes back through the branch of those samples that take it, and through the shortcut of all others.
     """
-    x = x.clone().requires_grad_()
-    v = model.relu(model.norm(model.conv(x)))
-    for block, chosen in zip(_blocks(model), through, strict=True):
-        shortcut, branch = block.shortcut(v), _branch(block, v)
-        way = torch.where(chosen[:, None, None, None], branch, shortcut)
-        v = block.relu((shortcut + branch).detach() + (way - way.detach()))
-    loss = F.cross_entropy(model.classifier(model.pool(v).flatten(1)), targets, reduction="sum")
-    return torch.autograd.grad(loss, x)[0]
+
+    def __init__(self, model: ResNet, x: Tensor, targets: Tensor) -> None:
+        """Run `model` on inputs (N, ...) and class numbers (N,)."""
+        self._x = x.clone().requires_grad_()
+        self._stem = model.relu(model.norm(model.conv(self._x)))
+        v, self._blocks = self._stem, list[tuple[Tensor, Tensor, Tensor, Tensor]]()
+        for block in _blocks(model):
+            v = v.detach().requires_grad_()
+            shortcut, branch = block.shortcut(v), _branch(block, v)
+            self._blocks.append((v, shortcut, branch, shortcut + branch > 0))
+            v = block.relu(shortcut + branch)
+        v = v.detach().requires_grad_()
+        loss = F.cross_entropy(model.classifier(model.pool(v).flatten(1)), targets, reduction="sum")
+        (self._last,) = torch.autograd.grad(loss, v)
+
+    def gradient(self, through: Tensor) -> Tensor:
+        """At the input, of its shape; `through` (blocks, N) says which branches a sample's path takes."""
+        g = self._last
+        for (v, shortcut, branch, gate), chosen in zip(reversed(self._blocks), through.flip(0), strict=True):
+            g, taken = g * gate, chosen[:, None, None, None]
+            ways = [g * ~taken, g * taken]
+            (g,) = torch.autograd.grad([shortcut, branch], v, ways, retain_graph=True)
+        return torch.autograd.grad(self._stem, self._x, g, retain_graph=True)[0]
 
 
 def _blocks(model: ResNet) -> list[Block]:
@@ -229,8 +245,8 @@ def of_batches(model: ResNet, data: DataSet, protocol: Protocol, seed: int, size
     for _ in range(protocol.batches):
         drawn = torch.randperm(len(data.train_inputs), generator=generator)[:size]
         order = torch.randperm(blocks, generator=generator)[:, None].expand(-1, size)
-        x, targets = data.train_inputs[drawn].double(), data.train_targets[drawn]
-        norms += [float(along(model, x, targets, order < length).norm()) for length in lengths]
+        along = Paths(model, data.train_inputs[drawn].double(), data.train_targets[drawn])
+        norms += [float(along.gradient(order < length).norm()) for length in lengths]
     return factor(np.array(lengths), norms)
 
 
