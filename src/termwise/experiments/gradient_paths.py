@@ -310,7 +310,7 @@ def _norms(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _shares(lines: Sequence[Mapping[str, Any]], main: str) -> list[dict[str, Any]]:
-    """What each length has of count times norm, and of the norms of the coherent sums, seed by seed, then over seeds."""
+    """What each length has of count times norm, and of the norms of the coherent sums, seed by seed and then over all."""
     weights: dict[tuple[str, int], dict[int, float]] = {}
     for line in lines:
         product = float(int(line["paths"])) * line["norm"]
@@ -355,8 +355,8 @@ def _chart(found: Mapping[str, Mapping[str, Any]]) -> Chart:
         ),
     )
     reading = say(
-        "Lines are means over seeds (of norms the geometric one), bands 95 % intervals. The coherent sum is the norm of "
-        "the gradient that all paths of a length carry together."
+        "Lines are means over seeds (of norms the geometric one), bands 95 % intervals. The coherent sum is the norm "
+        "of the gradient that all paths of a length carry together."
     )
     return Chart("paths", say(template, share=share, r=r), reading, plots)
 
@@ -387,8 +387,8 @@ def _notes(found: Mapping[str, Mapping[str, Any]], protocol: Protocol) -> tuple[
         words = "the published one" if published(r) else "not the published one either"
         notes.append(
             say(
-                "It depends on the training: at a peak rate of {rate:g}, and not {first:g}, branches add {spread:.2f} of "
-                "the spread of the stream, r is {r:.3f}, {words}, and the share in lengths 5 to 17 is {share:.3f}.",
+                "It depends on the training: at a peak rate of {rate:g}, and not {first:g}, branches add {spread:.2f} "
+                "of the spread of the stream, r is {r:.3f}, {words}, and the share in lengths 5 to 17 is {share:.3f}.",
                 rate=rate,
                 first=protocol.rates[0],
                 spread=spread,

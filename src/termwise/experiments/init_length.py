@@ -169,8 +169,7 @@ def _lengths(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
     lines = over_seeds(measured, ["kind", "of"], ["length"])
     expected = [
-        {"kind": kind, "of": "expected", "length": (bounds.low + bounds.high) / 2}
-        for kind, bounds in EXPECTED.items()
+        {"kind": kind, "of": "expected", "length": (bounds.low + bounds.high) / 2} for kind, bounds in EXPECTED.items()
     ]
     return [*lines, *(line | {"length_low": None, "length_high": None} for line in expected)]
 
@@ -192,8 +191,8 @@ def _chart(found: Mapping[str, Mapping[str, Any]]) -> Chart:
         interval=("length_low", "length_high"),
     )
     reading = say(
-        "Points are means over seeds, whiskers 95 % intervals; independent paths are computed from the strengths of the "
-        "branches alone."
+        "Points are means over seeds, whiskers 95 % intervals; independent paths are computed from the strengths of "
+        "the branches alone."
     )
     return Chart("lengths", say(template, he=he, norm=norm, gain=gain), reading, (plot,))
 
@@ -219,8 +218,8 @@ def _notes(found: Mapping[str, Mapping[str, Any]]) -> tuple[Sentence, ...]:
         if rectified and straight and rectified["found"] < straight["found"]:
             notes.append(
                 say(
-                    "The theory has each block add 1 to the variance of the stream. Linear ones add {straight:.2f}, these "
-                    "{rectified:.2f}, for the mean over samples of what a rectifier passes is no variance: the norms "
+                    "The theory has each block add 1 to the variance of the stream. Linear ones add {straight:.2f}, "
+                    "these {rectified:.2f}, for the mean over samples of what a rectifier passes is no variance: the norms "
                     "divide by less, and later branches are stronger.",
                     straight=straight["found"],
                     rectified=rectified["found"],
