@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +137,170 @@ def test_the_paths_of_54_blocks_are_counted_exactly() -> None:
         for low, high in ((5, 17), (19, 35))
     ]
     assert [line["verdict"] for line in found] == ["holds", "holds"]
+
+
+# What follows: gradient-paths.
+
+
+def path_rows(r: Mapping[str, float], batches: float) -> dict[str, list[dict[str, Any]]]:
+    """Rows of five seeds in which every network's norms fall as r^length, and coherent sums are alike."""
+    lines: list[dict[str, Any]] = [
+        {"network": network, "seed": seed, "length": k, "paths": str(math.comb(54, k)), "norm": 3 * factor**k}
+        | {"coherent": 1.0}
+        for network, factor in r.items()
+        for seed in range(5)
+        for k in range(55)
+    ]
+    values = []
+    for network in r:
+        for seed in range(5):
+            own = [line for line in lines if (line["network"], line["seed"]) == (network, seed)]
+            numbers = gradient_paths.measures(own) | {gradient_paths.ADDED: 0.2, gradient_paths.BATCHES: batches}
+            values += [{"network": network, "seed": seed, "quantity": q, "value": v} for q, v in numbers.items()]
+    return {"lengths": lines, "values": values}
+
+
+def test_what_is_not_as_published_is_said_with_what_it_depends_on() -> None:
+    rows = path_rows({"trained at 0.1": 0.1, "before training": 0.46, "trained at 0.02": 0.22}, batches=0.1)
+    conclusion = gradient_paths.conclude(rows, gradient_paths.Protocol())
+    found = {line["quantity"]: line for line in conclusion.found}
+    assert found["r"]["verdict"] == found[gradient_paths.SHARE]["verdict"] == "fails"
+    assert found["r, trained at 0.02"]["verdict"] == ""
+    first, second, third = map(str, conclusion.notes)
+    assert "leaves 0.100 of the gradient, before training 0.460" in first
+    assert "do not change that: r is 0.100" in second
+    assert "at a peak rate of 0.02, and not 0.1" in third and "r is 0.220, the published one" in third
+    (chart,) = conclusion.charts
+    assert str(chart.title).startswith("Only 5")  # 1 - cdf(4) of a binomial of 54 and 1/11
+    shares = [line for line in conclusion.tables["shares"] if line["network"] == "trained at 0.02"]
+    law = stats.binom(54, 0.22 / 1.22)
+    assert [line["share"] for line in shares] == pytest.approx([law.pmf(k) for k in range(55)])
+    norms = [line["norm"] for line in conclusion.tables["norms"] if line["network"] == "before training"]
+    assert norms == pytest.approx([3 * 0.46**k for k in range(55)])
+
+
+def test_what_is_as_published_needs_no_words() -> None:
+    rows = path_rows({"trained at 0.1": 0.22, "before training": 0.46, "trained at 0.02": 0.3}, batches=0.1)
+    conclusion = gradient_paths.conclude(rows, gradient_paths.Protocol())
+    assert conclusion.notes == ()
+    assert [line["verdict"] for line in conclusion.found if line["expected"]] == ["holds"] * 4
+    assert str(conclusion.charts[0].title).startswith("Paths of 5 to 17 blocks have 97% of count x norm")
+
+
+def test_what_is_zero_is_left_out_of_the_fit() -> None:
+    lengths = np.arange(6)
+    norms = 0.3**lengths * (lengths != 2)
+    assert gradient_paths.factor(lengths, norms) == pytest.approx(0.3)
+    assert math.isnan(gradient_paths.factor(lengths, np.zeros(6)))
+
+
+def test_what_a_branch_adds_beside_the_stream(network: ResNet) -> None:
+    torch.manual_seed(3)
+    x, logs = torch.randn(40, 1, 8, 8, dtype=torch.float64), []
+    with torch.no_grad():
+        v = F.relu(network.norm(network.conv(x)))
+        for block in (b for stage in network.stages for b in stage):
+            branch = block.norm2(block.conv2(F.relu(block.norm1(block.conv1(v)))))
+            squares = [((t - t.mean(dim=0)) ** 2).sum() / 39 / t[0].numel() for t in (branch, v)]
+            logs.append(0.5 * math.log(squares[0] / squares[1]))
+            v = block(v)
+    assert gradient_paths.added(network, x) == pytest.approx(math.exp(np.mean(logs)))
+
+
+# What follows: lengths before training.
+
+
+def test_the_length_of_independent_paths_is_that_of_all_subsets_of_blocks() -> None:
+    strengths = [0.3, 1.7, 0.05, 0.8]
+    squares = [0.0] * 5
+    for taken in itertools.product((False, True), repeat=4):
+        squares[sum(taken)] += math.prod(s for s, there in zip(strengths, taken, strict=True) if there)
+    norms = np.sqrt(squares)
+    assert init_length.independent(strengths) == pytest.approx(norms @ np.arange(5) / norms.sum())
+    assert init_length.independent([1.0] * 24) == pytest.approx(12)
+
+
+@pytest.mark.parametrize("activation", [torch.nn.ReLU, torch.nn.Identity])
+def test_a_branch_makes_of_a_stream_what_its_strength_says(activation: type[torch.nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = ResidualMLP(4, 256, 3, blocks=1, gain=0.7, activation=activation, norm=True).eval()
+    (branch,) = init_length.branches(model)
+    branch.norm.running_var.copy_(torch.rand(256) + 0.5)  # type: ignore[union-attr,operator]
+    out = branch(torch.randn(10_000, 256)).square().mean()
+    assert branch.strength() == pytest.approx(float(out.detach()), rel=0.03)
+
+
+def test_linear_branches_give_the_lengths_of_independent_paths() -> None:
+    torch.manual_seed(0)
+    model = ResidualMLP(64, 256, 10, blocks=6, gain=0.5, activation=torch.nn.Identity).eval()
+    length = tw.profile(model, (torch.randn(64, 64), torch.zeros(64).long()), unit="blocks", replicates=2).mean_depth
+    assert init_length.independent([b.strength() for b in init_length.branches(model)]) == pytest.approx(
+        length.value, rel=0.1
+    )
+
+
+def test_lengths_that_are_missed_stand_beside_those_of_linear_branches() -> None:
+    numbers = {"He gain": 12.0, "batch norm": 4.6, "branch gain 0.2": 1.4, "zero init": 0.0}
+    numbers |= {"batch norm, linear branches": 3.8, "branch gain 0.2, linear branches": 1.4}
+    values = [
+        {"kind": kind, "quantity": quantity, "value": value + 0.001 * seed * (kind != "zero init"), "seed": seed}
+        for kind, length in numbers.items()
+        for seed in range(5)
+        for quantity, value in (
+            (init_length.MEASURED, length),
+            (init_length.INDEPENDENT, length - 0.1),
+            (init_length.GROWTH, 1.0 if "linear" in kind else 0.7),
+        )
+    ]
+    conclusion = init_length.conclude({"values": values}, init_length.Protocol())
+    verdicts = {line["quantity"]: line["verdict"] for line in conclusion.found if line["expected"]}
+    assert verdicts == {"He gain": "holds", "batch norm": "fails", "branch gain 0.2": "holds", "zero init": "holds"}
+    first, second = map(str, conclusion.notes)
+    assert first.startswith("batch norm: 4.60 found.") and "4.50; linear branches were found to give 3.80" in first
+    assert "Linear ones add 1.00, these 0.70" in second
+    assert str(conclusion.charts[0].title).startswith("Weaker branches, shorter paths: 12.0 blocks")
+
+
+# What follows: four notions.
+
+
+def notion_rows(**shares: Sequence[float]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of five seeds, with shares by notion as they are given and accuracies that grow with k."""
+    names = {"a": four_depths.A, "b": four_depths.B, "w": four_depths.WALSH, "m": four_depths.MOEBIUS}
+    values = [
+        {"notion": names[name], "k": k, "measure": "share", "value": share, "seed": seed}
+        for name, by_k in shares.items()
+        for seed in range(5)
+        for k, share in enumerate(by_k)
+        if not math.isnan(share)
+    ]
+    accuracies = {four_depths.A: (0.5, 0.95, 1.0), four_depths.B: (0.5, 0.6, 0.7), four_depths.D: (0.2, 0.4, 1.0)}
+    values += [
+        {"notion": notion, "k": k, "measure": "accuracy", "value": right, "seed": seed}
+        for notion, by_k in accuracies.items()
+        for seed in range(5)
+        for k, right in enumerate(by_k)
+    ]
+    return {"values": values, "series": [{"seed": seed, "converges": "no"} for seed in range(5)]}
+
+
+def test_notions_that_differ_hold_and_notions_that_agree_fail() -> None:
+    protocol = four_depths.Protocol(blocks=2)
+    frozen = (0.2, 0.4, 0.4)
+    apart = four_depths.conclude(
+        notion_rows(a=frozen, b=(0.6, 0.2, 0.2), w=(math.nan, 0.9, 0.1), m=(0.2, 0.8, 0.0)), protocol
+    )
+    # Half the sum of |differences|; Walsh has no order 0, so A's from 1 on are shared out anew: a half each.
+    assert [line["found"] for line in apart.found] == pytest.approx([0.4, 0.4, 0.4])
+    assert {line["verdict"] for line in apart.found} == {"holds"}
+    shares, accuracy = apart.charts
+    assert str(shares.title).startswith("No other notion agrees")
+    assert str(accuracy.title) == (
+        "Nine tenths of the accuracy need frozen paths up to 1 blocks, or 2 blocks left in the network"
+    )
+    alike = four_depths.conclude(notion_rows(a=frozen, b=frozen, w=(math.nan, 0.5, 0.5), m=frozen), protocol)
+    assert {line["verdict"] for line in alike.found} == {"fails"}
+    assert str(alike.charts[0].title).startswith("Shares by four notions: 0.00 to 0.00")
 
 
 # Training by paths.

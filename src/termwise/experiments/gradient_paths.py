@@ -310,7 +310,7 @@ def _norms(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _shares(lines: Sequence[Mapping[str, Any]], main: str) -> list[dict[str, Any]]:
-    """What each length has of count times norm, and of the norms of the coherent sums, seed by seed and then over all."""
+    """What each length has of count times norm, and of the norms of the coherent sums; shares of each seed."""
     weights: dict[tuple[str, int], dict[int, float]] = {}
     for line in lines:
         product = float(int(line["paths"])) * line["norm"]

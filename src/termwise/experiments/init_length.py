@@ -219,7 +219,7 @@ def _notes(found: Mapping[str, Mapping[str, Any]]) -> tuple[Sentence, ...]:
             notes.append(
                 say(
                     "The theory has each block add 1 to the variance of the stream. Linear ones add {straight:.2f}, "
-                    "these {rectified:.2f}, for the mean over samples of what a rectifier passes is no variance: the norms "
+                    "these {rectified:.2f}, for the mean over samples of what a rectifier passes is no variance: norms "
                     "divide by less, and later branches are stronger.",
                     straight=straight["found"],
                     rectified=rectified["found"],

@@ -27,12 +27,12 @@ class Branch(nn.Module):
 
     @torch.no_grad()
     def strength(self) -> float:
-        """The mean square of what it makes of a stream of mean square 1, by its weights and the norm's statistics."""
-        square = self.gain**2 * self.kept * self.linear.weight.square().sum(dim=1).mean()
+        """The mean square of what it makes of independent features of mean square 1, by weights and statistics alone."""
+        squares = self.linear.weight.square().sum(dim=0)
         if isinstance(self.norm, nn.BatchNorm1d):
             assert self.norm.running_var is not None
-            square = square * (self.norm.weight.square() / (self.norm.running_var + self.norm.eps)).mean()
-        return float(square)
+            squares = squares * self.norm.weight.square() / (self.norm.running_var + self.norm.eps)
+        return self.gain**2 * self.kept * float(squares.mean())
 
     def forward(self, v: Tensor) -> Tensor:
         """(N, features) to (N, features)."""
