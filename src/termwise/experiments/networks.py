@@ -27,7 +27,7 @@ class Branch(nn.Module):
 
     @torch.no_grad()
     def strength(self) -> float:
-        """The mean square of what it makes of independent features of mean square 1, by weights and statistics alone."""
+        """The mean square of what it makes of independent features of mean square 1, by its parameters alone."""
         squares = self.linear.weight.square().sum(dim=0)
         if isinstance(self.norm, nn.BatchNorm1d):
             assert self.norm.running_var is not None
