@@ -21,7 +21,7 @@ from termwise.data import load
 from termwise.experiments import NAMES, find, four_depths, gradient_paths, init_length, run, train_by_paths
 from termwise.experiments.common import Expected, by_quantity, row
 from termwise.experiments.networks import ResidualMLP
-from termwise.nets.resnet import ResNet
+from termwise.nets.resnet import Block, ResNet
 
 
 @pytest.fixture
@@ -40,6 +40,10 @@ def network() -> ResNet:
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
     return torch.randn(3, 1, 8, 8, dtype=torch.float64), torch.tensor([1, 4, 7])
+
+
+def residual(network: ResNet) -> list[Block]:
+    return [module for module in network.modules() if isinstance(module, Block)]
 
 
 # Statistics.
@@ -82,11 +86,12 @@ def test_a_sample_goes_back_through_the_branches_of_its_path_alone(
     for i in range(3):
         alone = x[i : i + 1].clone().requires_grad_()
         v = F.relu(network.norm(network.conv(alone)))
-        for block, taken in zip((b for stage in network.stages for b in stage), through[:, i], strict=True):
+        for block, taken in zip(residual(network), through[:, i], strict=True):
             branch = block.norm2(block.conv2(F.relu(block.norm1(block.conv1(v)))))
             whole, way = block.shortcut(v) + branch, branch if taken else block.shortcut(v)
             v = F.relu(whole.detach() + way - way.detach())
         F.cross_entropy(network.classifier(v.mean(dim=(2, 3))), targets[i : i + 1]).backward()
+        assert alone.grad is not None
         assert torch.allclose(found[i], alone.grad[0], rtol=1e-9, atol=1e-14)
 
 
@@ -139,7 +144,7 @@ def test_the_paths_of_54_blocks_are_counted_exactly() -> None:
     assert [line["verdict"] for line in found] == ["holds", "holds"]
 
 
-# What follows: gradient-paths.
+# What is concluded of the gradient's paths.
 
 
 def path_rows(r: Mapping[str, float], batches: float) -> dict[str, list[dict[str, Any]]]:
@@ -173,8 +178,8 @@ def test_what_is_not_as_published_is_said_with_what_it_depends_on() -> None:
     (chart,) = conclusion.charts
     assert str(chart.title).startswith("Only 5")  # 1 - cdf(4) of a binomial of 54 and 1/11
     shares = [line for line in conclusion.tables["shares"] if line["network"] == "trained at 0.02"]
-    law = stats.binom(54, 0.22 / 1.22)
-    assert [line["share"] for line in shares] == pytest.approx([law.pmf(k) for k in range(55)])
+    binomial = [math.comb(54, k) * 0.22**k / 1.22**54 for k in range(55)]
+    assert [line["share"] for line in shares] == pytest.approx(binomial)
     norms = [line["norm"] for line in conclusion.tables["norms"] if line["network"] == "before training"]
     assert norms == pytest.approx([3 * 0.46**k for k in range(55)])
 
@@ -199,7 +204,7 @@ def test_what_a_branch_adds_beside_the_stream(network: ResNet) -> None:
     x, logs = torch.randn(40, 1, 8, 8, dtype=torch.float64), []
     with torch.no_grad():
         v = F.relu(network.norm(network.conv(x)))
-        for block in (b for stage in network.stages for b in stage):
+        for block in residual(network):
             branch = block.norm2(block.conv2(F.relu(block.norm1(block.conv1(v)))))
             squares = [((t - t.mean(dim=0)) ** 2).sum() / 39 / t[0].numel() for t in (branch, v)]
             logs.append(0.5 * math.log(squares[0] / squares[1]))
@@ -207,7 +212,7 @@ def test_what_a_branch_adds_beside_the_stream(network: ResNet) -> None:
     assert gradient_paths.added(network, x) == pytest.approx(math.exp(np.mean(logs)))
 
 
-# What follows: lengths before training.
+# Lengths before training.
 
 
 def test_the_length_of_independent_paths_is_that_of_all_subsets_of_blocks() -> None:
@@ -261,7 +266,7 @@ def test_lengths_that_are_missed_stand_beside_those_of_linear_branches() -> None
     assert str(conclusion.charts[0].title).startswith("Weaker branches, shorter paths: 12.0 blocks")
 
 
-# What follows: four notions.
+# Four notions.
 
 
 def notion_rows(**shares: Sequence[float]) -> dict[str, list[dict[str, Any]]]:
