@@ -305,7 +305,8 @@ def test_notions_that_differ_hold_and_notions_that_agree_fail() -> None:
     )
     alike = four_depths.conclude(notion_rows(a=frozen, b=frozen, w=(math.nan, 0.5, 0.5), m=frozen), protocol)
     assert {line["verdict"] for line in alike.found} == {"fails"}
-    assert str(alike.charts[0].title).startswith("Shares by four notions: 0.00 to 0.00")
+    assert str(alike.charts[0].title).startswith("B unfrozen is nearest to frozen paths: 0.00")
+    assert "C Moebius is not clearly apart from A frozen: shares differ most at k = 0, by +0.000" in str(alike.notes[1])
 
 
 # Training by paths.

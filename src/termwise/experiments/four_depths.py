@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from termwise.charts import Axis, Chart, Mark, Plot
+from termwise.charts import Axis, Chart, Kind, Plot
 from termwise.data import DataSet, load
 from termwise.deletion import deletion
 from termwise.expand import expand
@@ -91,11 +91,12 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     """How far apart the notions are."""
     values = rows["values"]
     converged = ", ".join(line["converges"] for line in rows["series"])
-    note = say("The unfrozen series converges at strength 1, by seed: {converged}.", converged=converged)
     found = _distances(values)
     by_k = over_seeds(values, ["measure", "notion", "k"])
+    series = say("The unfrozen series converges at strength 1, by seed: {converged}.", converged=converged)
     tables = {"beside": _side_by_side(by_k, protocol), "by_k": by_k}
-    return Conclusion(found, (note,), tables, (_shares(found), _accuracy(by_k)), beside="beside")
+    notes = (*_near(found, by_k), series)
+    return Conclusion(found, notes, tables, (_shares(found), _accuracy(by_k)), beside="beside")
 
 
 def _network(data: DataSet, protocol: Protocol, seed: int) -> nn.Module:
@@ -168,20 +169,42 @@ def _written(line: Mapping[str, Any]) -> str:
     return f"{line['value']:.3f}{half}"
 
 
+def _near(found: Sequence[Mapping[str, Any]], by_k: Sequence[Mapping[str, Any]]) -> list[Sentence]:
+    """Of a notion that is not clearly apart, where its shares differ most from those of frozen paths."""
+    shares = {(line["notion"], line["k"]): line["value"] for line in by_k if line["measure"] == "share"}
+    notes = []
+    for notion in (B, MOEBIUS):
+        (line,) = (each for each in found if each["quantity"] == _distance(notion))
+        if line["verdict"] == "holds":
+            continue
+        apart = {k: share - shares[A, k] for (of, k), share in shares.items() if of == notion}
+        k = max(apart, key=lambda k: abs(apart[k]))
+        words = (
+            "{notion} is not clearly apart from {frozen}: shares differ most at k = {k}, by {apart:+.3f} in the mean."
+        )
+        notes.append(say(words, notion=notion, frozen=A, k=k, apart=apart[k]))
+    return notes
+
+
+def _distance(notion: str) -> str:
+    return f"distance of {notion} from {A}"
+
+
 def _shares(found: Sequence[Mapping[str, Any]]) -> Chart:
-    apart = [line["found"] for line in found]
-    verdicts = {line["verdict"] for line in found}
+    apart = {line["quantity"]: line["found"] for line in found}
+    nearest, farthest = min(apart.values()), max(apart.values())
+    (near,) = (notion for notion in (B, WALSH, MOEBIUS) if _distance(notion) == min(apart, key=lambda q: apart[q]))
     template = (
-        "No other notion agrees with frozen paths: {least:.2f} to {most:.2f} of the shares lie elsewhere"
-        if verdicts == {"holds"}
-        else "Shares by four notions: {least:.2f} to {most:.2f} of them lie elsewhere than by frozen paths"
+        "No other notion agrees with frozen paths: {nearest:.2f} to {farthest:.2f} of the shares lie elsewhere"
+        if {line["verdict"] for line in found} == {"holds"}
+        else "{near} is nearest to frozen paths: {nearest:.2f} of its shares lie elsewhere, of others {farthest:.2f}"
     )
-    plot = _plot("share", say("share of the output"), Mark(0.0, say("nothing")))
+    plot = _plot("points", "share", say("share of the output"))
     reading = say(
         "Shares of A, B and Moebius are aligned with the output and may be negative; those of Walsh are of its "
-        "variance over block subsets. Lines are means over seeds, bands 95 % intervals."
+        "variance over block subsets. Points are means over seeds, whiskers 95 % intervals."
     )
-    return Chart("shares", say(template, least=min(apart), most=max(apart)), reading, (plot,))
+    return Chart("shares", say(template, near=near, nearest=nearest, farthest=farthest), reading, (plot,))
 
 
 def _accuracy(by_k: Sequence[Mapping[str, Any]]) -> Chart:
@@ -189,7 +212,7 @@ def _accuracy(by_k: Sequence[Mapping[str, Any]]) -> Chart:
         "A and B: the terms up to k blocks. D: the network with k blocks left, the mean over choices. Lines are means "
         "over seeds, bands 95 % intervals."
     )
-    plot = _plot("accuracy", say("accuracy on test data"), low=0.0, high=1.0)
+    plot = _plot("lines", "accuracy", say("accuracy on test data"), low=0.0, high=1.0)
     return Chart("accuracy", _reached(by_k), reading, (plot,))
 
 
@@ -209,16 +232,15 @@ def _reached(by_k: Sequence[Mapping[str, Any]]) -> Sentence:
     return say(template, frozen=frozen, causal=causal)
 
 
-def _plot(measured: str, label: Sentence, *marks: Mark, low: float | None = None, high: float | None = None) -> Plot:
+def _plot(kind: Kind, measured: str, label: Sentence, *, low: float | None = None, high: float | None = None) -> Plot:
     return Plot(
         "by_k",
-        "lines",
-        Axis("k", say("k, in blocks")),
+        kind,
+        Axis("k", say("k, in blocks"), "ordinal" if kind == "points" else "linear"),
         Axis("value", label, low=low, high=high),
         series="notion",
         interval=("value_low", "value_high"),
         where={"measure": measured},
-        marks=marks,
     )
 
 
@@ -236,7 +258,7 @@ def _distances(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for seed, mine in shares[notion].items():
             frozen = np.array(shares[A][seed])[first:]
             apart.append(float(np.abs(frozen / frozen.sum() - np.array(mine)).sum() / 2))
-        rows.append(row(f"distance of {notion} from {A}", apart, EXPECTED))
+        rows.append(row(_distance(notion), apart, EXPECTED))
     return rows
 
 
