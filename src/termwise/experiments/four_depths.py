@@ -197,7 +197,8 @@ def _shares(found: Sequence[Mapping[str, Any]]) -> Chart:
     template = (
         "No other notion agrees with frozen paths: {nearest:.2f} to {farthest:.2f} of the shares lie elsewhere"
         if {line["verdict"] for line in found} == {"holds"}
-        else "{near} is nearest to frozen paths: {nearest:.2f} of its shares lie elsewhere, of others {farthest:.2f}"
+        else "{near} is nearest to frozen paths: {nearest:.2f} of its shares lie elsewhere, of others up to "
+        "{farthest:.2f}"
     )
     plot = _plot("points", "share", say("share of the output"))
     reading = say(
