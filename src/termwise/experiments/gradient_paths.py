@@ -14,8 +14,8 @@ After Veit, Wilber, Belongie 2016 (arXiv 1605.06431), sections 3 and 4.3, on the
    and its norm.  Here paths may cancel or add up, which a product of count and norm cannot show.  Nothing published is
    expected of it.
 
-The paper prints no r: the range is what its share in lengths 5 to 17 asks of 54 blocks.  So r fitted over lengths 5 to
-17 alone is shown without an expectation of its own.
+Of 54 blocks, r in this range and that share are one statement: the product of count and norm is a binomial in r / (1 +
+r).  So r fitted over lengths 5 to 17 alone is shown without an expectation of its own.
 
 With the peak learning rate that all experiments share, r comes out smaller.  Two ways were tried to meet it, and are
 measured in every run.  The norm of whole batches of training data, each along one path and with batch norms that use
