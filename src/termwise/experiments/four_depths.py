@@ -27,15 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from termwise.charts import Axis, Chart, Kind, Plot
 from termwise.data import DataSet, load
-from termwise.deletion import deletion, t_interval
+from termwise.deletion import deletion
 from termwise.expand import expand
-from termwise.experiments.common import Expected, row, trained
+from termwise.experiments.common import Expected, over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.networks import ResidualMLP
 from termwise.interactions import interactions
 from termwise.loop import Optimiser, Training
-from termwise.sentences import say
+from termwise.sentences import Sentence, say
 from termwise.unfrozen import unfrozen
 
 APART = 0.1
@@ -90,8 +91,12 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     """How far apart the notions are."""
     values = rows["values"]
     converged = ", ".join(line["converges"] for line in rows["series"])
-    note = say("The unfrozen series converges at strength 1, by seed: {converged}.", converged=converged)
-    return Conclusion(_distances(values), (note,), {"beside": _side_by_side(values, protocol)}, beside="beside")
+    found = _distances(values)
+    by_k = over_seeds(values, ["measure", "notion", "k"])
+    series = say("The unfrozen series converges at strength 1, by seed: {converged}.", converged=converged)
+    tables = {"beside": _side_by_side(by_k, protocol), "by_k": by_k}
+    notes = (*_near(found, by_k), series)
+    return Conclusion(found, notes, tables, (_shares(found), _accuracy(by_k)), beside="beside")
 
 
 def _network(data: DataSet, protocol: Protocol, seed: int) -> nn.Module:
@@ -144,23 +149,100 @@ def _accuracies(logits: Tensor, targets: Tensor) -> np.ndarray:
     return (logits.argmax(dim=-1) == targets).double().mean(dim=1).cpu().numpy()
 
 
-def _side_by_side(values: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
+def _side_by_side(by_k: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
     """A line for each depth: the mean of each notion over seeds, and half of its interval."""
+    known = {(line["k"], line["measure"], line["notion"]): line for line in by_k}
     lines = []
     for k in range(protocol.blocks + 1):
         line: dict[str, Any] = {"k": k}
-        for measure, notions in SHOWN.items():
+        for measured, notions in SHOWN.items():
             for notion in notions:
-                here = {"k": k, "measure": measure, "notion": notion}
-                seeds = np.array([v["value"] for v in values if here.items() <= v.items()])
-                if not len(seeds):  # there is no share of order 0 by Walsh
-                    line[f"{notion}: {measure}"] = ""
-                    continue
-                low, high = t_interval(seeds)
-                half = "" if np.isnan(low) else f" +-{(high - low) / 2:.3f}"
-                line[f"{notion}: {measure}"] = f"{seeds.mean():.3f}{half}"
+                there = known.get((k, measured, notion))  # there is no share of order 0 by Walsh
+                line[f"{notion}: {measured}"] = "" if there is None else _written(there)
         lines.append(line)
     return lines
+
+
+def _written(line: Mapping[str, Any]) -> str:
+    low, high = line["value_low"], line["value_high"]
+    half = "" if low is None else f" +-{(high - low) / 2:.3f}"
+    return f"{line['value']:.3f}{half}"
+
+
+def _near(found: Sequence[Mapping[str, Any]], by_k: Sequence[Mapping[str, Any]]) -> list[Sentence]:
+    """Of a notion that is not clearly apart, where its shares differ most from those of frozen paths."""
+    shares = {(line["notion"], line["k"]): line["value"] for line in by_k if line["measure"] == "share"}
+    notes = []
+    for notion in (B, MOEBIUS):
+        (line,) = (each for each in found if each["quantity"] == _distance(notion))
+        if line["verdict"] == "holds":
+            continue
+        apart = {k: share - shares[A, k] for (of, k), share in shares.items() if of == notion}
+        k = max(apart, key=lambda k: abs(apart[k]))
+        words = (
+            "{notion} is not clearly apart from {frozen}: shares differ most at k = {k}, by {apart:+.3f} in the mean."
+        )
+        notes.append(say(words, notion=notion, frozen=A, k=k, apart=apart[k]))
+    return notes
+
+
+def _distance(notion: str) -> str:
+    return f"distance of {notion} from {A}"
+
+
+def _shares(found: Sequence[Mapping[str, Any]]) -> Chart:
+    apart = {line["quantity"]: line["found"] for line in found}
+    nearest, farthest = min(apart.values()), max(apart.values())
+    (near,) = (notion for notion in (B, WALSH, MOEBIUS) if _distance(notion) == min(apart, key=lambda q: apart[q]))
+    template = (
+        "No other notion agrees with frozen paths: {nearest:.2f} to {farthest:.2f} of the shares lie elsewhere"
+        if {line["verdict"] for line in found} == {"holds"}
+        else "{near} is nearest to frozen paths: {nearest:.2f} of its shares lie elsewhere, of others up to "
+        "{farthest:.2f}"
+    )
+    plot = _plot("points", "share", say("share of the output"))
+    reading = say(
+        "Shares of A, B and Moebius are aligned with the output and may be negative; those of Walsh are of its "
+        "variance over block subsets. Points are means over seeds, whiskers 95 % intervals."
+    )
+    return Chart("shares", say(template, near=near, nearest=nearest, farthest=farthest), reading, (plot,))
+
+
+def _accuracy(by_k: Sequence[Mapping[str, Any]]) -> Chart:
+    reading = say(
+        "A and B: the terms up to k blocks. D: the network with k blocks left, the mean over choices. Lines are means "
+        "over seeds, bands 95 % intervals."
+    )
+    plot = _plot("lines", "accuracy", say("accuracy on test data"), low=0.0, high=1.0)
+    return Chart("accuracy", _reached(by_k), reading, (plot,))
+
+
+def _reached(by_k: Sequence[Mapping[str, Any]]) -> Sentence:
+    """How many blocks frozen paths need for nine tenths of the accuracy, and how many must be left."""
+    lines = {
+        notion: {line["k"]: line["value"] for line in by_k if (line["measure"], line["notion"]) == ("accuracy", notion)}
+        for notion in (A, D)
+    }
+    whole = lines[D][max(lines[D])]
+    frozen, causal = (min(k for k, right in lines[n].items() if right >= 0.9 * whole) for n in (A, D))
+    template = (
+        "Nine tenths of the accuracy need frozen paths up to {frozen} blocks, or {causal} blocks left in the network"
+        if frozen != causal
+        else "Frozen paths and blocks that are left both have nine tenths of the accuracy from {frozen} on"
+    )
+    return say(template, frozen=frozen, causal=causal)
+
+
+def _plot(kind: Kind, measured: str, label: Sentence, *, low: float | None = None, high: float | None = None) -> Plot:
+    return Plot(
+        "by_k",
+        kind,
+        Axis("k", say("k, in blocks"), "ordinal" if kind == "points" else "linear"),
+        Axis("value", label, low=low, high=high),
+        series="notion",
+        interval=("value_low", "value_high"),
+        where={"measure": measured},
+    )
 
 
 def _distances(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -177,7 +259,7 @@ def _distances(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for seed, mine in shares[notion].items():
             frozen = np.array(shares[A][seed])[first:]
             apart.append(float(np.abs(frozen / frozen.sum() - np.array(mine)).sum() / 2))
-        rows.append(row(f"distance of {notion} from {A}", apart, EXPECTED))
+        rows.append(row(_distance(notion), apart, EXPECTED))
     return rows
 
 

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 
 class Branch(nn.Module):
-    """norm, activation, weights, gain; weights from N(0, 2 / features), which keep the size of what is rectified."""
+    """norm, activation, weights, gain.
+
+    Weights are from N(0, 2 / features), which keep the size of what is rectified; behind no activation at all
+    (`nn.Identity`) from N(0, 1 / features), which keep that of anything.
+    """
 
     def __init__(self, features: int, activation: Callable[[], nn.Module], gain: float, *, norm: bool) -> None:
         super().__init__()
@@ -17,7 +21,18 @@ class Branch(nn.Module):
         self.activation = activation()
         self.linear = nn.Linear(features, features, bias=False)
         self.gain = gain
-        nn.init.kaiming_normal_(self.linear.weight, nonlinearity="relu")
+        linear = isinstance(self.activation, nn.Identity)
+        self.kept = 1.0 if linear else 0.5  # of a mean square, by a rectifier
+        nn.init.kaiming_normal_(self.linear.weight, nonlinearity="linear" if linear else "relu")
+
+    @torch.no_grad()
+    def strength(self) -> float:
+        """The mean square of what it makes of independent features of mean square 1, by its parameters alone."""
+        squares = self.linear.weight.square().sum(dim=0)
+        if isinstance(self.norm, nn.BatchNorm1d):
+            assert self.norm.running_var is not None
+            squares = squares * self.norm.weight.square() / (self.norm.running_var + self.norm.eps)
+        return self.gain**2 * self.kept * float(squares.mean())
 
     def forward(self, v: Tensor) -> Tensor:
         """(N, features) to (N, features)."""
