@@ -1,9 +1,18 @@
 """Can a residual network do without a block?  Can a plain network do without a layer?
 
-After Veit, Wilber, Belongie 2016 (arXiv 1605.06431), sections 4.1 and 4.2, on the embedded digits.  A residual network
-of 24 blocks with batch norm and a plain network are trained; then blocks (layers) are deleted at random, and nothing is
-trained again.  Expected of the residual network, in the mean over draws: with 1, 4 and 12 blocks removed an accuracy of
-at least 0.92, 0.80 and 0.55; of the plain one that a layer costs 0.15 or more.
+After Veit, Wilber, Belongie 2016 (arXiv 1605.06431), sections 4.1 and 4.2, on the embedded digits.  Three networks are
+trained; then blocks (layers) are deleted at random, and nothing is trained again.
+
+- A residual network of 24 blocks with batch norm.  Expected, in the mean over draws: with 1, 4 and 12 blocks removed an
+  accuracy of at least 0.92, 0.80 and 0.55.  Its blocks are also put into another order, of which nothing is expected
+  but that the accuracy falls with the rank correlation (Kendall's tau) between the new order and the old.
+- A plain network: a layer is to cost 0.15 or more.
+- A residual network of 24 blocks without norms, under the weights of He et al. 2015, whose branches are each as large
+  as their input: a block is to cost 0.15 or more.  Shortcuts alone do not make blocks dispensable.
+
+Whoever deletes blocks from a network with batch norms hands the norms behind them inputs of another size than their
+running statistics tell.  So all is measured twice: with the statistics as trained, as in the paper, and with statistics
+estimated anew on training data for each network that is left.  What the second brings back was never a matter of paths.
 
 One number a seed, the mean over its draws; see `termwise.experiments.common` for intervals and verdicts.
 """
@@ -11,23 +20,25 @@ One number a seed, the mean over its draws; see `termwise.experiments.common` fo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from termwise import nets
 from termwise.charts import Axis, Chart, Plot
 from termwise.data import DataSet, load
-from termwise.deletion import Curve, deletion, plain_layers
+from termwise.deletion import AS_TRAINED, REESTIMATED, deletion, plain_layers, reordering, t_interval
 from termwise.experiments.common import Expected, over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.loop import Training
-from termwise.sentences import say
+from termwise.loop import Optimiser, Training
+from termwise.sentences import Sentence, say
 
-EXPECTED = {1: 0.92, 4: 0.80, 12: 0.55}
-COST_OF_A_LAYER = 0.15
+EXPECTED = {k: Expected(f"{low:g} or more", low) for k, low in {1: 0.92, 4: 0.80, 12: 0.55}.items()}
+COST = Expected("0.15 or more", low=0.15)
+CALIBRATION = 256  # training samples on which statistics are estimated anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,127 +46,263 @@ class Protocol:
     """What is trained, for how long, and how often it is cut; `quick` is a job of seconds, and shows nothing.
 
     Attributes:
-        depth: of the residual network, 6n + 2 for 3n blocks.
+        depth: of both residual networks, 6n + 2 for 3n blocks.
         plain_depth: of the plain network.
-        width: channels of the first stage of both.
+        width: channels of the first stage of the two networks with norms.
+        bare_width: of the one without norms.
+        bare_rate: its peak learning rate; the others have the default.
         size: of the images, in pixels.
-        epochs: of both trainings.
-        draws: for each number of blocks.
-        removed: numbers of blocks.
+        epochs: of all trainings.
+        draws: for each number of blocks, and of swaps.
+        removed: numbers of blocks, from the residual network with norms.
+        removed_from_controls: numbers of blocks or layers, from the other two.
+        swaps: exchanges of two blocks that make another order.
     """
 
     depth: int = 50
     plain_depth: int = 20
     width: int = 8
+    bare_width: int = 16
+    bare_rate: float = 0.006
     size: int = 16
     epochs: int = 15
-    draws: int = 30
-    removed: tuple[int, ...] = (0, 1, 4, 12)
+    draws: int = 10
+    removed: tuple[int, ...] = (0, 1, 2, 4, 8, 12, 16, 20, 24)
+    removed_from_controls: tuple[int, ...] = (0, 1, 2, 4)
+    swaps: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
 
     @staticmethod
     def quick() -> Protocol:
         """The same job, as small as it can be."""
-        return Protocol(depth=8, plain_depth=8, width=4, size=8, epochs=1, draws=2, removed=(0, 1))
+        return Protocol(14, 8, 2, 2, size=8, epochs=1, draws=2, removed=(0, 1, 6), removed_from_controls=(0, 1))
+
+
+def cells(protocol: Protocol) -> tuple[str, str, str]:
+    """The three networks: residual, plain, and residual without norms."""
+    return f"resnet-{protocol.depth}", f"plain-{protocol.plain_depth}", f"without-norms-{protocol.depth}"
 
 
 def measure(job: Job) -> Rows:
-    """Train both networks, and cut them up: a row for each draw."""
-    protocol, seed = job.protocol, job.seed
+    """Train a network, and cut it up: a row for each draw."""
+    protocol, name = job.protocol, job.cell
+    residual, plain, bare = cells(protocol)
     data = load("digits", size=protocol.size)
-    rows: list[dict[str, Any]] = []
-    for name, make in _networks(protocol, data).items():
-        job.progress(f"training {name}")
-        model = trained(make, data, Training(epochs=protocol.epochs), seed)
-        job.progress(f"cutting up {name}")
-        for curve in _cut(model, data, protocol, seed, plain=name.startswith("plain")):
-            rows += [{"network": name, **row} for row in curve.draws.rows()]
-    return {"draws": rows}
+    optimiser = Optimiser(learning_rate=protocol.bare_rate) if name == bare else Optimiser()
+    job.progress("training")
+    settings = Training(epochs=protocol.epochs, optimiser=optimiser)
+    model = trained(_networks(protocol, data)[name], data, settings, job.seed)
+    test = data.test_inputs, data.test_targets
+    layers = plain_layers(model, data.test_inputs[:1]) if name == plain else None
+    removed = protocol.removed if name == residual else protocol.removed_from_controls
+    rows: dict[str, list[dict[str, Any]]] = {"draws": [], "orders": []}
+    for calibration in (None,) if name == bare else (None, data.train_inputs[:CALIBRATION]):
+        options: dict[str, Any] = {"draws": protocol.draws, "calibration": calibration, "seed": job.seed}
+        job.progress("cutting it up")
+        rows["draws"] += deletion(model, test, removed=removed, layers=layers, **options).draws.rows()
+        if name == residual:
+            job.progress("putting its blocks into other orders")
+            rows["orders"] += reordering(model, test, swaps=protocol.swaps, **options).draws.rows()
+    return {table: [{"network": name, **each} for each in lines] for table, lines in rows.items()}
+
+
+def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:
+    residual, plain, bare = cells(protocol)
+    shape: dict[str, Any] = {"classes": data.classes, "channels": data.train_inputs.shape[1]}
+    return {
+        residual: lambda: nets.resnet(protocol.depth, width=protocol.width, **shape),
+        plain: lambda: nets.plain(protocol.plain_depth, width=protocol.width, **shape),
+        bare: lambda: nets.preact_resnet(protocol.depth, width=protocol.bare_width, norm=False, **shape),
+    }
 
 
 def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     """What is left of the accuracy, beside what was expected."""
-    by_seed = means(rows["draws"])
-    found = []
-    for (network, statistics, removed), accuracy in by_seed.items():
-        plain = network.startswith("plain")
-        bound = None if plain else EXPECTED.get(removed)
-        what = f"accuracy of {network}, {removed} removed, statistics {statistics}"
-        expected = None if bound is None else Expected(f"{bound:g} or more", low=bound)
-        found.append(row(what, [*accuracy.values()], expected))
-        if plain and removed == 1:
-            whole = by_seed[network, statistics, 0]
-            costs = [whole[seed] - left for seed, left in accuracy.items()]
-            what = f"accuracy that a layer costs {network}, statistics {statistics}"
-            found.append(row(what, costs, Expected(f"{COST_OF_A_LAYER:g} or more", low=COST_OF_A_LAYER)))
-    worst = over_draws(rows["draws"], min)
-    names = ["network", "statistics", "removed"]
-    lines = [
-        dict(zip([*names, "seed", "accuracy", "worst"], (*key, seed, mean, worst[key][seed]), strict=True))
-        for key, seeds in by_seed.items()
-        for seed, mean in seeds.items()
-    ]
-    left = over_seeds(lines, names, ["accuracy", "worst"])
-    return Conclusion(found, (), {"left": left}, (_chart(left),))
+    left_by_seed = _by_seed(rows["draws"], ("network", "statistics", "removed"))
+    orders_by_seed = _by_seed(rows.get("orders", ()), ("network", "statistics", "swaps"))
+    found = [*_of_residual(left_by_seed, protocol), *_of_controls(left_by_seed, protocol)]
+    found += _of_orders(rows.get("orders", ()), orders_by_seed)
+    left = over_seeds(left_by_seed, ["network", "statistics", "removed"], ["accuracy", "worst"])
+    orders = over_seeds(orders_by_seed, ["network", "statistics", "swaps"], ["tau", "accuracy", "worst"])
+    charts = (_left_chart(left, found), *([_orders_chart(orders)] if orders else []))
+    notes = (*_stale(found, left_by_seed, protocol), *_spread(left_by_seed, protocol))
+    return Conclusion(found, notes, {"left": left, "orders": orders}, charts)
 
 
-def _chart(left: Sequence[Mapping[str, Any]]) -> Chart:
+# One number a seed.
+
+Line = Mapping[str, Any]
+
+
+def _by_seed(draws: Sequence[Line], by: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A row for each choice of the columns `by` and seed: means over the draws, and the worst accuracy of one."""
+    groups: dict[tuple[Any, ...], list[Line]] = {}
+    for draw in draws:
+        groups.setdefault((*(draw[name] for name in by), draw["seed"]), []).append(draw)
+    lines = []
+    for key, group in groups.items():
+        means = {
+            name: float(np.mean([draw[name] for draw in group])) for name in ("tau", "accuracy") if name in group[0]
+        }
+        lines.append(dict(zip((*by, "seed"), key, strict=True)) | means | {"worst": min(d["accuracy"] for d in group)})
+    return lines
+
+
+def _values(lines: Sequence[Line], column: str = "accuracy", **where: Any) -> list[float]:
+    """One number a seed, in the order of the seeds."""
+    chosen = [line for line in lines if all(line[name] == value for name, value in where.items())]
+    return [line[column] for line in sorted(chosen, key=lambda line: line["seed"])]
+
+
+def _kinds(lines: Sequence[Line], network: str) -> list[str]:
+    """The kinds of statistics that a network was measured with."""
+    return [*dict.fromkeys(line["statistics"] for line in lines if line["network"] == network)]
+
+
+def _of_residual(lines: Sequence[Line], protocol: Protocol) -> Iterator[dict[str, Any]]:
+    name, *_ = cells(protocol)
+    for statistics in _kinds(lines, name):
+        for k in (0, *EXPECTED):
+            if values := _values(lines, network=name, statistics=statistics, removed=k):
+                yield row(f"accuracy of {name}, {k} removed, statistics {statistics}", values, EXPECTED.get(k))
+        if worst := _values(lines, "worst", network=name, statistics=statistics, removed=1):
+            yield row(f"accuracy of {name}, 1 removed, the worst draw, statistics {statistics}", worst)
+
+
+def _of_controls(lines: Sequence[Line], protocol: Protocol) -> Iterator[dict[str, Any]]:
+    _, plain, bare = cells(protocol)
+    for name, part in ((plain, "a layer"), (bare, "a block")):
+        for statistics in _kinds(lines, name):
+            suffix = "" if name == bare else f", statistics {statistics}"
+            whole, less = (_values(lines, network=name, statistics=statistics, removed=k) for k in (0, 1))
+            yield row(f"accuracy of {name}, 0 removed{suffix}", whole)
+            if less:
+                yield row(f"accuracy that {part} costs {name}{suffix}", np.subtract(whole, less), COST)
+
+
+def _of_orders(draws: Sequence[Line], lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
+    for name in dict.fromkeys(line["network"] for line in lines):
+        for statistics in _kinds(lines, name):
+            mine = [draw for draw in draws if (draw["network"], draw["statistics"]) == (name, statistics)]
+            together = [
+                _correlation([d for d in mine if d["seed"] == seed]) for seed in dict.fromkeys(d["seed"] for d in mine)
+            ]
+            yield row(f"correlation of accuracy and order (tau), {name}, statistics {statistics}", together)
+            swaps = max(line["swaps"] for line in lines)
+            values = _values(lines, network=name, statistics=statistics, swaps=swaps)
+            yield row(f"accuracy of {name} after {swaps} swaps of blocks, statistics {statistics}", values)
+
+
+def _correlation(draws: Sequence[Line]) -> float:
+    """Pearson's, over all orders of a seed; missing where nothing varies."""
+    pairs = np.array([(draw["tau"], draw["accuracy"]) for draw in draws])
+    return float(np.corrcoef(pairs.T)[0, 1]) if np.ptp(pairs, axis=0).all() else math.nan
+
+
+# The reasons.
+
+
+def _stale(found: Sequence[Line], lines: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
+    """Where less is left than expected: how much of the loss goes when the statistics are estimated anew."""
+    name, *_ = cells(protocol)
+    blocks = (protocol.depth - 2) // 2
+    verdicts = {line["quantity"]: line["verdict"] for line in found}
+    for k in EXPECTED:
+        if verdicts.get(f"accuracy of {name}, {k} removed, statistics {AS_TRAINED}") != "fails":
+            continue
+        kinds = (AS_TRAINED, REESTIMATED)
+        whole = np.mean(_values(lines, network=name, statistics=AS_TRAINED, removed=0))
+        stale, anew = (np.array(_values(lines, network=name, statistics=kind, removed=k)) for kind in kinds)
+        if len(anew) == 0:
+            continue
+        low, _ = t_interval(anew - stale)
+        template = (
+            "With {k} of {blocks} blocks removed an accuracy of {stale:.2f} is left, less than expected. Estimating "
+            "the batch-norm statistics anew, and nothing else, brings it to {anew:.2f}: {share:.0%} of the loss comes "
+            "from statistics that belong to the whole network, and not from paths that are missing."
+            if low > 0
+            else "With {k} of {blocks} blocks removed an accuracy of {stale:.2f} is left, less than expected, and "
+            "{anew:.2f} with batch-norm statistics estimated anew: these are not the reason."
+        )
+        means = {"whole": whole, "stale": stale.mean(), "anew": anew.mean()}
+        share = (means["anew"] - means["stale"]) / (means["whole"] - means["stale"])
+        yield say(
+            template, k=k, blocks=blocks, stale=float(means["stale"]), anew=float(means["anew"]), share=float(share)
+        )
+
+
+def _spread(lines: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
+    """How well the network without norms has learned, for it learns less surely than the others."""
+    *_, bare = cells(protocol)
+    whole = _values(lines, network=bare, removed=0)
+    if whole:
+        yield say(
+            "Without norms the training is less sure: {bare} ends at accuracies from {low:.2f} to {high:.2f}, by seed. "
+            "What a block costs is taken from the accuracy of its own seed.",
+            bare=bare,
+            low=min(whole),
+            high=max(whole),
+        )
+
+
+# The figures.
+
+LEFT = {AS_TRAINED: "batch-norm statistics as trained", REESTIMATED: "batch-norm statistics estimated anew"}
+
+
+def _left_chart(left: Sequence[Line], found: Sequence[Line]) -> Chart:
     """What is left of each network, by the number of blocks (layers) removed."""
-    alone = {each["network"]: each["accuracy"] for each in reversed(left) if each["removed"] == 1}
-    kept = " and ".join(f"{network} {accuracy:.2f}" for network, accuracy in reversed(alone.items()))
-    title = say("Without one block or layer the accuracy is {kept}", kept=kept or "not known")
+    without = {
+        (line["network"], line["removed"]): line["accuracy"] for line in left if line["statistics"] == AS_TRAINED
+    }
+    costs = {name: without[name, 0] - left for (name, k), left in without.items() if k == 1 and (name, 0) in without}
+    title = say(
+        "What one block or layer costs: {costs}",
+        costs=", ".join(f"{name} {cost:.2f}" for name, cost in costs.items()) or "not known",
+    )
     plots = tuple(
         Plot(
             "left",
-            "points",
-            Axis("removed", say("blocks (layers) removed"), "ordinal"),
+            "lines",
+            Axis("removed", say("blocks (layers) removed")),
             Axis("accuracy", say("accuracy on test data, mean over draws"), low=0.0, high=1.0),
             "network",
             ("accuracy_low", "accuracy_high"),
             where={"statistics": statistics},
-            heading=say("statistics {statistics}", statistics=statistics),
+            heading=say(heading),
         )
-        for statistics in dict.fromkeys(each["statistics"] for each in left)
+        for statistics, heading in LEFT.items()
+        if any(line["statistics"] == statistics for line in left)
     )
-    reading = say("Blocks are removed at random, and nothing is trained again; whiskers are 95 % intervals over seeds.")
+    reading = say(
+        "Blocks (of the plain network, layers) are removed at random, and nothing is trained again; lines are means "
+        "over seeds, bands 95 % intervals. The network without norms has no statistics to estimate."
+    )
     return Chart("left", title, reading, plots)
 
 
-Key = tuple[str, str, int]
-"""Network, statistics, and how many blocks (layers) are removed."""
-
-
-def means(draws: Sequence[Mapping[str, Any]]) -> dict[Key, dict[int, float]]:
-    """The mean accuracy over the draws of each seed."""
-    return over_draws(draws, lambda accuracies: float(np.mean(accuracies)))
-
-
-def over_draws(
-    draws: Sequence[Mapping[str, Any]], number: Callable[[Sequence[float]], float]
-) -> dict[Key, dict[int, float]]:
-    """One number a seed, of the accuracies of its draws."""
-    accuracies: dict[Key, dict[int, list[float]]] = {}
-    for draw in draws:
-        seeds = accuracies.setdefault((draw["network"], draw["statistics"], draw["removed"]), {})
-        seeds.setdefault(draw["seed"], []).append(draw["accuracy"])
-    return {key: {seed: number(each) for seed, each in seeds.items()} for key, seeds in accuracies.items()}
-
-
-def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:
-    shape: dict[str, Any] = {"classes": data.classes, "channels": data.train_inputs.shape[1], "width": protocol.width}
-    return {
-        f"resnet-{protocol.depth}": lambda: nets.resnet(protocol.depth, **shape),
-        f"plain-{protocol.plain_depth}": lambda: nets.plain(protocol.plain_depth, **shape),
-    }
-
-
-def _cut(model: nn.Module, data: DataSet, protocol: Protocol, seed: int, *, plain: bool) -> list[Curve]:
-    """The curves with the statistics as trained, and with statistics estimated anew on training data."""
-    test = data.test_inputs, data.test_targets
-    removed = [k for k in protocol.removed if not plain or k <= 1]
-    layers = plain_layers(model, data.test_inputs[:1]) if plain else None
-    options: dict[str, Any] = {"removed": removed, "draws": protocol.draws, "layers": layers, "seed": seed}
-    calibration: Tensor = data.train_inputs[:512]
-    return [deletion(model, test, **options), deletion(model, test, calibration=calibration, **options)]
+def _orders_chart(orders: Sequence[Line]) -> Chart:
+    """The accuracy of the residual network with its blocks in another order, by how much that differs."""
+    most = max(line["swaps"] for line in orders)
+    last = [line for line in orders if line["swaps"] == most]
+    title = say(
+        "After {swaps} swaps of blocks (tau {tau:.2f}) the accuracy is {kept}",
+        swaps=most,
+        tau=last[0]["tau"],
+        kept=", ".join(f"{line['accuracy']:.2f} with statistics {line['statistics']}" for line in last),
+    )
+    plot = Plot(
+        "orders",
+        "lines",
+        Axis("tau", say("Kendall's tau between the new order and the old, mean over draws")),
+        Axis("accuracy", say("accuracy on test data, mean over draws"), low=0.0, high=1.0),
+        "statistics",
+        ("accuracy_low", "accuracy_high"),
+    )
+    reading = say(
+        "Blocks of one stage are exchanged at random, more often to the left: 1 is the order of the training, 0 one "
+        "that has nothing to do with it. Lines are means over seeds, bands 95 % intervals."
+    )
+    return Chart("orders", title, reading, (plot,))
 
 
 EXPERIMENT = Experiment(
@@ -164,4 +311,5 @@ EXPERIMENT = Experiment(
     Protocol,
     measure,
     conclude,
+    cells=cells,
 )
