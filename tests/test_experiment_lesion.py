@@ -1,27 +1,53 @@
 """The lesion experiment: its protocol end to end, its statistics over seeds by hand."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from termwise.experiments import find, run
-from termwise.experiments.lesion import Protocol, conclude
+from termwise import nets
+from termwise.data import load
+from termwise.experiments import Result, find, run
+from termwise.experiments.common import trained
+from termwise.experiments.experiment import Conclusion
+from termwise.experiments.lesion import Protocol, cells, conclude
+from termwise.loop import Optimiser, Training
+
+RESIDUAL, PLAIN, BARE = cells(Protocol())
+AS_TRAINED, REESTIMATED = "as trained", "re-estimated"
 
 
-def rows(network: str, removed: int, by_seed: dict[int, list[float]]) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def quick() -> Result:
+    return run(find("lesion"), [0], Protocol.quick())
+
+
+def rows(
+    network: str, removed: int, by_seed: Mapping[int, list[float]], statistics: str = AS_TRAINED
+) -> list[dict[str, Any]]:
     return [
-        {"network": network, "seed": seed, "removed": removed, "statistics": "as trained", "accuracy": accuracy}
+        {"network": network, "seed": seed, "removed": removed, "statistics": statistics, "accuracy": accuracy}
         for seed, draws in by_seed.items()
         for accuracy in draws
     ]
 
 
+def near(accuracy: float) -> dict[int, list[float]]:
+    return {seed: [accuracy + 0.001 * (seed % 2)] for seed in range(5)}
+
+
+def line(conclusion: Conclusion, quantity: str) -> Mapping[str, Any]:
+    (found,) = (each for each in conclusion.found if each["quantity"] == quantity)
+    return found
+
+
 def test_one_number_a_seed_and_the_interval_over_seeds() -> None:
     draws = {seed: [0.90 + 0.01 * seed, 0.98 - 0.005 * seed] for seed in range(5)}
-    conclusion = conclude({"draws": rows("resnet-50", 1, draws)}, Protocol())
-    (found,) = conclusion.found
+    conclusion = conclude({"draws": rows(RESIDUAL, 1, draws)}, Protocol())
+    found = line(conclusion, "accuracy of resnet-50, 1 removed, statistics as trained")
     means = np.array([np.mean(values) for values in draws.values()])
     low, high = stats.t.interval(0.95, 4, means.mean(), stats.sem(means))
     assert found["found"] == pytest.approx(means.mean())
@@ -31,6 +57,8 @@ def test_one_number_a_seed_and_the_interval_over_seeds() -> None:
     assert (left["accuracy"], left["accuracy_low"]) == (pytest.approx(means.mean()), pytest.approx(low))
     # The lower draw of seeds 0 to 4: 0.90, 0.91, 0.92, 0.93, 0.94.
     assert left["worst"] == pytest.approx(0.92)
+    worst = line(conclusion, "accuracy of resnet-50, 1 removed, the worst draw, statistics as trained")
+    assert (worst["found"], worst["verdict"]) == (pytest.approx(0.92), "")
 
 
 @pytest.mark.parametrize(
@@ -44,25 +72,99 @@ def test_one_number_a_seed_and_the_interval_over_seeds() -> None:
     ],
 )
 def test_the_verdict(accuracies: list[float], verdict: str) -> None:
-    draws = rows("resnet-50", 1, {seed: [value] for seed, value in enumerate(accuracies)})
-    (found,) = conclude({"draws": draws}, Protocol()).found
-    assert found["verdict"] == verdict
+    draws = rows(RESIDUAL, 0, near(0.97)) + rows(RESIDUAL, 1, {seed: [v] for seed, v in enumerate(accuracies)})
+    draws += rows(RESIDUAL, 1, near(0.97), REESTIMATED)
+    conclusion = conclude({"draws": draws}, Protocol())
+    assert line(conclusion, "accuracy of resnet-50, 1 removed, statistics as trained")["verdict"] == verdict
 
 
 @pytest.mark.parametrize(("cost", "verdict"), [(0.3, "holds"), (0.05, "fails")])
-def test_of_the_plain_network_the_cost_is_judged_against_its_own_whole(cost: float, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "quantity"),
+    [
+        (PLAIN, "accuracy that a layer costs plain-20, statistics as trained"),
+        (BARE, "accuracy that a block costs without-norms-50"),
+    ],
+)
+def test_of_a_control_the_cost_is_judged_against_its_own_whole(
+    network: str, quantity: str, cost: float, verdict: str
+) -> None:
     whole = {seed: [0.9 + 0.02 * seed] for seed in range(5)}
     cut = {seed: [value - cost + 0.001 * (seed % 2)] for seed, (value,) in whole.items()}
-    draws = [*rows("plain-20", 0, whole), *rows("plain-20", 1, cut)]
-    found = conclude({"draws": draws}, Protocol()).found
-    assert [line["verdict"] for line in found] == ["", "", verdict]
-    assert found[-1]["found"] == pytest.approx(cost - 0.0004)
+    conclusion = conclude({"draws": [*rows(network, 0, whole), *rows(network, 1, cut)]}, Protocol())
+    found = line(conclusion, quantity)
+    assert (found["found"], found["verdict"]) == (pytest.approx(cost - 0.0004), verdict)
 
 
-def test_every_draw_is_kept() -> None:
-    result = run(find("lesion"), [0], Protocol.quick())
-    draws = result.tables["draws"]
-    # One whole network and two draws of one block less, of two networks, with two kinds of statistics.
-    assert len(draws) == 3 * 2 * 2
-    assert draws["accuracy"].max() <= 1
-    assert set(draws["statistics"]) == {"as trained", "re-estimated"}
+@pytest.mark.parametrize(
+    ("whole", "stale", "anew", "words"),
+    [
+        (0.98, 0.30, 0.81, ["0.30 is left", "brings it to 0.81", "75% of the loss"]),  # 0.51 of 0.68
+        (0.98, 0.30, 0.30, ["0.30 is left", "is 0.30: they are not the reason"]),
+        (0.50, 0.30, 0.48, ["the whole network has 0.50 only"]),
+        (0.98, 0.60, 0.90, []),
+    ],
+)
+def test_the_reason_why_a_number_is_missed_is_what_the_data_say(
+    whole: float, stale: float, anew: float, words: list[str]
+) -> None:
+    draws = [
+        *rows(RESIDUAL, 0, {seed: [whole] for seed in range(5)}),
+        *rows(RESIDUAL, 12, {seed: [stale] for seed in range(5)}),
+        *rows(RESIDUAL, 12, {seed: [anew + 0.001 * (seed - 2)] for seed in range(5)}, REESTIMATED),
+    ]
+    notes = [str(note) for note in conclude({"draws": draws}, Protocol()).notes]
+    assert len(notes) == bool(words)
+    assert all(each in notes[0] for each in words)
+
+
+def test_of_other_orders_accuracy_goes_with_tau_within_each_seed() -> None:
+    # In a seed the accuracy is a line of tau, rising in seeds 0 to 3 and falling in seed 4: correlations 1 and -1.
+    orders = [
+        {"network": RESIDUAL, "statistics": AS_TRAINED, "seed": seed, "swaps": swaps, "tau": tau}
+        | {"accuracy": accuracy}
+        for seed in range(5)
+        for swaps, tau in [(0, 1.0), (1, 0.6), (1, 0.4), (2, 0.2)]
+        for accuracy in [0.5 + 0.1 * seed + (0.1 if seed < 4 else -0.1) * tau]
+    ]
+    conclusion = conclude({"draws": rows(RESIDUAL, 0, near(0.9)), "orders": orders}, Protocol())
+    found = line(conclusion, "correlation of accuracy and order (tau), resnet-50, statistics as trained")
+    assert (found["found"], found["verdict"]) == (pytest.approx(3 / 5), "")
+    after = line(conclusion, "accuracy of resnet-50 after 2 swaps of blocks, statistics as trained")
+    assert after["found"] == pytest.approx(0.5 + 0.1 * 2 + 0.02 * 3 / 5)
+    assert [each["tau"] for each in conclusion.tables["reordered"]] == [pytest.approx(t) for t in (1.0, 0.5, 0.2)]
+    assert [chart.name for chart in conclusion.charts] == ["left", "reordered"]
+
+
+def test_every_draw_is_kept(quick: Result) -> None:
+    protocol = Protocol.quick()
+    draws, orders = quick.tables["draws"], quick.tables["orders"]
+    residual, plain, bare = cells(protocol)
+    count = {name: len(draws.where(network=name)) for name in (residual, plain, bare)}
+    # The whole, two draws of one block less, and none of the six left; with two kinds of statistics.
+    assert count == {residual: 2 * (1 + 2 + 1), plain: 2 * (1 + 2), bare: 1 + 2}
+    assert {*draws.where(network=residual)["statistics"]} == {AS_TRAINED, REESTIMATED}
+    assert {*draws.where(network=bare)["statistics"]} == {AS_TRAINED}
+    # The order of the training once, and two draws for each number of swaps.
+    assert len(orders) == 2 * (1 + 2 * (len(protocol.swaps) - 1))
+    assert {*orders["network"]} == {residual}
+
+
+def test_a_block_is_deleted_from_the_network_without_norms_as_by_hand(quick: Result) -> None:
+    protocol = Protocol.quick()
+    draws = quick.tables["draws"].where(network=cells(protocol)[-1], removed=1)
+    data = load("digits", size=protocol.size)
+    settings = Training(epochs=protocol.epochs, optimiser=Optimiser(learning_rate=protocol.bare_rate))
+    width = protocol.bare_width
+    model: Any = trained(
+        lambda: nets.preact_resnet(protocol.depth, channels=1, width=width, norm=False), data, settings, seed=0
+    )
+    blocks = [block for stage in model.stages for block in stage]
+    for draw in draws.rows():
+        gone = int(draw["gone"])
+        with torch.no_grad():
+            v = model.conv(data.test_inputs)
+            for i, block in enumerate(blocks):
+                v = block.shortcut(v) if i == gone else block(v)
+            y = model.classifier(model.pool(model.relu(v)).flatten(1) / model.growth)
+        assert draw["accuracy"] == pytest.approx(float((y.argmax(dim=1) == data.test_targets).double().mean()))

@@ -122,10 +122,10 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     found = [*_of_residual(left_by_seed, protocol), *_of_controls(left_by_seed, protocol)]
     found += _of_orders(rows.get("orders", ()), orders_by_seed)
     left = over_seeds(left_by_seed, ["network", "statistics", "removed"], ["accuracy", "worst"])
-    orders = over_seeds(orders_by_seed, ["network", "statistics", "swaps"], ["tau", "accuracy", "worst"])
-    charts = (_left_chart(left, found), *([_orders_chart(orders)] if orders else []))
-    notes = (*_stale(found, left_by_seed, protocol), *_spread(left_by_seed, protocol))
-    return Conclusion(found, notes, {"left": left, "orders": orders}, charts)
+    reordered = over_seeds(orders_by_seed, ["network", "statistics", "swaps"], ["tau", "accuracy", "worst"])
+    charts = (_left_chart(left, found), *([_order_chart(reordered)] if reordered else []))
+    notes = (*_missed(found, left_by_seed, protocol), *_spread(left_by_seed, protocol))
+    return Conclusion(found, notes, {"left": left, "reordered": reordered}, charts)
 
 
 # One number a seed.
@@ -201,33 +201,33 @@ def _correlation(draws: Sequence[Line]) -> float:
 # The reasons.
 
 
-def _stale(found: Sequence[Line], lines: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
-    """Where less is left than expected: how much of the loss goes when the statistics are estimated anew."""
+SHORT = "With {k} of {blocks} blocks removed an accuracy of {stale:.2f} is left, less than expected. "
+STALE = (
+    "Estimating the batch-norm statistics anew, and nothing else, brings it to {anew:.2f}: {share:.0%} of the loss "
+    "comes from statistics that belong to the whole network, and not from paths that are missing."
+)
+NOT_STALE = "With batch-norm statistics estimated anew it is {anew:.2f}: they are not the reason."
+POOR = "But the whole network has {whole:.2f} only."
+
+
+def _missed(found: Sequence[Line], lines: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
+    """Why less is left than expected, where that is so: what estimating the statistics anew brings back."""
     name, *_ = cells(protocol)
-    blocks = (protocol.depth - 2) // 2
     verdicts = {line["quantity"]: line["verdict"] for line in found}
-    for k in EXPECTED:
+    for k, expected in EXPECTED.items():
         if verdicts.get(f"accuracy of {name}, {k} removed, statistics {AS_TRAINED}") != "fails":
             continue
-        kinds = (AS_TRAINED, REESTIMATED)
-        whole = np.mean(_values(lines, network=name, statistics=AS_TRAINED, removed=0))
-        stale, anew = (np.array(_values(lines, network=name, statistics=kind, removed=k)) for kind in kinds)
-        if len(anew) == 0:
-            continue
+        at = {"network": name, "removed": k}
+        whole = _values(lines, network=name, statistics=AS_TRAINED, removed=0)
+        stale, anew = (np.array(_values(lines, **at, statistics=kind)) for kind in (AS_TRAINED, REESTIMATED))
         low, _ = t_interval(anew - stale)
-        template = (
-            "With {k} of {blocks} blocks removed an accuracy of {stale:.2f} is left, less than expected. Estimating "
-            "the batch-norm statistics anew, and nothing else, brings it to {anew:.2f}: {share:.0%} of the loss comes "
-            "from statistics that belong to the whole network, and not from paths that are missing."
-            if low > 0
-            else "With {k} of {blocks} blocks removed an accuracy of {stale:.2f} is left, less than expected, and "
-            "{anew:.2f} with batch-norm statistics estimated anew: these are not the reason."
-        )
-        means = {"whole": whole, "stale": stale.mean(), "anew": anew.mean()}
-        share = (means["anew"] - means["stale"]) / (means["whole"] - means["stale"])
-        yield say(
-            template, k=k, blocks=blocks, stale=float(means["stale"]), anew=float(means["anew"]), share=float(share)
-        )
+        means = {name: float(np.mean(each)) for name, each in {"whole": whole, "stale": stale, "anew": anew}.items()}
+        if means["whole"] < expected.low:
+            reason, share = POOR, math.nan
+        else:
+            reason = STALE if low > 0 else NOT_STALE
+            share = (means["anew"] - means["stale"]) / (means["whole"] - means["stale"])
+        yield say(SHORT + reason, k=k, blocks=(protocol.depth - 2) // 2, share=share, **means)
 
 
 def _spread(lines: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
@@ -280,10 +280,10 @@ def _left_chart(left: Sequence[Line], found: Sequence[Line]) -> Chart:
     return Chart("left", title, reading, plots)
 
 
-def _orders_chart(orders: Sequence[Line]) -> Chart:
+def _order_chart(reordered: Sequence[Line]) -> Chart:
     """The accuracy of the residual network with its blocks in another order, by how much that differs."""
-    most = max(line["swaps"] for line in orders)
-    last = [line for line in orders if line["swaps"] == most]
+    most = max(line["swaps"] for line in reordered)
+    last = [line for line in reordered if line["swaps"] == most]
     title = say(
         "After {swaps} swaps of blocks (tau {tau:.2f}) the accuracy is {kept}",
         swaps=most,
@@ -291,7 +291,7 @@ def _orders_chart(orders: Sequence[Line]) -> Chart:
         kept=", ".join(f"{line['accuracy']:.2f} with statistics {line['statistics']}" for line in last),
     )
     plot = Plot(
-        "orders",
+        "reordered",
         "lines",
         Axis("tau", say("Kendall's tau between the new order and the old, mean over draws")),
         Axis("accuracy", say("accuracy on test data, mean over draws"), low=0.0, high=1.0),
@@ -302,7 +302,7 @@ def _orders_chart(orders: Sequence[Line]) -> Chart:
         "Blocks of one stage are exchanged at random, more often to the left: 1 is the order of the training, 0 one "
         "that has nothing to do with it. Lines are means over seeds, bands 95 % intervals."
     )
-    return Chart("orders", title, reading, (plot,))
+    return Chart("reordered", title, reading, (plot,))
 
 
 EXPERIMENT = Experiment(
