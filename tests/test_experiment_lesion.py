@@ -118,6 +118,14 @@ def test_the_reason_why_a_number_is_missed_is_what_the_data_say(
     assert all(each in notes[0] for each in words)
 
 
+@pytest.mark.parametrize(("apart", "said"), [(0.1, True), (0.001, False)])
+def test_that_training_without_norms_is_less_sure_is_said_if_it_is(apart: float, said: bool) -> None:
+    draws = rows(RESIDUAL, 0, {seed: [0.97 + 0.002 * seed] for seed in range(5)})
+    draws += rows(BARE, 0, {seed: [0.9 + apart * seed / 4] for seed in range(5)})
+    notes = [str(note) for note in conclude({"draws": draws}, Protocol()).notes]
+    assert ["ends at accuracies from 0.90 to 1.00, by seed" in note for note in notes] == [True] * said
+
+
 def test_of_other_orders_accuracy_goes_with_tau_within_each_seed() -> None:
     # In a seed the accuracy is a line of tau, rising in seeds 0 to 3 and falling in seed 4: correlations 1 and -1.
     orders = [

@@ -123,7 +123,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     found += _of_orders(rows.get("orders", ()), orders_by_seed)
     left = over_seeds(left_by_seed, ["network", "statistics", "removed"], ["accuracy", "worst"])
     reordered = over_seeds(orders_by_seed, ["network", "statistics", "swaps"], ["tau", "accuracy", "worst"])
-    charts = (_left_chart(left, found), *([_order_chart(reordered)] if reordered else []))
+    charts = (_left_chart(left), *([_order_chart(reordered)] if reordered else []))
     notes = (*_missed(found, left_by_seed, protocol), *_spread(left_by_seed, protocol))
     return Conclusion(found, notes, {"left": left, "reordered": reordered}, charts)
 
@@ -231,16 +231,19 @@ def _missed(found: Sequence[Line], lines: Sequence[Line], protocol: Protocol) ->
 
 
 def _spread(lines: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
-    """How well the network without norms has learned, for it learns less surely than the others."""
-    *_, bare = cells(protocol)
-    whole = _values(lines, network=bare, removed=0)
-    if whole:
+    """How far the seeds of the network without norms lie apart, if further than those of the network with norms."""
+    residual, _, bare = cells(protocol)
+    with_norms, without = (_values(lines, network=n, statistics=AS_TRAINED, removed=0) for n in (residual, bare))
+    if with_norms and without and np.ptp(without) > np.ptp(with_norms):
         yield say(
-            "Without norms the training is less sure: {bare} ends at accuracies from {low:.2f} to {high:.2f}, by seed. "
-            "What a block costs is taken from the accuracy of its own seed.",
+            "Training is less sure without norms: {bare} ends at accuracies from {low:.2f} to {high:.2f}, by seed, and "
+            "{residual} from {lower:.2f} to {higher:.2f}. What a block costs is reckoned from its own seed's accuracy.",
             bare=bare,
-            low=min(whole),
-            high=max(whole),
+            low=min(without),
+            high=max(without),
+            residual=residual,
+            lower=min(with_norms),
+            higher=max(with_norms),
         )
 
 
@@ -249,15 +252,15 @@ def _spread(lines: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
 LEFT = {AS_TRAINED: "batch-norm statistics as trained", REESTIMATED: "batch-norm statistics estimated anew"}
 
 
-def _left_chart(left: Sequence[Line], found: Sequence[Line]) -> Chart:
+def _left_chart(left: Sequence[Line]) -> Chart:
     """What is left of each network, by the number of blocks (layers) removed."""
     without = {
         (line["network"], line["removed"]): line["accuracy"] for line in left if line["statistics"] == AS_TRAINED
     }
     costs = {name: without[name, 0] - left for (name, k), left in without.items() if k == 1 and (name, 0) in without}
     title = say(
-        "What one block or layer costs: {costs}",
-        costs=", ".join(f"{name} {cost:.2f}" for name, cost in costs.items()) or "not known",
+        "One block or layer less costs {costs}",
+        costs=", ".join(f"{cost:.2f} in {name}" for name, cost in costs.items()) or "what is not known",
     )
     plots = tuple(
         Plot(
