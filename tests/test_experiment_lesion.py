@@ -94,6 +94,9 @@ def test_of_a_control_the_cost_is_judged_against_its_own_whole(
     conclusion = conclude({"draws": [*rows(network, 0, whole), *rows(network, 1, cut)]}, Protocol())
     found = line(conclusion, quantity)
     assert (found["found"], found["verdict"]) == (pytest.approx(cost - 0.0004), verdict)
+    (chart,) = conclusion.charts
+    words = {PLAIN: "without shortcuts", BARE: "without norms"}[network]
+    assert str(chart.title) == f"One block or layer less costs {cost:.2f} {words}"
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     found += _of_orders(rows.get("orders", ()), orders_by_seed)
     left = over_seeds(left_by_seed, ["network", "statistics", "removed"], ["accuracy", "worst"])
     reordered = over_seeds(orders_by_seed, ["network", "statistics", "swaps"], ["tau", "accuracy", "worst"])
-    charts = (_left_chart(left), *([_order_chart(reordered)] if reordered else []))
+    charts = (_left_chart(left, protocol), *([_order_chart(reordered)] if reordered else []))
     notes = (*_missed(found, left_by_seed, protocol), *_spread(left_by_seed, protocol))
     return Conclusion(found, notes, {"left": left, "reordered": reordered}, charts)
 
@@ -253,15 +253,13 @@ def _spread(lines: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
 LEFT = {AS_TRAINED: "batch-norm statistics as trained", REESTIMATED: "batch-norm statistics estimated anew"}
 
 
-def _left_chart(left: Sequence[Line]) -> Chart:
+def _left_chart(left: Sequence[Line], protocol: Protocol) -> Chart:
     """What is left of each network, by the number of blocks (layers) removed."""
-    trained_ones = [line for line in left if line["statistics"] == AS_TRAINED]
-    whole, less = ({line["network"]: line["accuracy"] for line in trained_ones if line["removed"] == k} for k in (0, 1))
-    costs = {name: whole[name] - less[name] for name in whole if name in less}
-    title = say(
-        "One block or layer less costs {costs}",
-        costs=", ".join(f"{cost:.2f} in {name}" for name, cost in costs.items()) or "what is not known",
-    )
+    words = dict(zip(cells(protocol), ("with shortcuts and norms", "without shortcuts", "without norms"), strict=True))
+    as_trained = [line for line in left if line["statistics"] == AS_TRAINED]
+    whole, less = ({line["network"]: line["accuracy"] for line in as_trained if line["removed"] == k} for k in (0, 1))
+    costs = [f"{whole[name] - less[name]:.2f} {words[name]}" for name in words if name in whole and name in less]
+    title = say("One block or layer less costs {costs}", costs=", ".join(costs) or "what is not known")
     plots = tuple(
         Plot(
             "left",
