@@ -13,7 +13,7 @@ from termwise.data import load
 from termwise.experiments import Result, find, run
 from termwise.experiments.common import trained
 from termwise.experiments.experiment import Conclusion
-from termwise.experiments.lesion import Protocol, cells, conclude
+from termwise.experiments.lesion import Protocol, branch_sizes, cells, conclude
 from termwise.loop import Optimiser, Training
 
 RESIDUAL, PLAIN, BARE = cells(Protocol())
@@ -179,3 +179,32 @@ def test_a_block_is_deleted_from_the_network_without_norms_as_by_hand(quick: Res
                 v = block.shortcut(v) if i == gone else block(v)
             y = model.classifier(model.pool(model.relu(v)).flatten(1) / model.growth)
         assert draw["accuracy"] == pytest.approx(float((y.argmax(dim=1) == data.test_targets).double().mean()))
+
+
+def test_the_size_of_a_branch_is_that_by_hand() -> None:
+    torch.manual_seed(0)
+    model: Any = nets.preact_resnet(14, channels=1, width=2, norm=False)
+    v = model.conv(x := torch.randn(5, 1, 8, 8))
+    expected = []
+    for block in (block for stage in model.stages for block in stage):
+        branch = block.conv2(block.conv1(v.relu()).relu())
+        v = block.shortcut(v)
+        expected.append(float((branch.square().mean() / v.square().mean()).sqrt()))
+        v = v + branch
+    assert branch_sizes(model, x) == pytest.approx(expected, rel=1e-5)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(("cost", "said"), [(0.05, True), (0.3, False)])
+def test_how_large_branches_are_is_said_where_a_block_is_cheap(cost: float, said: bool) -> None:
+    draws = [*rows(BARE, 0, near(0.9)), *rows(BARE, 1, near(0.9 - cost))]
+    sizes = {"first": [0.6, 1.0], "trained": [0.1, 0.4]}
+    branches = [
+        {"network": BARE, "seed": seed, "weights": weights, "block": i, "size": size}
+        for seed in range(5)
+        for weights, each in sizes.items()
+        for i, size in enumerate(each)
+    ]
+    conclusion = conclude({"draws": draws, "branches": branches}, Protocol())
+    notes = [str(note) for note in conclusion.notes]
+    assert ["0.80 times as large" in note and "0.25 times after training" in note for note in notes] == [True] * said

@@ -8,7 +8,8 @@ trained; then blocks (layers) are deleted at random, and nothing is trained agai
   but that the accuracy falls with the rank correlation (Kendall's tau) between the new order and the old.
 - A plain network: a layer is to cost 0.15 or more.
 - A residual network of 24 blocks without norms, under the weights of He et al. 2015, by which every branch begins as
-  large as its input: a block is to cost 0.15 or more.  Shortcuts alone do not make blocks dispensable.  It is wider and
+  large as its input: a block is to cost 0.15 or more.  How large branches are is measured at the first weights and
+  after training, since it is all that tells this network's blocks from those of the first.  It is wider and
   has a lower rate than the others, for at theirs it does not learn.  Of two other ways, half the width at half the rate
   learned less in a calibration run, and how much depended on the seed; 8x8 images, tried on one seed, gave less, too.
 
@@ -27,7 +28,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from termwise import nets
 from termwise.charts import Axis, Chart, Plot
@@ -36,10 +38,13 @@ from termwise.deletion import AS_TRAINED, REESTIMATED, deletion, plain_layers, r
 from termwise.experiments.common import Expected, over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Optimiser, Training
+from termwise.nets.preact import PreActBlock
+from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
 
 EXPECTED = {k: Expected(f"{low:g} or more", low) for k, low in {1: 0.92, 4: 0.80, 12: 0.55}.items()}
 COST = Expected("0.15 or more", low=0.15)
+FIRST, TRAINED = "first", "trained"
 CALIBRATION = 256  # training samples on which statistics are estimated anew
 
 
@@ -92,11 +97,12 @@ def measure(job: Job) -> Rows:
     optimiser = Optimiser(learning_rate=protocol.bare_rate) if name == bare else Optimiser()
     job.progress("training")
     settings = Training(epochs=protocol.epochs, optimiser=optimiser)
-    model = trained(_networks(protocol, data)[name], data, settings, job.seed)
+    make = _networks(protocol, data)[name]
+    model = trained(make, data, settings, job.seed)
     test = data.test_inputs, data.test_targets
     layers = plain_layers(model, data.test_inputs[:1]) if name == plain else None
     removed = protocol.removed if name == residual else protocol.removed_from_controls
-    rows: dict[str, list[dict[str, Any]]] = {"draws": [], "orders": []}
+    rows: dict[str, list[dict[str, Any]]] = {"draws": [], "orders": [], "branches": []}
     for calibration in (None,) if name == bare else (None, data.train_inputs[:CALIBRATION]):
         options: dict[str, Any] = {"draws": protocol.draws, "calibration": calibration, "seed": job.seed}
         job.progress("cutting it up")
@@ -104,7 +110,31 @@ def measure(job: Job) -> Rows:
         if name == residual:
             job.progress("putting its blocks into other orders")
             rows["orders"] += reordering(model, test, swaps=protocol.swaps, **options).draws.rows()
+    if name == bare:
+        with owned_random(job.seed):
+            first = make().eval()
+        for when, network in ((FIRST, first), (TRAINED, model)):
+            sizes = enumerate(branch_sizes(network, data.test_inputs))
+            rows["branches"] += [{"weights": when, "block": i, "size": size} for i, size in sizes]
     return {table: [{"network": name, **each} for each in lines] for table, lines in rows.items()}
+
+
+def branch_sizes(model: nn.Module, inputs: Tensor) -> list[float]:
+    """Of each pre-activation block, the size (root mean square) of its branch over that of what its shortcut passes."""
+    sizes = []
+
+    def note(block: PreActBlock, args: tuple[Tensor], result: Tensor) -> None:
+        passed = block.shortcut(*args)
+        sizes.append(float((result - passed).norm() / passed.norm()))
+
+    hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, PreActBlock)]
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sizes
 
 
 def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:
@@ -123,10 +153,11 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     orders_by_seed = _by_seed(rows.get("orders", ()), ("network", "statistics", "swaps"))
     found = [*_of_residual(left_by_seed, protocol), *_of_controls(left_by_seed, protocol)]
     found += _of_orders(rows.get("orders", ()), orders_by_seed)
+    found += _of_branches(rows.get("branches", ()))
     left = over_seeds(left_by_seed, ["network", "statistics", "removed"], ["accuracy", "worst"])
     reordered = over_seeds(orders_by_seed, ["network", "statistics", "swaps"], ["tau", "accuracy", "worst"])
     charts = (_left_chart(left, protocol), *([_order_chart(reordered)] if reordered else []))
-    notes = (*_missed(found, left_by_seed, protocol), *_spread(left_by_seed, protocol))
+    notes = (*_missed(found, left_by_seed, protocol), *_cheap(found, protocol), *_spread(left_by_seed, protocol))
     return Conclusion(found, notes, {"left": left, "reordered": reordered}, charts)
 
 
@@ -194,6 +225,20 @@ def _of_orders(draws: Sequence[Line], lines: Sequence[Line]) -> Iterator[dict[st
             yield row(f"accuracy of {name} after {swaps} swaps of blocks, statistics {statistics}", values)
 
 
+def _of_branches(branches: Sequence[Line]) -> Iterator[dict[str, Any]]:
+    for name in dict.fromkeys(line["network"] for line in branches):
+        for weights in (FIRST, TRAINED):
+            sizes: dict[int, list[float]] = {}
+            for line in branches:
+                if (line["network"], line["weights"]) == (name, weights):
+                    sizes.setdefault(line["seed"], []).append(line["size"])
+            yield row(_size_of_branches(name, weights), [float(np.mean(each)) for each in sizes.values()])
+
+
+def _size_of_branches(name: str, weights: str) -> str:
+    return f"size of a branch over that of its shortcut, {name}, {weights} weights"
+
+
 def _correlation(draws: Sequence[Line]) -> float:
     """Pearson's, over all orders of a seed; missing where nothing varies."""
     pairs = np.array([(draw["tau"], draw["accuracy"]) for draw in draws])
@@ -229,6 +274,25 @@ def _missed(found: Sequence[Line], lines: Sequence[Line], protocol: Protocol) ->
             reason = STALE if low > 0 else NOT_STALE
             means["share"] = (means["anew"] - means["stale"]) / (means["whole"] - means["stale"])
         yield say(SHORT + reason, k=k, blocks=(protocol.depth - 2) // 2, **means)
+
+
+def _cheap(found: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
+    """Where a block of the network without norms costs less than expected: how large its branches are."""
+    *_, bare = cells(protocol)
+    lines = {line["quantity"]: line for line in found}
+    cost = lines.get(f"accuracy that a block costs {bare}")
+    sizes = [lines.get(_size_of_branches(bare, weights)) for weights in (FIRST, TRAINED)]
+    if cost is None or cost["verdict"] != "fails" or None in sizes:
+        return
+    first, now = (line["found"] for line in sizes if line is not None)
+    yield say(
+        "A block of {bare} costs {cost:.2f}, less than expected, though no norm stands behind it. A branch is "
+        "{first:.2f} times as large as what passes it at the first weights, and {now:.2f} times after training.",
+        bare=bare,
+        cost=cost["found"],
+        first=first,
+        now=now,
+    )
 
 
 def _spread(lines: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
