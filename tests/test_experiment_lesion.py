@@ -189,7 +189,7 @@ def test_the_size_of_a_branch_is_that_by_hand() -> None:
     for block in (block for stage in model.stages for block in stage):
         branch = block.conv2(block.conv1(v.relu()).relu())
         v = block.shortcut(v)
-        expected.append(float((branch.square().mean() / v.square().mean()).sqrt()))
+        expected.append((branch.square().mean() / v.square().mean()).sqrt().item())
         v = v + branch
     assert branch_sizes(model, x) == pytest.approx(expected, rel=1e-5)
     assert not any(module._forward_hooks for module in model.modules())
