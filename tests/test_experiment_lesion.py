@@ -195,16 +195,26 @@ def test_the_size_of_a_branch_is_that_by_hand() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize(("cost", "said"), [(0.05, True), (0.3, False)])
-def test_how_large_branches_are_is_said_where_a_block_is_cheap(cost: float, said: bool) -> None:
+@pytest.mark.parametrize(
+    ("cost", "now", "words"),
+    [
+        (
+            0.05,
+            0.25,
+            "0.80 times as large as what passes it at the first weights, and 0.25 times after training: smaller",
+        ),
+        (0.05, 1.2, "1.20 times after training: not smaller, so that this is not the reason"),
+        (0.3, 0.25, None),
+    ],
+)
+def test_how_large_branches_are_is_said_where_a_block_is_cheap(cost: float, now: float, words: str | None) -> None:
     draws = [*rows(BARE, 0, near(0.9)), *rows(BARE, 1, near(0.9 - cost))]
-    sizes = {"first": [0.6, 1.0], "trained": [0.1, 0.4]}
     branches = [
         {"network": BARE, "seed": seed, "weights": weights, "block": i, "size": size}
         for seed in range(5)
-        for weights, each in sizes.items()
-        for i, size in enumerate(each)
+        for weights, mean in (("first", 0.8), ("trained", now))
+        for i, size in enumerate([mean - 0.2, mean + 0.2])
     ]
-    conclusion = conclude({"draws": draws, "branches": branches}, Protocol())
-    notes = [str(note) for note in conclusion.notes]
-    assert ["0.80 times as large" in note and "0.25 times after training" in note for note in notes] == [True] * said
+    notes = [str(note) for note in conclude({"draws": draws, "branches": branches}, Protocol()).notes]
+    assert len(notes) == (words is not None)
+    assert words is None or words in notes[0]
