@@ -201,7 +201,7 @@ def test_the_size_of_a_branch_is_that_by_hand() -> None:
         (
             0.05,
             0.25,
-            "0.80 times as large as what passes it at the first weights, and 0.25 times after training: smaller",
+            "0.80 times as large as what passes it at the first weights, 0.25 times after training: smaller",
         ),
         (0.05, 1.2, "1.20 times after training: not smaller, so that this is not the reason"),
         (0.3, 0.25, None),

@@ -289,7 +289,7 @@ def _cheap(found: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
     reason = "smaller than before" if now["high"] < first["low"] else "not smaller, so that this is not the reason"
     yield say(
         "A block of {bare} costs {cost:.2f}, less than expected, though no norm stands behind it. A branch is "
-        "{first:.2f} times as large as what passes it at the first weights, and {now:.2f} times after training: {reason}.",
+        "{first:.2f} times as large as what passes it at the first weights, {now:.2f} times after training: {reason}.",
         bare=bare,
         cost=cost["found"],
         first=first["found"],
