@@ -13,7 +13,7 @@ from termwise.data import load
 from termwise.experiments import Result, find, run
 from termwise.experiments.common import trained
 from termwise.experiments.experiment import Conclusion
-from termwise.experiments.lesion import Protocol, branch_sizes, cells, conclude
+from termwise.experiments.lesion import Protocol, branch_sizes, cells, conclude, directions
 from termwise.loop import Optimiser, Training
 
 RESIDUAL, PLAIN, BARE = cells(Protocol())
@@ -196,18 +196,22 @@ def test_the_size_of_a_branch_is_that_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "now", "words"),
+    ("cost", "now", "turned", "words"),
     [
         (
             0.05,
             0.25,
+            0.97,
             "0.80 times as large as what passes it at the first weights, 0.25 times after training: smaller",
         ),
-        (0.05, 1.2, "1.20 times after training: not smaller, so that this is not the reason"),
-        (0.3, 0.25, None),
+        (0.05, 1.2, 0.7, "1.20 times after training: not smaller, so that this is not the reason"),
+        (0.3, 0.25, 0.7, None),
     ],
 )
-def test_how_large_branches_are_is_said_where_a_block_is_cheap(cost: float, now: float, words: str | None) -> None:
+def test_how_large_branches_are_is_said_where_a_block_is_cheap(
+    cost: float, now: float, turned: float, words: str | None
+) -> None:
+    turn = "shrink, and hardly turn" if turned > 0.9 else "they turn, and the class stays"
     draws = [*rows(BARE, 0, near(0.9)), *rows(BARE, 1, near(0.9 - cost))]
     branches = [
         {"network": BARE, "seed": seed, "weights": weights, "block": i, "size": size}
@@ -215,6 +219,34 @@ def test_how_large_branches_are_is_said_where_a_block_is_cheap(cost: float, now:
         for weights, mean in (("first", 0.8), ("trained", now))
         for i, size in enumerate([mean - 0.2, mean + 0.2])
     ]
-    notes = [str(note) for note in conclude({"draws": draws, "branches": branches}, Protocol()).notes]
+    without = [
+        {"network": BARE, "seed": seed, "block": i, "cosine": cosine, "size": 0.5}
+        for seed in range(5)
+        for i, cosine in enumerate([turned - 0.02, turned + 0.02])
+    ]
+    told = {"draws": draws, "branches": branches, "without": without}
+    notes = [str(note) for note in conclude(told, Protocol()).notes]
     assert len(notes) == (words is not None)
-    assert words is None or words in notes[0]
+    assert words is None or (words in notes[0] and turn in notes[0])
+
+
+@torch.no_grad()
+def test_how_logits_turn_without_a_block_is_that_of_the_network_without_its_branch() -> None:
+    torch.manual_seed(0)
+    model, x = nets.preact_resnet(14, channels=1, width=2, norm=False).double().eval(), torch.randn(5, 1, 8, 8).double()
+    found = directions(model, x)
+
+    def logits(missing: int | None) -> np.ndarray:
+        v = model.conv(x)
+        for number, block in enumerate(block for stage in model.stages for block in stage):  # type: ignore[union-attr]
+            v = block.shortcut(v) if number == missing else block(v)
+        y = model.classifier(model.relu(v).mean(dim=(2, 3)) / model.growth).numpy()
+        return y - y.mean(axis=1, keepdims=True)
+
+    whole = logits(None)
+    assert [line["block"] for line in found] == list(range(6))
+    for line in found:
+        less = logits(line["block"])
+        sizes = np.linalg.norm(less, axis=1), np.linalg.norm(whole, axis=1)
+        assert line["cosine"] == pytest.approx(((less * whole).sum(axis=1) / (sizes[0] * sizes[1])).mean())
+        assert line["size"] == pytest.approx((sizes[0] / sizes[1]).mean())

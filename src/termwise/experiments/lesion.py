@@ -9,10 +9,10 @@ trained; then blocks (layers) are deleted at random, and nothing is trained agai
 - A plain network: a layer is to cost 0.15 or more.
 - A residual network of 24 blocks without norms, under the weights of He et al. 2015, by which every branch begins about
   as large as its input: a block is to cost 0.15 or more.  How large the branches are is measured at the first weights
-  and after training.  It is wider and has a lower rate than the others, for at theirs it does not learn.  Of two other
-  ways, half the width at half the rate learned less in a calibration run, and how much depended on the seed; 8x8 images
-  at the same rate, tried on one seed, gave a lower accuracy, and there a block cost more than the bound.  They were not
-  taken for that: the network that has learned best is the one to be cut.
+  and after training, and how the logits turn without a block.  It is wider and has a lower rate than the others, for at
+  theirs it does not learn.  Of two other ways, half the width at half the rate learned less in a calibration run, and
+  how much depended on the seed; 8x8 images at the same rate, tried on one seed, gave a lower accuracy, and there a
+  block cost more than the bound.  They were not taken for that: the network that has learned best is the one to be cut.
 
 Whoever deletes blocks from a network with batch norms hands the norms behind them inputs of another size than their
 running statistics tell.  So all is measured twice: with the statistics as trained, as in the paper, and with statistics
@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from termwise import nets
+from termwise.causal import lesion
 from termwise.charts import Axis, Chart, Plot
 from termwise.data import DataSet, load
 from termwise.deletion import AS_TRAINED, REESTIMATED, deletion, plain_layers, reordering, t_interval
@@ -47,6 +48,8 @@ EXPECTED = {k: Expected(f"{low:g} or more", low) for k, low in {1: 0.92, 4: 0.80
 COST = Expected("0.15 or more", low=0.15)
 FIRST, TRAINED = "first", "trained"
 CALIBRATION = 256  # training samples on which statistics are estimated anew
+COSINE = "cosine of the logits without a block of the network without norms and with it"
+SIZE = "size of these logits over what it was"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +120,7 @@ def measure(job: Job) -> Rows:
         for when, network in ((FIRST, first), (TRAINED, model)):
             sizes = enumerate(branch_sizes(network, data.test_inputs))
             rows["branches"] += [{"weights": when, "block": i, "size": size} for i, size in sizes]
+        rows["without"] = directions(model, data.test_inputs)
     return {table: [{"network": name, **each} for each in lines] for table, lines in rows.items()}
 
 
@@ -138,6 +142,28 @@ def branch_sizes(model: nn.Module, inputs: Tensor) -> list[float]:
     return sizes
 
 
+def directions(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
+    """How the centred logits turn, and how their size changes, when one block alone is missing.
+
+    Returns:
+        A row a block, the means over samples: the cosine of the logits without it and with it, and their size without
+        it over that with it.
+    """
+    with torch.no_grad():
+        whole = _centred(model(inputs))
+    count, rows = sum(isinstance(module, PreActBlock) for module in model.modules()), []
+    for block in range(count):
+        with lesion(model, [block], example=inputs[:1]), torch.no_grad():
+            less = _centred(model(inputs))
+        cosine = float(torch.cosine_similarity(less, whole, dim=1).mean())
+        rows.append({"block": block, "cosine": cosine, "size": float((less.norm(dim=1) / whole.norm(dim=1)).mean())})
+    return rows
+
+
+def _centred(logits: Tensor) -> Tensor:
+    return logits - logits.mean(dim=1, keepdim=True)
+
+
 def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:
     residual, plain, bare = cells(protocol)
     shape: dict[str, Any] = {"classes": data.classes, "channels": data.train_inputs.shape[1]}
@@ -154,7 +180,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     orders_by_seed = _by_seed(rows.get("orders", ()), ("network", "statistics", "swaps"))
     found = [*_of_residual(left_by_seed, protocol), *_of_controls(left_by_seed, protocol)]
     found += _of_orders(rows.get("orders", ()), orders_by_seed)
-    found += _of_branches(rows.get("branches", ()))
+    found += _of_branches(rows.get("branches", ()), rows.get("without", ()))
     left = over_seeds(left_by_seed, ["network", "statistics", "removed"], ["accuracy", "worst"])
     reordered = over_seeds(orders_by_seed, ["network", "statistics", "swaps"], ["tau", "accuracy", "worst"])
     charts = (_left_chart(left, protocol), *([_order_chart(reordered)] if reordered else []))
@@ -226,14 +252,22 @@ def _of_orders(draws: Sequence[Line], lines: Sequence[Line]) -> Iterator[dict[st
             yield row(f"accuracy of {name} after {swaps} swaps of blocks, statistics {statistics}", values)
 
 
-def _of_branches(branches: Sequence[Line]) -> Iterator[dict[str, Any]]:
+def _of_branches(branches: Sequence[Line], without: Sequence[Line]) -> Iterator[dict[str, Any]]:
     for name in dict.fromkeys(line["network"] for line in branches):
         for weights in (FIRST, TRAINED):
-            sizes: dict[int, list[float]] = {}
-            for line in branches:
-                if (line["network"], line["weights"]) == (name, weights):
-                    sizes.setdefault(line["seed"], []).append(line["size"])
-            yield row(_size_of_branches(name, weights), [float(np.mean(each)) for each in sizes.values()])
+            sizes = [line for line in branches if (line["network"], line["weights"]) == (name, weights)]
+            yield row(_size_of_branches(name, weights), _means(sizes, "size"))
+    if without:
+        yield row(COSINE, _means(without, "cosine"))
+        yield row(SIZE, _means(without, "size"))
+
+
+def _means(lines: Sequence[Line], column: str) -> list[float]:
+    """The mean of a column over the lines of each seed."""
+    seeds: dict[int, list[float]] = {}
+    for line in lines:
+        seeds.setdefault(line["seed"], []).append(line[column])
+    return [float(np.mean(each)) for each in seeds.values()]
 
 
 def _size_of_branches(name: str, weights: str) -> str:
@@ -248,6 +282,7 @@ def _correlation(draws: Sequence[Line]) -> float:
 
 # The reasons.
 
+ALIKE = 0.9  # a cosine from which on two directions count as one
 SHORT = "With {k} of {blocks} blocks removed an accuracy of {stale:.2f} is left, less than expected. "
 STALE = (
     "Estimating the batch-norm statistics anew, and nothing else, brings it to {anew:.2f}: {share:.0%} of the loss "
@@ -283,18 +318,22 @@ def _cheap(found: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
     lines = {line["quantity"]: line for line in found}
     cost = lines.get(f"accuracy that a block costs {bare}")
     sizes = [lines.get(_size_of_branches(bare, weights)) for weights in (FIRST, TRAINED)]
-    if cost is None or cost["verdict"] != "fails" or None in sizes:
+    if cost is None or cost["verdict"] != "fails" or None in sizes or COSINE not in lines:
         return
     first, now = (line for line in sizes if line is not None)
-    reason = "smaller than before" if now["high"] < first["low"] else "not smaller, so that this is not the reason"
+    small = "smaller than before" if now["high"] < first["low"] else "not smaller, so that this is not the reason"
     yield say(
         "A block of {bare} costs {cost:.2f}, less than expected, though no norm stands behind it. A branch is "
-        "{first:.2f} times as large as what passes it at the first weights, {now:.2f} times after training: {reason}.",
+        "{first:.2f} times as large as what passes it at the first weights, {now:.2f} times after training: {small}. "
+        "Without it the logits have {size:.2f} of their size and a cosine of {cosine:.2f} with what they were: {turn}.",
         bare=bare,
         cost=cost["found"],
         first=first["found"],
         now=now["found"],
-        reason=reason,
+        small=small,
+        size=lines[SIZE]["found"],
+        cosine=lines[COSINE]["found"],
+        turn="they shrink, and hardly turn" if lines[COSINE]["low"] > ALIKE else "they turn, and the class stays",
     )
 
 
