@@ -16,5 +16,7 @@ NAMES = (
     "four-depths",
     "bn-lag",
     "depth-degree",
+    "linear-first",
+    "moments",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
