@@ -13,10 +13,10 @@ Ingrosso, Goldt 2023, arXiv 2211.11567; both are in their code under these defin
 - how a network trained on real data does *on a clone*: it does well as long as low moments are what it uses
   (Belrose et al. 2024, arXiv 2402.04362).
 
-S_c is exactly that of the samples, without shrinkage: with A the deviations from the mean over sqrt(n_c - 1), A = QR and
-S_c = A'A = R'R, so that x = mean_c + R'z.  R has min(n_c, d) rows: where samples are few their clones stay in the affine
-span of these, and nothing of size d x d is made.  Values are neither clipped nor rounded to pixels (Refinetti et al. do
-both, Belrose et al. have a variant of distributions within the range of pixels): that would change the moments.
+S_c is exactly that of the samples, without shrinkage: with A the deviations from the mean over sqrt(n_c - 1), A = QR
+and S_c = A'A = R'R, so that x = mean_c + R'z.  R has min(n_c, d) rows: where samples are few, clones stay in the affine
+span of them, and nothing of size d x d is made.  (Refinetti et al. add 0.001 to the diagonal.)  Values are neither
+clipped nor rounded to pixels, which they do, and which would change the moments.
 """
 
 from __future__ import annotations
@@ -83,7 +83,6 @@ def compared(
     """
     if reference not in networks:
         raise UsageError(f"compared: reference={reference!r} is none of the networks {', '.join(map(repr, networks))}.")
-    rows: dict[str, list[str] | list[float]] = {}
     columns = ("network", "data", "loss", "accuracy", "agreement")
     lines = []
     for title, data in sets.items():
@@ -151,7 +150,7 @@ def _check(data: DataSet, kind: str) -> None:
     if few:
         raise DataError(
             f"{data.name}, {kind} clone: class {few[0]} has {int(counts[few[0]])} training sample(s), and "
-            f"{len(few) - 1} more classes have as few; a variance needs two. Leave these classes out, or give more data."
+            f"{len(few) - 1} more classes have too few: a variance needs two. Leave these out, or give more data."
         )
 
 
