@@ -125,7 +125,7 @@ def test_the_window_ends_at_linear_accuracy_and_begins_after_the_last_that_knows
     found = numbers(lines, beside, y, linear)
     assert found[SHARE] == pytest.approx((0.9 + 0.8) / 2)
     assert found[BESIDE] == pytest.approx((1 + 1) / 2)  # 0.11 is nearest to 0.10 and to 0.20
-    assert found["least explained share at any of these updates"] == pytest.approx(0.8)
+    assert found["explained share, least at an update until linear accuracy"] == pytest.approx(0.8)
     assert (found[REACHED], found["accuracy of the linear classifier"]) == (8, 0.8)
     assert found[END] == 0
     assert found[KEPT] == pytest.approx(0.0)
@@ -162,12 +162,16 @@ def test_what_follows(share: list[float | None], verdict: str) -> None:
     assert [line["verdict"] for line in conclusion.found[1:]] == [""] * 4
     said = " ".join(map(str, conclusion.notes))
     assert "still knows 99% of what the linear" in said
-    assert ("Of what a linear network knows, trained alike, it leaves 5.0%" in said) == (
+    assert ("a linear network knows, trained alike, it leaves 5.0%" in said) == (
         verdict != "holds" and None not in share
     )
     if verdict == "fails":
         assert "leaves 16.2% of what the network knows unexplained" in said
-        assert "The rest, 11.2%, is what is not linear" in said
+        assert "At most the rest, 11.2%, is not linear" in said
+        rows["values"] = values(share, beside=0.8)
+        assert "no more of what a linear network knows, trained alike (80.0%)" in str(
+            conclude(rows, Protocol()).notes[1]
+        )
     if None in share:
         assert str(conclusion.charts[0].title) == "What the network knows of the classes"
     (line,) = conclusion.tables["shares"]

@@ -45,7 +45,7 @@ from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
 
 SHARE = "explained share, mean over updates until linear accuracy"
-BESIDE = "the same of a linear network that knows as much"
+BESIDE = "explained share of a linear network that knows as much"
 END = "explained share at the end"
 REACHED = "updates until linear accuracy"
 KEPT = "explained at the end, of what L knows"
@@ -186,8 +186,8 @@ def numbers(
     return {
         SHARE: _mean(shares),
         BESIDE: _mean([_share(_nearest(beside, line["information"])) for line in window]),
-        "the same without correction of entropies": _mean([line["explained_plain"] for line in window]),
-        "least explained share at any of these updates": min(shares, default=None),
+        "explained share without correction of entropies": _mean([line["explained_plain"] for line in window]),
+        "explained share, least at an update until linear accuracy": min(shares, default=None),
         REACHED: None if reached is None else float(course[reached]["step"]),
         "accuracy of the linear classifier": accuracy,
         "accuracy of the network at the end": last["accuracy"],
@@ -241,7 +241,8 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
         for name, title in PARTS.items()
         for line in by_step
     ]
-    knowing = [{"step": line["step"], "share": _share(line)} for line in rows["course"] if line["information"] > LEAST]
+    little = {line["step"] for line in rows["course"] if line["information"] <= LEAST}
+    knowing = [{"step": line["step"], "share": _share(line)} for line in rows["course"] if line["step"] not in little]
     shares = over_seeds(knowing, ["step"], ["share"])
     charts = (_information(lines), *((_shares(lines),) if shares else ()))
     return Conclusion(found, tuple(_notes(lines)), {"parts": parts, "shares": shares}, charts)
@@ -251,15 +252,23 @@ def _notes(lines: Mapping[str, Mapping[str, Any]]) -> list[Sentence]:
     """What is kept, and why something was missed, as far as the data tell it."""
     share, beside, kept = (lines[name]["found"] for name in (SHARE, BESIDE, KEPT))
     notes = [say("At the end the network still knows {kept:.0%} of what the linear classifier knows.", kept=kept)]
-    if lines[SHARE]["verdict"] != "holds" and not math.isnan(share):
+    if lines[SHARE]["verdict"] != "holds" and beside > share:
         notes.append(
             say(
-                "L leaves {missing:.1%} of what the network knows unexplained. Of what a linear network knows, trained "
-                "alike, it leaves {beside:.1%}: so much is no nonlinearity, but another linear classifier than L. "
-                "The rest, {rest:.1%}, is what is not linear, before linear accuracy is reached.",
+                "L leaves {missing:.1%} of what the network knows unexplained, before linear accuracy is reached. Of "
+                "what a linear network knows, trained alike, it leaves {beside:.1%}: so much is no nonlinearity, but "
+                "another linear classifier than L. At most the rest, {rest:.1%}, is not linear.",
                 missing=1 - share,
                 beside=1 - beside,
                 rest=beside - share,
+            )
+        )
+    elif lines[SHARE]["verdict"] != "holds" and beside <= share:
+        notes.append(
+            say(
+                "L explains no more of what a linear network knows, trained alike ({beside:.1%}): what is missing is "
+                "no nonlinearity, but another linear classifier than L.",
+                beside=beside,
             )
         )
     return notes
@@ -276,7 +285,7 @@ def _information(lines: Mapping[str, Mapping[str, Any]]) -> Chart:
         "parts",
         "lines",
         Axis("step", say("update"), scale="log"),
-        Axis("bits", say("information on the class, in bits")),
+        Axis("bits", say("information on the class, in bits"), low=0.0, high=1.0),
         series="part",
         interval=("low", "high"),
     )
