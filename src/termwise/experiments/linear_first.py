@@ -313,7 +313,7 @@ def _shares(lines: Mapping[str, Mapping[str, Any]]) -> Chart:
         marks=(Mark(EXPECTED.low, say("expected in the mean, until linear accuracy")),),
     )
     reading = say(
-        "The mean, with its interval, over seeds in which the network knows more than {bits:g} bit.", bits=LEAST
+        "The mean and its interval, from where on the network knows more than {bits:g} bit in all seeds.", bits=LEAST
     )
     return Chart("explained-share", say(template, updates=updates, end=end), reading, (plot,))
 

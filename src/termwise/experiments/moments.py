@@ -60,7 +60,7 @@ DISTANCE = {name: f"distance at first, trained on the {name} clone" for name in 
 FALL = {name: f"accuracy on the {name} clone, peak less end" for name in CLONES}
 PARTS = {name: f"step at which the {name} curve parts" for name in CLONES}
 EXPECTED = {
-    **dict.fromkeys(DISTANCE.values(), Expected(f"at most {APART:g}", high=APART)),
+    **dict.fromkeys(DISTANCE.values(), Expected(f"at most {APART:g} nats", high=APART)),
     ORDER: Expected("above 0", low=0.0),
     **dict.fromkeys(FALL.values(), Expected("above 0", low=0.0)),
 }
@@ -251,21 +251,21 @@ def _parting(lines: Mapping[str, Mapping[str, Any]]) -> Chart:
     }.get(lines[ORDER]["verdict"], "What networks trained on clones make of real data")
     x = Axis("step", say("step"), scale="log")
     panels = {
-        "loss": ("loss on held-out real data, in nats", {}),
-        "agreement": ("agreement with the network trained on real data", {"low": 0.0, "high": 1.0}),
+        "loss": ("how well they do", "loss on held-out real data, in nats"),
+        "agreement": ("how far they agree", "agreement with the network trained on real data"),
     }
     plots = tuple(
         Plot(
             "by_step",
             "lines",
             x,
-            Axis(column, say(label), **ends),
+            Axis(column, say(label)),
             series="network",
             interval=(f"{column}_low", f"{column}_high"),
             where={"data": REAL},
-            heading=say(label),
+            heading=say(heading),
         )
-        for column, (label, ends) in panels.items()
+        for column, (heading, label) in panels.items()
     )
     reading = say(
         "A line for each training set, the mean over seeds, with its 95 % interval. First weights, order and labels "
