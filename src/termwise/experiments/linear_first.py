@@ -127,7 +127,7 @@ def measure(job: Job) -> Rows:
 
 def course_of(
     hidden: Sequence[int], data: DataSet, linear: np.ndarray, protocol: Protocol, seed: int
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """What a network with such hidden layers knows, over its training.
 
     Returns:
