@@ -10,7 +10,8 @@ perceptron learns to tell the digits 0 to 4 from 5 to 9, by plain stochastic gra
 without momentum; L is a logistic regression on the same half of the digits, its ridge chosen by cross-validation.  The
 number of a seed is the mean of the share over all updates from the last one at which I(F; Y) is at most 0.02 bit until
 the network is as accurate as L.  (The last such update and not the first above 0.02, for first weights can know that
-much by chance.)  The rate is small enough for some hundreds of updates to lie between.
+much by chance.)  The rate is small enough for some hundreds of updates to lie between, and was chosen
+for that on two seeds that are not among those of a run.
 
 Expected: at least 0.9.  It would fail if the network began with what is not linear: then I(F; Y | L) would rise with
 I(F; Y) from the start.  It can also be missed because there is more than one good linear classifier: another that errs
