@@ -17,5 +17,7 @@ NAMES = (
     "bn-lag",
     "depth-degree",
     "attention-paths",
+    "linear-first",
+    "moments",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
