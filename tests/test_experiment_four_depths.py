@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from termwise.experiments import four_depths, run
+from termwise.leakage import EVALUATED, FROZEN_THROUGHOUT
 
 # Four notions.
 
@@ -31,7 +32,14 @@ def notion_rows(**shares: Sequence[float]) -> dict[str, list[dict[str, Any]]]:
         for seed in range(5)
         for k, right in enumerate(by_k)
     ]
-    return {"values": values, "series": [{"seed": seed, "converges": "no"} for seed in range(5)]}
+    leaked = [
+        {"seed": seed, "k": k, "network": network, "accuracy": accuracy + 0.01 * (seed % 2)}
+        for seed in range(5)
+        for network, by_k in ((FROZEN_THROUGHOUT, (0.5, 0.9)), (EVALUATED, (0.5, 0.7)))
+        for k, accuracy in enumerate(by_k)
+    ]
+    series = [{"seed": seed, "converges": "no"} for seed in range(5)]
+    return {"values": values, "series": series, "leakage": leaked}
 
 
 def test_notions_that_differ_hold_and_notions_that_agree_fail() -> None:
@@ -41,15 +49,17 @@ def test_notions_that_differ_hold_and_notions_that_agree_fail() -> None:
         notion_rows(a=frozen, b=(0.6, 0.2, 0.2), w=(math.nan, 0.9, 0.1), m=(0.2, 0.8, 0.0)), protocol
     )
     # Half the sum of |differences|; Walsh has no order 0, so A's from 1 on are shared out anew: a half each.
-    assert [line["found"] for line in apart.found] == pytest.approx([0.4, 0.4, 0.4])
-    assert {line["verdict"] for line in apart.found} == {"holds"}
-    shares, accuracy = apart.charts
+    assert [line["found"] for line in apart.found[:3]] == pytest.approx([0.4, 0.4, 0.4])
+    assert {line["verdict"] for line in apart.found[:3]} == {"holds"}
+    shares, accuracy, short = apart.charts
+    assert [line["found"] for line in apart.found[3:]] == pytest.approx([0.0, 0.2])
+    assert str(short.title).startswith("To gates that long paths helped to set, paths of at most one block owe 0.20")
     assert str(shares.title).startswith("No other notion agrees")
     assert str(accuracy.title) == (
         "Nine tenths of the accuracy need frozen paths up to 1 blocks, or 2 blocks left in the network"
     )
     alike = four_depths.conclude(notion_rows(a=frozen, b=frozen, w=(math.nan, 0.5, 0.5), m=frozen), protocol)
-    assert {line["verdict"] for line in alike.found} == {"fails"}
+    assert {line["verdict"] for line in alike.found[:3]} == {"fails"}
     assert str(alike.charts[0].title).startswith("B unfrozen is nearest to frozen paths: 0.00")
     assert "C Moebius is not clearly apart from A frozen: shares differ most at k = 0, by +0.000" in str(alike.notes[1])
 

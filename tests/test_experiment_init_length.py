@@ -63,7 +63,7 @@ def test_lengths_that_are_missed_stand_beside_those_of_linear_branches() -> None
     verdicts = {line["quantity"]: line["verdict"] for line in conclusion.found if line["expected"]}
     assert verdicts == {"He gain": "holds", "batch norm": "fails", "branch gain 0.2": "holds", "zero init": "holds"}
     first, second = map(str, conclusion.notes)
-    assert first.startswith("batch norm: 4.60 found.") and "4.50; linear branches were found to give 3.80" in first
+    assert first.startswith("The mean length by batch norm is 4.60.") and "4.50; by linear branches it is 3.80" in first
     assert "Linear ones add 1.00, these 0.70" in second
     assert str(conclusion.charts[0].title).startswith("Weaker branches, shorter paths: 12.0 blocks")
 

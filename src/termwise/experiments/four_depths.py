@@ -14,6 +14,9 @@ float64.  Shares of A, B and Moebius are aligned with the output, E<y_k, y> / E<
 the terms up to k, with what is born of constants; of D it is that of k blocks.  The claim of the theory is that they do
 not agree: the distance of the shares of A from those of another notion, half the sum of absolute differences, is to be
 above 0.1.
+
+Frozen gates stand as in the whole network, and long paths helped to set them.  So beside the terms of at most one block
+stands the network that really has no others (`termwise.leakage`): what the terms are better by they owe to their gates.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from termwise.experiments.common import Expected, over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.networks import ResidualMLP
 from termwise.interactions import interactions
+from termwise.leakage import EVALUATED, FROZEN_THROUGHOUT, leakage
 from termwise.loop import Optimiser, Training
 from termwise.sentences import Sentence, say
 from termwise.unfrozen import unfrozen
@@ -84,19 +88,21 @@ def measure(job: Job) -> Rows:
         for k, value in enumerate(by_depth)
         if not math.isnan(value)
     ]
-    return {"values": values, "series": [{"converges": converges}]}
+    return {"values": values, "series": [{"converges": converges}], "leakage": _leaked(model, data, protocol)}
 
 
 def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     """How far apart the notions are."""
     values = rows["values"]
     converged = ", ".join(line["converges"] for line in rows["series"])
-    found = _distances(values)
+    apart, leaked = _distances(values), _leakage(rows["leakage"])
     by_k = over_seeds(values, ["measure", "notion", "k"])
     series = say("The unfrozen series converges at strength 1, by seed: {converged}.", converged=converged)
-    tables = {"beside": _side_by_side(by_k, protocol), "by_k": by_k}
-    notes = (*_near(found, by_k), series)
-    return Conclusion(found, notes, tables, (_shares(found), _accuracy(by_k)), beside="beside")
+    short = over_seeds(rows["leakage"], ["k", "network"], ["accuracy"])
+    tables = {"beside": _side_by_side(by_k, protocol), "by_k": by_k, "short": short}
+    notes = (*_near(apart, by_k), series)
+    charts = (_shares(apart), _accuracy(by_k), _short(leaked))
+    return Conclusion([*apart, *leaked], notes, tables, charts, beside="beside")
 
 
 def _network(data: DataSet, protocol: Protocol, seed: int) -> nn.Module:
@@ -137,6 +143,14 @@ def _apart(
         D: np.array([kept[k] for k in depths]),
     }
     return shares, accuracies, series.converges
+
+
+def _leaked(model: nn.Module, data: DataSet, protocol: Protocol) -> list[dict[str, Any]]:
+    """The accuracy of short paths, with gates as in the whole network, and really evaluated."""
+    samples = data.test_inputs[: protocol.samples].double(), data.test_targets[: protocol.samples]
+    scores = leakage(model, samples).scores.rows()
+    kept = [line for line in scores if line["network"] in (FROZEN_THROUGHOUT, EVALUATED)]
+    return [{"network": line["network"], "k": line["blocks_at_most"], "accuracy": line["accuracy"]} for line in kept]
 
 
 def _aligned(terms: Tensor, total: Tensor) -> np.ndarray:
@@ -261,6 +275,42 @@ def _distances(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             apart.append(float(np.abs(frozen / frozen.sum() - np.array(mine)).sum() / 2))
         rows.append(row(_distance(notion), apart, EXPECTED))
     return rows
+
+
+def _leakage(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What frozen paths of at most k blocks are better by than the network that has only these."""
+    rows = []
+    for k in (0, 1):
+        frozen, evaluated = (
+            np.array([line["accuracy"] for line in lines if (line["network"], line["k"]) == (network, k)])
+            for network in (FROZEN_THROUGHOUT, EVALUATED)
+        )
+        rows.append(row(_leak(k), frozen - evaluated))
+    return rows
+
+
+def _leak(k: int) -> str:
+    return f"gate leakage: accuracy of frozen paths up to {k} blocks less that of the network with no others"
+
+
+def _short(leaked: Sequence[Mapping[str, Any]]) -> Chart:
+    (line,) = (each for each in leaked if each["quantity"] == _leak(1))
+    template = "Paths of at most one block, with gates as in the whole network and really evaluated: {gap:+.2f}"
+    if line["low"] > 0:
+        template = "To gates that long paths helped to set, paths of at most one block owe {gap:.2f} of accuracy"
+    plot = Plot(
+        "short",
+        "points",
+        Axis("k", say("blocks on the path, at most"), "ordinal"),
+        Axis("accuracy", say("accuracy on test data"), low=0.0, high=1.0),
+        series="network",
+        interval=("accuracy_low", "accuracy_high"),
+    )
+    reading = say(
+        "Really evaluated: a network in which every block sees the shortcut's stream alone. Points are means over "
+        "seeds, whiskers 95 % intervals."
+    )
+    return Chart("leakage", say(template, gap=line["found"]), reading, (plot,))
 
 
 EXPERIMENT = Experiment(

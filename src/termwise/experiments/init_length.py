@@ -207,8 +207,8 @@ def _notes(found: Mapping[str, Mapping[str, Any]]) -> tuple[Sentence, ...]:
             continue
         notes.append(
             say(
-                "{kind}: {length:.2f} found. Independent paths of the strengths that these branches have give "
-                "{independent:.2f}; linear branches were found to give {linear:.2f}.",
+                "The mean length by {kind} is {length:.2f}. Independent paths of the strengths that these branches "
+                "have would give {independent:.2f}; by linear branches it is {linear:.2f}.",
                 kind=kind,
                 length=own["found"],
                 independent=found[f"{INDEPENDENT}, {kind}"]["found"],
