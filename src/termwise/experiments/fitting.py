@@ -6,6 +6,7 @@ degree has learned is exact, and all that differs between two seeds is the first
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,15 +15,41 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from termwise.charts import Axis, Mark, Plot
 from termwise.degree import DegreeSpectrum, degrees
 from termwise.degree.course import DegreeCourse
 from termwise.degree.functions import ConstantOutputError
 from termwise.degree.walsh import all_inputs
 from termwise.errors import ModelError
 from termwise.recorder import log_spaced
+from termwise.sentences import say
 
 RATIO = 2**0.25  # between one recorded step and the next
+LEARNED = 0.9  # of its coefficient, from which on a degree counts as learned
 Target = Callable[[Tensor], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class OnTheCube:
+    """A network of one hidden layer on the cube, and how it is fitted; `quick` is a job of seconds, and shows nothing.
+
+    Attributes:
+        inputs: dimensions of the cube, all 2^inputs points of which are run.  With ten a target of seven leaves three
+            that the network has to find out to be of no account, and an exact transform still costs milliseconds.
+        width: hidden units.
+        rate: of Adam.
+        steps: updates, each of the whole cube.
+    """
+
+    inputs: int = 10
+    width: int = 512
+    rate: float = 2e-3
+    steps: int = 600
+
+    @staticmethod
+    def quick() -> OnTheCube:
+        """The same job, as small as it can be."""
+        return OnTheCube(inputs=7, width=16, steps=8)
 
 
 def fit(
@@ -62,48 +89,77 @@ def fit(
         optimiser.step()
 
 
-def on_the_cube(
-    model: nn.Module, count: int, target: Target, optimiser: torch.optim.Optimizer, steps: int
-) -> DegreeCourse:
-    """Fit a target on all 2^count inputs of the cube, and measure all degrees exactly at every recorded step."""
-    cube = all_inputs(count)
+def course(model: nn.Module, target: Target, protocol: OnTheCube) -> DegreeCourse:
+    """Fit a target on the whole cube, and measure all degrees exactly at every recorded step."""
+    cube = all_inputs(protocol.inputs)
     recorded: list[int] = []
     spectra: list[DegreeSpectrum | None] = []
 
     def record(n: int) -> None:
         recorded.append(n)
         try:
-            spectra.append(degrees(model, (count,), inputs="boolean", target=target, batch_size=len(cube)))
+            spectra.append(degrees(model, cube.shape[1:], inputs="boolean", target=target, batch_size=len(cube)))
         except ConstantOutputError:  # a last layer of zeros
             spectra.append(None)
 
-    fit(model, cube, target(cube), optimiser, steps, record)
+    fit(model, cube, target(cube), torch.optim.Adam(model.parameters(), lr=protocol.rate), protocol.steps, record)
     return DegreeCourse(recorded, spectra)
 
 
-def curve(rows: Sequence[Mapping[str, Any]], column: str, **where: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Of the rows that have these values: their steps, and a column; what is missing is not a number."""
-    chosen = [row for row in rows if all(row[name] == value for name, value in where.items())]
-    values = [math.nan if row[column] is None else row[column] for row in chosen]
-    return np.array([row["step"] for row in chosen], dtype=float), np.array(values, dtype=float)
+def by_degree(found: DegreeCourse) -> list[dict[str, Any]]:
+    """A row for each step and degree above 0: its share of the variance, and what is learned of the target."""
+    return [
+        {"step": row["step"], "degree": row["lowest"], "share": row["share"], "learned": row["learned"]}
+        for row in found.table().rows()
+        if row["lowest"] > 0
+    ]
 
 
-def reached(steps: np.ndarray, values: np.ndarray, level: float) -> float:
-    """The step at which a curve first is at a level; not a number where it never is.
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A number over the steps of one training, where it was recorded."""
 
-    Between two records it is interpolated linearly in log(step + 1), as they are spaced.
-    """
-    above = np.flatnonzero(values >= level)
-    if not len(above):
-        return math.nan
-    last = int(above[0])
-    if not last:
-        return float(steps[0])
-    scale = np.log1p(steps)
-    part = (level - values[last - 1]) / (values[last] - values[last - 1])
-    return float(np.expm1(scale[last - 1] + part * (scale[last] - scale[last - 1])))
+    steps: np.ndarray
+    values: np.ndarray
+
+    @staticmethod
+    def of(rows: Sequence[Mapping[str, Any]], column: str, **where: Any) -> Curve:
+        """A column of those rows that have these values; what is missing is not a number."""
+        chosen = [row for row in rows if all(row[name] == value for name, value in where.items())]
+        values = [math.nan if row[column] is None else row[column] for row in chosen]
+        return Curve(np.array([row["step"] for row in chosen], dtype=float), np.array(values, dtype=float))
+
+    def reaches(self, level: float = LEARNED) -> float:
+        """The step at which it first is at a level; not a number where it never is.
+
+        Between two records it is interpolated linearly in log(step + 1), as they are spaced.
+        """
+        above = np.flatnonzero(self.values >= level)
+        if not len(above):
+            return math.nan
+        first = int(above[0])
+        if not first:
+            return float(self.steps[0])
+        ends = slice(first - 1, first + 1)
+        return float(np.expm1(np.interp(level, self.values[ends], np.log1p(self.steps[ends]))))
+
+    def at(self, step: float) -> float:
+        """Its value at a step, interpolated in the same way; not a number where the step is none."""
+        if not math.isfinite(step):
+            return math.nan
+        return float(np.interp(np.log1p(step), np.log1p(self.steps), self.values))
 
 
-def value_at(steps: np.ndarray, values: np.ndarray, step: float) -> float:
-    """A curve's value at a step, interpolated in the same way; not a number where the step is none."""
-    return float(np.interp(np.log1p(step), np.log1p(steps), values)) if math.isfinite(step) else math.nan
+def learned_plot(table: str = "by_step", **options: Any) -> Plot:
+    """What is learned of each degree, over the steps."""
+    return Plot(
+        table,
+        "lines",
+        Axis("step", say("step"), scale="log"),
+        Axis("learned", say("learned, of the target's coefficient")),
+        series="degree",
+        interval=("learned_low", "learned_high"),
+        marks=(Mark(LEARNED, say("{level:g} of it", level=LEARNED)),),
+        colours="degree",
+        **options,
+    )
