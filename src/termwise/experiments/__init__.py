@@ -16,5 +16,9 @@ NAMES = (
     "four-depths",
     "bn-lag",
     "depth-degree",
+    "boolean-order",
+    "sines",
+    "even-activation",
+    "lone-parity",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""

@@ -50,7 +50,7 @@ from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.fitting import Curve, OnTheCube, Target, by_degree, course, learned_plot
 from termwise.interactions import krawtchouk
 from termwise.seeds import owned_random, stream
-from termwise.sentences import say
+from termwise.sentences import Sentence, say
 
 DEGREES = (1, 2, 4)
 LATER = 2.0
@@ -164,15 +164,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     found += _kernel(rows["rates"])
     by_step = over_seeds(rows["learned"], ["inputs", "degree", "step"], ["learned"])
     by_rate = over_seeds(rows["rates"], ["degree", "eigenvalue"], ["rate"])
-    beside = [
-        {"degree": line["degree"], "of": of, "rate": line[of], "low": line[low], "high": line[high]}
-        for line in by_rate
-        if line["eigenvalue"] > ZERO
-        for of, low, high in (("rate", "rate_low", "rate_high"), ("eigenvalue",) * 3)
-    ]
-    for line in beside:
-        line["of"] = {"rate": "the wide network", "eigenvalue": "the kernel's eigenvalue"}[line["of"]]
-    tables = {"times": times, "by_step": by_step, "by_rate": beside}
+    tables = {"times": times, "by_step": by_step, "by_rate": _beside(by_rate)}
     return Conclusion(found, _notes(times, rows["rates"]), tables, (_learned(found, protocol), _rates(found)))
 
 
@@ -224,11 +216,27 @@ def _kernel(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _beside(by_rate: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rates and eigenvalues as points of one picture, which has a logarithmic axis: without those that are zero."""
+    points = []
+    for line in by_rate:
+        exact = {"of": "the kernel's eigenvalue", **dict.fromkeys(("rate", "low", "high"), line["eigenvalue"])}
+        measured = {
+            "of": "the wide network",
+            "rate": line["rate"],
+            "low": line["rate_low"],
+            "high": line["rate_high"],
+        }
+        if line["eigenvalue"] > ZERO:
+            points += [{"degree": line["degree"], **each} for each in (exact, measured)]
+    return points
+
+
 def _tau(one: Sequence[float], other: Sequence[float]) -> float:
     return float(stats.kendalltau(one, other).statistic)
 
 
-def _notes(times: Sequence[Mapping[str, Any]], rates: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+def _notes(times: Sequence[Mapping[str, Any]], rates: Sequence[Mapping[str, Any]]) -> tuple[Sentence, ...]:
     ratios = [
         each[f"degree_{later}"] / each[f"degree_{k}"] for each in times for k, later in ((1, 2), (2, 4))
     ]
