@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import linalg, stats
+from scipy import linalg
 from torch import Tensor
 
 from termwise import nets
@@ -47,7 +47,7 @@ from termwise.degree.targets import staircase
 from termwise.degree.walsh import all_inputs
 from termwise.experiments.common import Expected, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.experiments.fitting import Curve, OnTheCube, Target, by_degree, course, learned_plot
+from termwise.experiments.fitting import Curve, OnTheCube, Target, by_degree, course, learned_plot, tau
 from termwise.interactions import krawtchouk
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
@@ -207,7 +207,7 @@ def _kernel(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for k in DEGREES
     ]
     present = [[each for each in own if each["eigenvalue"] > ZERO] for own in seeds.values()]
-    ranks = [_tau([e["eigenvalue"] for e in own], [e["rate"] for e in own]) for own in present]
+    ranks = [tau([e["eigenvalue"] for e in own], [e["rate"] for e in own]) for own in present]
     odd = [max(abs(e["rate"]) for e in own if e["degree"] % 2 and e["degree"] > 1) for own in seeds.values()]
     return [
         *lines,
@@ -232,18 +232,12 @@ def _beside(by_rate: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return points
 
 
-def _tau(one: Sequence[float], other: Sequence[float]) -> float:
-    return float(stats.kendalltau(one, other).statistic)
-
-
 def _notes(times: Sequence[Mapping[str, Any]], rates: Sequence[Mapping[str, Any]]) -> tuple[Sentence, ...]:
-    ratios = [
-        each[f"degree_{later}"] / each[f"degree_{k}"] for each in times for k, later in ((1, 2), (2, 4))
-    ]
+    ratios = [each[f"degree_{later}"] / each[f"degree_{k}"] for each in times for k, later in ((1, 2), (2, 4))]
     exact = {each["degree"]: each["eigenvalue"] for each in rates}
     apart = say(
-        "The kernel's eigenvalues of degrees 1, 2, 4 are {one:.2g}, {two:.2g}, {four:.2g}: by them alone degree 2 would "
-        "come {earlier:.1f} x later than degree 1, and degree 4 {later:.0f} x later than degree 2.",
+        "The kernel's eigenvalues of degrees 1, 2, 4 are {one:.2g}, {two:.2g}, {four:.2g}: by them alone degree 2 "
+        "would come {earlier:.1f} x later than degree 1, and degree 4 {later:.0f} x later than degree 2.",
         one=exact[1],
         two=exact[2],
         four=exact[4],

@@ -1,15 +1,15 @@
 """Is the lowest degree learned first when the network is an even function?
 
-A claim that must fail.  "Low degree first" would have it that of the target x1 + x2 x3 + x4 x5 x6 x7 degree 1 is learned
-before degrees 2 and 4.  A network of one hidden layer without biases and with an even activation, |u| or cos u, has
-f(-x) = f(x) whatever its weights: it has no odd degrees, and never learns degree 1, while it learns degrees 2 and 4.
-(The network of ReLUs that learns all three in `boolean-order` is this one and a linear part: relu(u) = u / 2 + |u| / 2.)
-So low degree first is no law of networks, but of those whose activation has the degree.
+A claim that must fail.  "Low degree first" would have it that of the target x1 + x2 x3 + x4 x5 x6 x7 degree 1 is
+learned before degrees 2 and 4.  A network of one hidden layer without biases and with an even activation, |u| or cos u,
+has f(-x) = f(x) whatever its weights: it has no odd degrees, and never learns degree 1, while it learns degrees 2 and 4.
+(The network of ReLUs that learns all three in `boolean-order` is this one and a linear part: relu(u) = u/2 + |u|/2.)  So
+low degree first is no law of networks, but of those whose activation has the degree.
 
 The claim's number is what is learned of degree 1 when degree 2, and when degree 4, has reached 0.9 of the target's
 coefficient.  If degree 1 came first it would be 0.9 or more; parity says 0.  Beside it stands that degrees 2 and 4 are
-learned in the end (0.9 or more), and, as a control, the same network of |u| with biases, in which nothing is left of the
-symmetry: it can learn degree 1.
+learned in the end (0.9 or more), and, as a control, the same network of |u| with biases, in which nothing is left of
+the symmetry: it can learn degree 1.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def conclude(rows: Rows, protocol: OnTheCube) -> Conclusion:
     for name in EVEN:
         for k in DEGREES[1:]:
             early = [curves[1].at(curves[k].reaches()) for curves in _curves(learned, name)]
-            found.append(
-                row(f"learned of degree 1 when degree {k} is at {LEARNED:g}, {TITLES[name]}", early, EXPECTED)
-            )
+            found.append(row(f"learned of degree 1 when degree {k} is at {LEARNED:g}, {TITLES[name]}", early, EXPECTED))
         for k in DEGREES[1:]:
             end = [curves[k].values[-1] for curves in _curves(learned, name)]
             found.append(row(f"learned of degree {k} in the end, {TITLES[name]}", end, EXPECTED))
@@ -98,8 +96,8 @@ def _notes(most: float, control: float) -> tuple[Sentence, ...]:
         return ()
     template = (
         "Degree 1 does not come first because it does not come at all: at no step and in no seed do the networks "
-        "without biases have any of it, since they are even functions. With biases the same network learns {control:.2f} "
-        "of it."
+        "without biases have any of it, since they are even functions. With biases the same network learns "
+        "{control:.2f} of it."
     )
     return (say(template, control=control),)
 

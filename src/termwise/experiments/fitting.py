@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from termwise.charts import Axis, Mark, Plot
@@ -148,6 +149,11 @@ class Curve:
         if not math.isfinite(step):
             return math.nan
         return float(np.interp(np.log1p(step), np.log1p(self.steps), self.values))
+
+
+def tau(one: Sequence[float], other: Sequence[float]) -> float:
+    """Kendall's tau_b; not a number where one of theirs is not."""
+    return float(stats.kendalltau(one, other)[0])
 
 
 def learned_plot(table: str = "by_step", **options: Any) -> Plot:

@@ -2,10 +2,10 @@
 
 A claim that must fail.  The target is a parity alone, x1 x2 x3 x4, of degree 4; the network is that of `boolean-order`,
 512 ReLUs in one hidden layer without biases, trained by Adam on the whole cube.  "Low degree first", taken as what
-networks do of themselves, would have it that such a network too is first of low degree, and that the parity comes out of
-that: half-way to it, most of what it has learned would be of lower degree.  But nothing of low degree lowers the loss, so
-nothing of it should be there to be learned first; where low degrees do come first (`boolean-order`), it is because the
-target has them.
+networks do of themselves, would have it that such a network too is first of low degree, and that the parity comes out
+of that: half-way to it, most of what it has learned would be of lower degree.  But nothing of low degree lowers the
+loss, so nothing of it should be there to be learned first; where low degrees do come first (`boolean-order`), it is
+because the target has them.
 
 The number of a seed is the share of degrees 1 to 3 in the variance of what the network has learned, at the step where
 half of the parity's coefficient is.  The claim, fixed before any run: more than half.  Output weights begin at zero, so
@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from termwise import nets
@@ -70,7 +71,7 @@ def curves_of(rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[Curve, Curv
     """What is learned of the parity, and the share of lower degrees, over the steps of a seed."""
     learned = Curve.of(rows, "learned", seed=seed, degree=DEGREE)
     lower = [Curve.of(rows, "share", seed=seed, degree=k) for k in range(1, DEGREE)]
-    return learned, Curve(learned.steps, sum(each.values for each in lower))
+    return learned, Curve(learned.steps, np.sum([each.values for each in lower], axis=0))
 
 
 def _shares(curves: Sequence[tuple[Curve, Curve]], level: float) -> list[float]:
@@ -84,8 +85,8 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> tuple[Sentence, ...]:
         return ()
     return (
         say(
-            "The claim fails: half-way, degrees 1 to 3 have {half:.1%} of the variance of what was learned, for there is "
-            "nothing of them in the target. When a tenth is learned they have {early:.1%}.",
+            "The claim fails: half-way, degrees 1 to 3 have {half:.1%} of the variance of what was learned, for there "
+            "is nothing of them in the target. When a tenth is learned they have {early:.1%}.",
             half=half["found"],
             early=early["found"],
         ),
