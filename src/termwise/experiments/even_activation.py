@@ -1,10 +1,10 @@
 """Is the lowest degree learned first when the network is an even function?
 
 A claim that must fail.  "Low degree first" would have it that of the target x1 + x2 x3 + x4 x5 x6 x7 degree 1 is
-learned before degrees 2 and 4.  A network of one hidden layer without biases and with an even activation, |u| or cos u,
-has f(-x) = f(x) whatever its weights: it has no odd degrees, and never learns degree 1, while it learns degrees 2 and 4.
-(The network of ReLUs that learns all three in `boolean-order` is this one and a linear part: relu(u) = u/2 + |u|/2.)  So
-low degree first is no law of networks, but of those whose activation has the degree.
+learned before degrees 2 and 4.  A network of one hidden layer without biases and with an even activation, |u| or
+cos u, has f(-x) = f(x) whatever its weights: it has no odd degrees, and never learns degree 1, while it learns degrees
+2 and 4.  (The network of ReLUs that learns all three in `boolean-order` is this one and a linear part: relu(u) = u / 2
++ |u| / 2.)  So low degree first is no law of networks, but of those whose activation has the degree.
 
 The claim's number is what is learned of degree 1 when degree 2, and when degree 4, has reached 0.9 of the target's
 coefficient.  If degree 1 came first it would be 0.9 or more; parity says 0.  Beside it stands that degrees 2 and 4 are
@@ -105,7 +105,7 @@ def _notes(most: float, control: float) -> tuple[Sentence, ...]:
 def _chart(found: Sequence[Mapping[str, Any]], most: float) -> Chart:
     there = all(line["verdict"] == "holds" for line in found if "in the end" in line["quantity"] and line["expected"])
     template = (
-        "An even network learns degrees 2 and 4, and never degree 1; with biases it learns {control:.2f} of that too"
+        "An even network learns degrees 2 and 4, and never degree 1 (with biases {control:.2f} of it)"
         if there and most <= NOTHING
         else "What is learned of each degree by networks with an even activation"
     )

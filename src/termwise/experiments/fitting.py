@@ -108,9 +108,10 @@ def course(model: nn.Module, target: Target, protocol: OnTheCube) -> DegreeCours
 
 
 def by_degree(found: DegreeCourse) -> list[dict[str, Any]]:
-    """A row for each step and degree above 0: its share of the variance, and what is learned of the target."""
+    """A row for each step and degree above 0: its energy, share of the variance, and what is learned of the target."""
+    names = ("energy", "share", "learned")
     return [
-        {"step": row["step"], "degree": row["lowest"], "share": row["share"], "learned": row["learned"]}
+        {"step": row["step"], "degree": row["lowest"], **{name: row[name] for name in names}}
         for row in found.table().rows()
         if row["lowest"] > 0
     ]
@@ -153,7 +154,8 @@ class Curve:
 
 def tau(one: Sequence[float], other: Sequence[float]) -> float:
     """Kendall's tau_b; not a number where one of theirs is not."""
-    return float(stats.kendalltau(one, other)[0])
+    found: Any = stats.kendalltau(one, other)
+    return float(found.statistic)
 
 
 def learned_plot(table: str = "by_step", **options: Any) -> Plot:
