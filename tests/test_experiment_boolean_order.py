@@ -77,7 +77,7 @@ def test_eigenvalues_by_autograd_at_large_width() -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, generator=generator)
-    weights = dict(model.named_parameters())
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def output(weights: dict[str, torch.Tensor], point: torch.Tensor) -> torch.Tensor:
         scaled = point[None] / math.sqrt(count)

@@ -51,6 +51,7 @@ def lines(ends: dict[str, dict[int, float]]) -> dict[str, list[dict[str, Any]]]:
 
 ALL = {1: 1.0, 2: 1.0, 4: 1.0}
 NO_ODD = {1: 0.0, 2: 1.0, 4: 1.0}
+HALF = {1: 0.0, 2: 1.0, 4: 0.5}
 
 
 def test_the_claim_fails_where_degree_one_is_never_learned() -> None:
@@ -71,7 +72,7 @@ def test_it_would_hold_where_degree_one_came_first() -> None:
 
 
 def test_it_is_undecided_where_the_others_are_not_learned() -> None:
-    conclusion = conclude(lines({**dict.fromkeys(EVEN, {1: 0.0, 2: 1.0, 4: 0.5}), CONTROL: ALL}), OnTheCube())
+    conclusion = conclude(lines({**dict.fromkeys(EVEN, HALF), CONTROL: ALL}), OnTheCube())
     verdicts = [line["verdict"] for line in conclusion.found[:4]]
     assert verdicts == ["fails", "undecided", "holds", "fails"]
     assert "never" not in str(conclusion.charts[0].title)

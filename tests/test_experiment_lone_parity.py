@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from termwise import nets
 from termwise.degree.walsh import all_inputs
@@ -23,10 +24,12 @@ def test_a_job_begins_at_zero_and_measures_all_degrees(tmp_path: Path) -> None:
     assert {(row["energy"], row["share"]) for row in rows if row["step"] == 0} == {(0, None)}
     with owned_random(3):
         model = nets.mlp([5, 8, 1], bias=False)
-    inner, x = model[1].weight, all_inputs(5)  # type: ignore[union-attr]
+    first, x = model[1], all_inputs(5)
+    assert isinstance(first, nn.Linear)
+    hidden = torch.relu(x @ first.weight.T).detach()
     # Adam's first step has the rate's size in each weight, against the sign of its slope.
-    slopes = (torch.relu(x @ inner.T) * x[:, :4].prod(dim=1, keepdim=True)).mean(dim=0)
-    y = torch.relu(x @ inner.T) @ (1e-2 * slopes.sign())
+    slopes = (hidden * x[:, :4].prod(dim=1, keepdim=True)).mean(dim=0)
+    y = hidden @ (1e-2 * slopes.sign())
     for k in range(1, 6):
         sets = itertools.combinations(range(5), k)
         energy = sum(float((y * x[:, list(places)].prod(dim=1)).mean()) ** 2 for places in sets)
@@ -36,7 +39,7 @@ def test_a_job_begins_at_zero_and_measures_all_degrees(tmp_path: Path) -> None:
 
 
 def lines(shares: list[float]) -> dict[str, list[dict[str, Any]]]:
-    """The parity is learned by 0, 0.01, 0.1, 0.5, 1 over the steps; degree 1 has the given share where half of it is."""
+    """Of the parity 0, 0.01, 0.1, 0.5, 1 is learned; degree 1 has the given share where half of it is."""
     learned = [0.0, 0.01, 0.1, 0.5, 1.0]
     return {
         "degrees": [

@@ -79,6 +79,7 @@ def test_what_is_learned_of_a_frequency_by_the_discrete_fourier_transform(name: 
         ((model(x) - target).square().mean() / 2).backward()
         with torch.no_grad():
             for parameter in model.parameters():
+                assert parameter.grad is not None
                 parameter -= rate * parameter.grad
     y = model(x)[:, 0].detach().numpy()
     # x begins at -1, half a period of k = 1 before 0, so every second sine changes its sign.

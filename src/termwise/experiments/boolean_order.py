@@ -47,7 +47,7 @@ from termwise.degree.targets import staircase
 from termwise.degree.walsh import all_inputs
 from termwise.experiments.common import Expected, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.experiments.fitting import Curve, OnTheCube, Target, by_degree, course, learned_plot, tau
+from termwise.experiments.fitting import READING, Curve, OnTheCube, Target, by_degree, course, learned_plot, tau
 from termwise.interactions import krawtchouk
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
@@ -84,7 +84,7 @@ class Protocol:
     steps: int = 600
     kernel_inputs: int = 10
     kernel_width: int = 16384
-    draws: int = 4
+    draws: int = 16
 
     @staticmethod
     def quick() -> Protocol:
@@ -256,12 +256,8 @@ def _learned(found: Sequence[Mapping[str, Any]], protocol: Protocol) -> Chart:
         if ordered
         else say("When degrees 1, 2, 4 are learned")
     )
-    plots = tuple(
-        learned_plot(where={"inputs": inputs}, heading=say("{inputs} inputs", inputs=inputs))
-        for inputs in protocol.inputs
-    )
-    reading = say("Lines are means over seeds, bands 95 % intervals; 1 is what the target has.")
-    return Chart("learned", title, reading, plots)
+    plots = tuple(learned_plot({"inputs": inputs}, say("{inputs} inputs", inputs=inputs)) for inputs in protocol.inputs)
+    return Chart("learned", title, READING, plots)
 
 
 def _rates(found: Sequence[Mapping[str, Any]]) -> Chart:

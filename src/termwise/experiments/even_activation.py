@@ -25,7 +25,7 @@ from termwise.charts import Chart
 from termwise.degree.targets import staircase
 from termwise.experiments.common import Expected, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.experiments.fitting import LEARNED, Curve, OnTheCube, by_degree, course, learned_plot
+from termwise.experiments.fitting import LEARNED, READING, Curve, OnTheCube, by_degree, course, learned_plot
 from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
 
@@ -109,9 +109,8 @@ def _chart(found: Sequence[Mapping[str, Any]], most: float) -> Chart:
         if there and most <= NOTHING
         else "What is learned of each degree by networks with an even activation"
     )
-    plots = tuple(learned_plot(where={"network": name}, heading=say(title)) for name, title in TITLES.items())
-    reading = say("Lines are means over seeds, bands 95 % intervals; 1 is what the target has.")
-    return Chart("learned", say(template, control=found[-1]["found"]), reading, plots)
+    plots = tuple(learned_plot({"network": name}, say(title)) for name, title in TITLES.items())
+    return Chart("learned", say(template, control=found[-1]["found"]), READING, plots)
 
 
 EXPERIMENT = Experiment(

@@ -16,14 +16,14 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from termwise.charts import Axis, Mark, Plot
+from termwise.charts import Axis, Plot
 from termwise.degree import DegreeSpectrum, degrees
 from termwise.degree.course import DegreeCourse
 from termwise.degree.functions import ConstantOutputError
 from termwise.degree.walsh import all_inputs
 from termwise.errors import ModelError
 from termwise.recorder import log_spaced
-from termwise.sentences import say
+from termwise.sentences import Sentence, say
 
 RATIO = 2**0.25  # between one recorded step and the next
 LEARNED = 0.9  # of its coefficient, from which on a degree counts as learned
@@ -85,7 +85,7 @@ def fit(
         optimiser.zero_grad()
         loss = (model(inputs).squeeze(1) - targets).square().mean() / 2
         if not bool(torch.isfinite(loss)):
-            raise ModelError(f"the loss is {float(loss)} after {n} updates: the step is too large for this network.")
+            raise ModelError(f"the loss is {loss.item()} after {n} updates: the step is too large for this network.")
         loss.backward()
         optimiser.step()
 
@@ -158,16 +158,22 @@ def tau(one: Sequence[float], other: Sequence[float]) -> float:
     return float(found.statistic)
 
 
-def learned_plot(table: str = "by_step", **options: Any) -> Plot:
-    """What is learned of each degree, over the steps."""
+READING = say(
+    "Lines are means over seeds, bands 95 % intervals. 1 is what the target has; {level:g} counts as learned.",
+    level=LEARNED,
+)
+
+
+def learned_plot(where: Mapping[str, Any], heading: Sentence, series: str = "degree") -> Plot:
+    """What is learned of each degree over the steps, of a table `by_step`; to be read by `READING`."""
     return Plot(
-        table,
+        "by_step",
         "lines",
         Axis("step", say("step"), scale="log"),
         Axis("learned", say("learned, of the target's coefficient")),
-        series="degree",
+        series=series,
         interval=("learned_low", "learned_high"),
-        marks=(Mark(LEARNED, say("{level:g} of it", level=LEARNED)),),
+        where=where,
+        heading=heading,
         colours="degree",
-        **options,
     )

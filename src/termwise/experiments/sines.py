@@ -30,11 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from termwise.charts import Axis, Chart, Mark, Plot
+from termwise.charts import Axis, Chart, Plot
 from termwise.degree.targets import sines
 from termwise.experiments.common import Expected, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.experiments.fitting import LEARNED, Curve, fit, tau
+from termwise.experiments.fitting import READING, Curve, fit, learned_plot, tau
 from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
 
@@ -173,23 +173,8 @@ def _learned(found: Sequence[Mapping[str, Any]]) -> Chart:
         if relu["verdict"] == hat["verdict"] == "holds"
         else "What is learned of each frequency, with ReLUs and with hats"
     )
-    plots = tuple(
-        Plot(
-            "by_step",
-            "lines",
-            Axis("step", say("step"), scale="log"),
-            Axis("learned", say("learned, of the target's coefficient")),
-            series="frequency",
-            interval=("learned_low", "learned_high"),
-            where={"activation": name},
-            marks=(Mark(LEARNED, say("{level:g} of it", level=LEARNED)),),
-            heading=say(title),
-            colours="degree",
-        )
-        for name, title in TITLES.items()
-    )
-    reading = say("Lines are means over seeds, bands 95 % intervals. Of both networks a step is as long as is stable.")
-    return Chart("learned", say(template, relu=relu["found"], hat=hat["found"]), reading, plots)
+    plots = tuple(learned_plot({"activation": name}, say(title), "frequency") for name, title in TITLES.items())
+    return Chart("learned", say(template, relu=relu["found"], hat=hat["found"]), READING, plots)
 
 
 def _times(found: Sequence[Mapping[str, Any]]) -> Chart:
