@@ -104,9 +104,12 @@ def test_a_random_target_has_every_parity_with_its_part() -> None:
 
 
 def test_rates_tend_to_the_eigenvalues_with_the_width() -> None:
-    exact, degrees = eigenvalues(6), [*DEGREES]
-    narrow, wide = (np.abs(rates(6, width, 4, 0)[degrees] / exact[degrees] - 1).max() for width in (64, 16384))
-    assert wide < 0.1 < narrow
+    chosen = [*DEGREES]
+    exact = eigenvalues(6)[chosen]
+    found = {
+        width: [np.abs(rates(6, width, 4, seed)[chosen] / exact - 1).max() for seed in (0, 1)] for width in (16, 16384)
+    }
+    assert max(found[16384]) < 0.1 < min(found[16])
 
 
 def test_odd_degrees_above_one_have_no_rate_at_any_width() -> None:
@@ -178,7 +181,7 @@ def test_rates_that_are_not_the_eigenvalues_fail() -> None:
     by_name = {line["quantity"]: line for line in found}
     assert [by_name[f"rate over eigenvalue, degree {k}"]["verdict"] for k in DEGREES] == ["fails"] * 3
     ranks = by_name["rank correlation of rates and eigenvalues"]
-    assert (ranks["found"], ranks["verdict"]) == (1, "holds")
+    assert (ranks["found"], ranks["verdict"]) == (pytest.approx(1), "holds")
 
 
 def test_a_job_fits_a_cube_or_looks_at_rates(tmp_path: Path) -> None:

@@ -24,12 +24,13 @@ def test_a_job_begins_at_zero_and_measures_all_degrees(tmp_path: Path) -> None:
     assert {(row["energy"], row["share"]) for row in rows if row["step"] == 0} == {(0, None)}
     with owned_random(3):
         model = nets.mlp([5, 8, 1], bias=False)
-    first, x = model[1], all_inputs(5)
-    assert isinstance(first, nn.Linear)
-    hidden = torch.relu(x @ first.weight.T).detach()
-    # Adam's first step has the rate's size in each weight, against the sign of its slope.
-    slopes = (hidden * x[:, :4].prod(dim=1, keepdim=True)).mean(dim=0)
-    y = hidden @ (1e-2 * slopes.sign())
+    last, x = model[-1], all_inputs(5)
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    ((model(x)[:, 0] - x[:, 0] * x[:, 1] * x[:, 2] * x[:, 3]).square().mean() / 2).backward()
+    optimiser.step()
+    y = model(x)[:, 0].detach()
     for k in range(1, 6):
         sets = itertools.combinations(range(5), k)
         energy = sum(float((y * x[:, list(places)].prod(dim=1)).mean()) ** 2 for places in sets)
