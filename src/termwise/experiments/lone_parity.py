@@ -12,8 +12,7 @@ half of the parity's coefficient is.  The claim, fixed before any run: more than
 that all of the network's function is learned: random ones would give it low degrees at first, which it would have to
 unlearn.  Beside it stands that the parity is learned in the end (0.9 or more); the same share when a tenth and a
 hundredth of it is learned; and the most energy that degrees 1 to 3 have at any step, the parity's being 1.  The last
-tells how much the early shares are of: a network of finite width moves along other degrees than its target's, and
-Adam's first steps, which are of one size for all weights, more so.
+tells how much the early shares are of: a network of finite width moves along other degrees than its target's too.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ def _notes(found: Sequence[Mapping[str, Any]]) -> tuple[Sentence, ...]:
     template = (
         "The claim fails: half-way, degrees 1 to 3 have {half:.1%} of the variance of what was learned. When a "
         "hundredth of the parity is learned they have {early:.0%}, but of little: their energy is {most:.2g} of the "
-        "parity's at most."
+        "parity's at most, in the mean over seeds."
     )
     return (say(template, half=half["found"], early=hundredth["found"], most=most["found"]),)
 
