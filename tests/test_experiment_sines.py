@@ -135,3 +135,4 @@ def test_relus_without_order_fail() -> None:
 def test_a_frequency_that_is_never_learned_leaves_it_undecided() -> None:
     conclusion = conclude(lines([2, 10, 40, 1000], NO_ORDER), Protocol())
     assert verdicts(conclusion.found) == ["undecided", "undecided", "holds", "holds"]
+    assert "5 of 40 frequencies" in str(conclusion.notes[0])
