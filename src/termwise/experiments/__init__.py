@@ -19,5 +19,9 @@ NAMES = (
     "attention-paths",
     "linear-first",
     "moments",
+    "boolean-order",
+    "sines",
+    "even-activation",
+    "lone-parity",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
