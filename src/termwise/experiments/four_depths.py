@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from termwise.data import DataSet, load
-from termwise.deletion import deletion, t_interval
+from termwise.deletion import deletion
 from termwise.expand import expand
 from termwise.experiments.common import Expected, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
@@ -37,6 +37,7 @@ from termwise.interactions import interactions
 from termwise.loop import Optimiser, Training
 from termwise.sentences import say
 from termwise.unfrozen import unfrozen
+from termwise.verdict.decision import t_interval
 
 APART = 0.1
 EXPECTED = Expected(f"above {APART:g}", APART)
