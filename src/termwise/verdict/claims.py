@@ -125,7 +125,7 @@ class Verdict:
     def words(self) -> Sentence:
         """The verdict, its numbers, and why it is undecided."""
         head = "{name} {verdict}: {quantity} is {estimate:+.2g} [{low:+.2g}, {high:+.2g}] over {seeds} seeds{reason}."
-        named = " ".join(filter(None, [self.claim, f"({self.endpoint})", self.of]))
+        named = f"{self.claim} ({self.endpoint})" + (f" of {self.of}" if self.of else "")
         numbers = {name: getattr(self, name) for name in ("quantity", "estimate", "low", "high", "seeds")}
         return say(head, name=named, verdict=_SAID[self.verdict], reason=self._reason(), **numbers)
 

@@ -10,8 +10,8 @@ Late biases are short paths, so that constants alone can look like shallow first
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -33,8 +33,7 @@ def mean_depths(timeline: Timeline, *, constants: bool = False) -> np.ndarray:
 
     A network of paths of one length has none that could change: NaN.
     """
-    origins = ("input", "constant") if constants else ("input",)
-    if len({depth for origin, depth in timeline.moments[0].parts if origin in origins}) < 2:
+    if len(_depths(timeline, _counted(constants))) < 2:
         return np.full(len(timeline.steps), math.nan)
     if not constants:
         return timeline.table["mean_depth"]
@@ -85,8 +84,8 @@ def order(times: Times) -> float | None:
     known = [(depth, time) for depth, time in times.items() if time is not None]
     if len(known) < FEWEST:
         return None
-    tau = float(stats.kendalltau(*zip(*known, strict=True), variant="b")[0])
-    return None if math.isnan(tau) else tau  # all learned at once: there is no order
+    found: Any = stats.kendalltau(*np.array(known).T, variant="b")
+    return None if math.isnan(found.statistic) else float(found.statistic)  # all learned at once: no order
 
 
 def steps_saved(shorter: float, longer: float) -> float | None:
@@ -112,13 +111,12 @@ def shallow_effect(timeline: Timeline, record: int = -1, *, constants: bool = Fa
         record: its place in the timeline; 0 is the comparator, at the first weights.
         constants: see above.
     """
-    depths, moment = _depths(timeline), timeline.moments[record]
+    placed = _counted(constants)
+    depths, moment = _depths(timeline, placed), timeline.moments[record]
     if len(depths) < 2 or moment.targets is None or (constants and not _placed(timeline)):
         return None
     half = (len(depths) + 1) // 2
     shallow, deep = depths[half - 1], depths[-half]  # the last of the one half, the first of the other
-
-    placed = ("input", "constant") if constants else ("input",)
 
     def accuracy(low: float, high: float) -> float:
         held = [d is None or origin not in placed or low <= d <= high for origin, d in moment.parts]
@@ -171,9 +169,14 @@ def _first_at(level: float, losses: np.ndarray, values: np.ndarray) -> float:
     return values[place - 1] + part * (values[place] - values[place - 1])
 
 
-def _depths(timeline: Timeline) -> list[int]:
-    """Of the input-born terms, ascending."""
-    return sorted(depth for origin, depth in timeline.moments[0].parts if origin == "input" and depth is not None)
+def _counted(constants: bool) -> tuple[str, ...]:
+    """The origins whose depths count."""
+    return ("input", "constant") if constants else ("input",)
+
+
+def _depths(timeline: Timeline, origins: Sequence[str]) -> list[int]:
+    """Of the parts of these origins, ascending, each once."""
+    return sorted({depth for origin, depth in timeline.moments[0].parts if origin in origins and depth is not None})
 
 
 def _placed(timeline: Timeline) -> bool:
