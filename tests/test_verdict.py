@@ -7,11 +7,13 @@ import itertools
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
 
 from termwise.errors import UsageError
+from termwise.sentences import Sentence
 from termwise.verdict import (
     CAUSAL,
     EFFECT,
@@ -119,6 +121,7 @@ def test_one_endpoint(values: list[float | None], verdict: str, words: str) -> N
     found = decided(SHARE, values, of="resnet-20")
     assert found.verdict == verdict
     assert words in str(found)
+    assert msgspec.convert(msgspec.json.decode(msgspec.json.encode(found.words)), Sentence) == found.words
     assert not found.primary
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from termwise.data import DataSet
 from termwise.loop import Training, train_network
 from termwise.seeds import owned_random
+from termwise.verdict.claims import ABOVE, Verdict
 from termwise.verdict.decision import Expected, interval
 
 
@@ -30,6 +31,20 @@ def row(what: str, values: Sequence[float] | np.ndarray, expected: Expected | No
         "high": high,
         "expected": "" if expected is None else expected.words,
         "verdict": "" if expected is None else expected.verdict(values),
+    }
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """The same line of a verdict on a claim, or on an endpoint of one, which is decided by the same rule and more."""
+    role = "" if verdict.primary else ", exploratory"
+    of = f", {verdict.of}" if verdict.of else ""
+    return {
+        "quantity": f"{verdict.claim} ({verdict.endpoint}){of}{role}",
+        "found": verdict.estimate,
+        "low": verdict.low,
+        "high": verdict.high,
+        "expected": ABOVE.words,
+        "verdict": verdict.verdict,
     }
 
 

@@ -124,10 +124,16 @@ class Verdict:
     @property
     def words(self) -> Sentence:
         """The verdict, its numbers, and why it is undecided."""
-        head = "{name} {verdict}: {quantity} is {estimate:+.2g} [{low:+.2g}, {high:+.2g}] over {seeds} seeds{reason}."
         named = f"{self.claim} ({self.endpoint})" + (f" of {self.of}" if self.of else "")
-        numbers = {name: getattr(self, name) for name in ("quantity", "estimate", "low", "high", "seeds")}
-        return say(head, name=named, verdict=_SAID[self.verdict], reason=self._reason(), **numbers)
+        plain = {"name": named, "verdict": _SAID[self.verdict], "quantity": self.quantity, "seeds": self.seeds}
+        # What is not a number cannot be saved with a sentence.
+        if math.isfinite(self.low):
+            interval = "{estimate:+.2g} [{low:+.2g}, {high:+.2g}]"
+            numbers = {"estimate": self.estimate, "low": self.low, "high": self.high}
+        else:
+            interval, numbers = "not known", {}
+        template = "{name} {verdict}: {quantity} is " + interval + " over {seeds} seeds{reason}."
+        return say(template, reason=self._reason(), **plain, **numbers)
 
     def __str__(self) -> str:
         """Its words."""
@@ -234,7 +240,7 @@ def every(claim: str, parts: Sequence[Verdict], *, of: str = "") -> Verdict:
         decider = max(parts, key=_p)
         p = decider.p
         verdict = "holds" if all(part.verdict == "holds" for part in parts) else "undecided"
-    return _whole(claim, parts, decider, p, verdict, of)
+    return _whole(claim, decider, p, verdict, of)
 
 
 def agreed(claim: str, parts: Sequence[Verdict], *, of: str = "") -> Verdict:
@@ -248,7 +254,7 @@ def agreed(claim: str, parts: Sequence[Verdict], *, of: str = "") -> Verdict:
     alike = len({part.estimate > 0 for part in parts}) == 1
     verdicts = {part.verdict for part in parts}
     verdict = verdicts.pop() if len(verdicts) == 1 else "undecided"
-    return _whole(claim, parts, decider, decider.p if alike else 1.0, verdict, of)
+    return _whole(claim, decider, decider.p if alike else 1.0, verdict, of)
 
 
 def h1(share: Verdict, learned: Verdict, causal: Verdict, *, of: str = "") -> Verdict:
@@ -332,8 +338,7 @@ def _require(claim: str, parts: Sequence[Verdict]) -> None:
         raise UsageError(f"{claim}: there are no endpoints to decide it by; give at least one verdict.")
 
 
-def _whole(claim: str, parts: Sequence[Verdict], decider: Verdict, p: float | None, verdict: str, of: str) -> Verdict:
+def _whole(claim: str, decider: Verdict, p: float | None, verdict: str, of: str) -> Verdict:
     """A claim, with the numbers of the part that it is decided by."""
     named = f"by {decider.endpoint.removeprefix('by ')}" + (f" of {decider.of}" if decider.of not in ("", of) else "")
-    seeds = min(part.seeds for part in parts)
-    return dataclasses.replace(decider, claim=claim, endpoint=named, of=of, p=p, verdict=verdict, seeds=seeds)
+    return dataclasses.replace(decider, claim=claim, endpoint=named, of=of, p=p, verdict=verdict)
