@@ -82,7 +82,7 @@ class Protocol:
     plain_depth: int = 8
     width: int = 8
     size: int = 16
-    epochs: int = 7
+    epochs: int = 5
     batch: int = 64
     probe: int = 128
     memorised: int = 128
