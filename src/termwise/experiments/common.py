@@ -1,8 +1,7 @@
 """What the experiments share: how they train, and what they decide.
 
-An experiment gives one number a seed for each of its quantities.  The interval is a 95 % t-interval over seeds; what
-was expected holds (fails) where the whole interval is on its side (the other), and with fewer than 5 seeds it is
-undecided.
+An experiment gives one number a seed for each of its quantities; what these decide is said by one rule for all,
+`termwise.verdict.decision.Expected`.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from termwise.timeline import Timeline
 from termwise.verdict import (
     CAUSAL,
     EFFECT,
+    LEARNED,
     SHARE,
     Verdict,
     corrected,
@@ -163,10 +164,11 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     single = [each for endpoints in kept.values() for each in endpoints]
     exploratory = [each for name in _branched(protocol) for each in kept[name, INPUT_BORN]]
     found = [verdict_row(each) for each in (*claims, *exploratory)]
+    lengths = [line for line in rows["times"] if line["network"] in (*_branched(protocol), residual + _LABELS)]
     tables = {
         "verdicts": table([*claims, *single]).rows(),
         "endpoints": [_plotted(each) for each in single if each.of.partition(",")[0] in _branched(protocol)],
-        "order": over_seeds(_known(rows["times"]), ["network", "depth"], ["time"]),
+        "order": over_seeds(_known(lengths), ["network", "depth"], ["time"]),
         "course": over_seeds(_known(rows["course"]), ["network", "step"], ["mean_depth"]),
     }
     return Conclusion(found, _notes(rows, claims, residual), tables, _charts(exploratory))
@@ -247,26 +249,27 @@ def _plotted(verdict: Verdict) -> dict[str, Any]:
 
 
 def _notes(rows: Rows, claims: Sequence[Verdict], residual: str) -> tuple[Sentence, ...]:
-    """The claims in words, what the mean depth did, and whether the records were dense enough."""
-    ends = [
-        line["mean_depth"]
-        for line in over_seeds(_known(rows["course"]), ["network", "step"], ["mean_depth"])
-        if line["network"] == residual
-    ]
+    """The claims and endpoints in words, what the mean depth did, and whether the records were dense enough."""
+    course = over_seeds(_known(rows["course"]), ["network", "step"], ["mean_depth"])
+    ends = [line["mean_depth"] for line in course if line["network"] == residual]
     drifts = [line["value"] for line in rows["values"] if line["quantity"] == "credit drift"]
     coarse = sum(1 for drift in drifts if drift is not None and drift > CONVERGED)
-    course = say(
-        "Of {name} the mean depth goes from {first:.1f} to {last:.1f} layers.",
-        name=residual,
-        first=ends[0],
-        last=ends[-1],
+    names = {each.name: each.quantity for each in (SHARE, LEARNED, EFFECT)}
+    return (
+        *(claim.words for claim in claims),
+        say("Endpoints: {names}.", names="; ".join(f"{name}, {quantity}" for name, quantity in names.items())),
+        say(
+            "Of {name} the mean depth goes from {first:.1f} to {last:.1f} layers.",
+            name=residual,
+            first=ends[0],
+            last=ends[-1],
+        ),
+        say(
+            "In {coarse} of {all} trainings credits move by more than 5 % when every other record is left out.",
+            coarse=coarse,
+            all=len(drifts),
+        ),
     )
-    dense = say(
-        "In {coarse} of {all} trainings credits move by more than 5 % when every other record is left out.",
-        coarse=coarse,
-        all=len(drifts),
-    )
-    return (*(claim.words for claim in claims), course, dense)
 
 
 def _charts(found: Sequence[Verdict]) -> tuple[Chart, ...]:
