@@ -27,7 +27,7 @@ from termwise.credit import CONVERGED
 from termwise.data import DataSet, load
 from termwise.experiments.common import by_quantity, over_seeds, verdict_row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.loop import Training, train_network
+from termwise.loop import Optimiser, Training, train_network
 from termwise.recorder import Recorder, log_spaced
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
@@ -71,6 +71,9 @@ class Protocol:
         width: channels of the first stage of all others.
         size: of the images, in pixels.
         epochs: of the training.
+        rate: the learning rate at its peak. At the usual 0.1 the first updates overshoot: credits pass their half more
+            than once, and fewer than six terms have a time learned. At 0.02 seven of ten have one, on a seed that
+            nothing else is measured on; nothing but their number was looked at.
         batch: samples an update.
         probe: samples that the network is measured on.
         memorised: samples with shuffled labels; they are gone through so often that there are as many updates.
@@ -84,6 +87,7 @@ class Protocol:
     width: int = 8
     size: int = 16
     epochs: int = 5
+    rate: float = 0.02
     batch: int = 64
     probe: int = 128
     memorised: int = 128
@@ -118,7 +122,8 @@ def measure(job: Job) -> Rows:
         seed=seed,
     )
     job.progress("training and recording")
-    train_network(model, training, recorder, settings=Training(epochs=epochs, batch_size=protocol.batch), seed=seed)
+    settings = Training(epochs=epochs, batch_size=protocol.batch, optimiser=Optimiser(learning_rate=protocol.rate))
+    train_network(model, training, recorder, settings=settings, seed=seed)
     return {
         name: [{"network": job.cell, **line} for line in lines] for name, lines in numbers(recorder.timeline).items()
     }
