@@ -192,7 +192,7 @@ def _endpoints(rows: Rows, name: str, terms: Terms) -> tuple[Verdict, Verdict, V
     )
 
 
-def _numbers(rows: Rows, name: str, terms: Terms) -> dict[str, list[float | None]]:
+def _numbers(rows: Rows, name: str, terms: Terms) -> dict[str, Sequence[float | None]]:
     """Of one network the number of each seed."""
     mine = [line for line in rows["values"] if (line["network"], line["terms"]) == (name, terms)]
     taus = [order(times) for times in _times(rows, name, terms)]
@@ -226,7 +226,7 @@ def _cells(protocol: Protocol) -> tuple[str, ...]:
 def networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:
     """How each network is made."""
     shape: dict[str, Any] = {"classes": data.classes, "channels": data.train_inputs.shape[1]}
-    wide = shape | {"width": protocol.width}
+    wide: dict[str, Any] = shape | {"width": protocol.width}
     makes: Sequence[Callable[[], nn.Module]] = (
         lambda: nets.resnet(protocol.depth, **wide),
         lambda: nets.preact_resnet(protocol.depth, **wide),
