@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
@@ -37,6 +36,7 @@ from termwise.profile import IGNORED, classes_last
 from termwise.recorder import live_norms, reestimate, reestimated
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import BLOCKS
+from termwise.verdict.decision import t_interval
 
 AS_TRAINED, REESTIMATED = "as trained", "re-estimated"
 _WEIGHTS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -277,14 +277,6 @@ class _Trials:
         draws = [row | {"statistics": self.statistics} for row in rows]
         metadata = {**metadata, "samples": self._samples, "statistics": self.statistics}
         return Curve(kind, _table(summary, units), _table(draws, units), metadata)
-
-
-def t_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % t-interval of the mean; NaN where there is but one value."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def _table(rows: list[dict[str, Any]], units: dict[str, str]) -> Table:

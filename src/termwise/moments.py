@@ -256,6 +256,15 @@ def _step_row(moment: Moment) -> dict[str, Any]:
     }
 
 
+def mean_depth_with_constants(profile: DepthProfile) -> float | None:
+    """The mean depth under the norms of all parts, input-born and constant-born; None where constants have no depth."""
+    share = profile.share.where(origin="constant")
+    if np.isnan(share["depth"].astype(float)).any():
+        return None
+    weight = share["norm_share"]  # against the sum of the input-born terms, which is 1
+    return float((profile.mean_depth.value + share["depth"] @ weight) / (1 + weight.sum()))
+
+
 def spectrum_table(moments: Sequence[Moment], learned: np.ndarray, credits: Credits | None) -> Table:
     """A row a moment and part: the columns of `SPECTRUM`."""
     rows: list[dict[str, Any]] = []

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from termwise.moments import mean_depth_with_constants
 from termwise.profile import DepthProfile, Estimate
 from termwise.records import NetworkSummary
 
@@ -83,15 +84,6 @@ def network_summary(
         ],
         **known,
     )
-
-
-def mean_depth_with_constants(profile: DepthProfile) -> float | None:
-    """The mean depth under the norms of all parts, input-born and constant-born; None where constants have no depth."""
-    share = profile.share.where(origin="constant")
-    if np.isnan(share["depth"].astype(float)).any():
-        return None
-    weight = share["norm_share"]  # against the sum of the input-born terms, which is 1
-    return float((profile.mean_depth.value + share["depth"] @ weight) / (1 + weight.sum()))
 
 
 def verdict(

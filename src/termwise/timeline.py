@@ -76,6 +76,11 @@ class Timeline:
         return tuple(moment.step for moment in self._moments)
 
     @property
+    def moments(self) -> tuple[Moment, ...]:
+        """The record of each step: its profile, and the parts of the output on every sample of the probe."""
+        return tuple(self._moments)
+
+    @property
     def profiles(self) -> tuple[DepthProfile, ...]:
         """The profile at each step."""
         return tuple(moment.profile for moment in self._moments)

@@ -23,5 +23,6 @@ NAMES = (
     "sines",
     "even-activation",
     "lone-parity",
+    "shallow-first",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""

@@ -1,13 +1,11 @@
 """What the experiments share: how they train, and what they decide.
 
-An experiment gives one number a seed for each of its quantities.  The interval is a 95 % t-interval over seeds; what
-was expected holds (fails) where the whole interval is on its side (the other), and with fewer than 5 seeds it is
-undecided.
+An experiment gives one number a seed for each of its quantities; what these decide is said by one rule for all,
+`termwise.verdict.decision.Expected`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -16,44 +14,15 @@ import numpy as np
 from torch import nn
 
 from termwise.data import DataSet
-from termwise.deletion import t_interval
 from termwise.loop import Training, train_network
 from termwise.seeds import owned_random
-
-SEEDS = 5  # from which on anything is decided
-
-
-@dataclasses.dataclass(frozen=True)
-class Expected:
-    """What is expected of a number: that it lies between two bounds, both included.
-
-    Attributes:
-        words: how it is printed.
-    """
-
-    words: str
-    low: float = -math.inf
-    high: float = math.inf
-
-    def verdict(self, values: Sequence[float] | np.ndarray) -> str:
-        """Whether it holds, fails, or is undecided, of one number a seed."""
-        low, high = _interval(values)
-        if len(values) < SEEDS or math.isnan(low):
-            return "undecided"
-        if self.low <= low and high <= self.high:
-            return "holds"
-        return "fails" if high < self.low or low > self.high else "undecided"
-
-
-def _interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Over seeds; missing where something was never reached."""
-    array = np.asarray(values, dtype=float)
-    return t_interval(array) if np.isfinite(array).all() else (math.nan, math.nan)
+from termwise.verdict.claims import ABOVE, Verdict
+from termwise.verdict.decision import Expected, interval
 
 
 def row(what: str, values: Sequence[float] | np.ndarray, expected: Expected | None = None) -> dict[str, Any]:
     """A line of what was found: the mean over seeds and its interval, beside what was expected."""
-    low, high = _interval(values)
+    low, high = interval(values)
     return {
         "quantity": what,
         "found": float(np.mean(values)),
@@ -61,6 +30,20 @@ def row(what: str, values: Sequence[float] | np.ndarray, expected: Expected | No
         "high": high,
         "expected": "" if expected is None else expected.words,
         "verdict": "" if expected is None else expected.verdict(values),
+    }
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """The same line of a verdict on a claim, or on an endpoint of one, which is decided by the same rule and more."""
+    role = "" if verdict.primary else ", exploratory"
+    of = f", {verdict.of}" if verdict.of else ""
+    return {
+        "quantity": f"{verdict.claim} ({verdict.endpoint}){of}{role}",
+        "found": verdict.estimate,
+        "low": verdict.low,
+        "high": verdict.high,
+        "expected": ABOVE.words,
+        "verdict": verdict.verdict,
     }
 
 
@@ -92,7 +75,7 @@ def over_seeds(
         line = dict(zip(by, key, strict=True))
         for name in values:
             array = np.array([each[name] for each in group], dtype=float)
-            low, high = _interval(array)
+            low, high = interval(array)
             line |= {name: float(array.mean()), f"{name}_low": _known(low), f"{name}_high": _known(high)}
         lines.append(line)
     return lines

@@ -33,6 +33,7 @@ from termwise.loop import Training
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random
 from termwise.sentences import say
+from termwise.verdict.measures import smaller_excess
 
 H3 = "the smaller excess"
 EXPECTED = Expected("above 0", low=0.0)
@@ -101,10 +102,9 @@ def numbers(found: DepthDegrees) -> list[dict[str, Any]]:
             for name in AGAINST
         ]
     excess = {line["comparator"]: line["excess"] for line in found.trend.rows()}
-    missing = any(value is None for value in excess.values())
     return [
         *({"quantity": f"excess over {AGAINST[name]}", "value": value} for name, value in excess.items()),
-        {"quantity": H3, "value": None if missing else min(excess.values())},
+        {"quantity": H3, "value": smaller_excess(found)},
     ]
 
 

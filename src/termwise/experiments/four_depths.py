@@ -42,6 +42,7 @@ from termwise.leakage import EVALUATED, FROZEN_THROUGHOUT, leakage
 from termwise.loop import Optimiser, Training
 from termwise.sentences import Sentence, say
 from termwise.unfrozen import unfrozen
+from termwise.verdict.decision import t_interval
 
 APART = 0.1
 EXPECTED = Expected(f"above {APART:g}", APART)

@@ -11,11 +11,11 @@ import msgspec
 
 from termwise.errors import UsageError
 from termwise.experiments import find
-from termwise.experiments.common import SEEDS
 from termwise.report.layers import heading
 from termwise.report.markup import Html, element, join
 from termwise.report.results import VERDICTS, Row, Study
 from termwise.report.strings import integer, listing, number, say, signed
+from termwise.verdict.decision import SEEDS
 
 
 def verdict(studies: Sequence[Study]) -> str:
