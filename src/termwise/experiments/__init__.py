@@ -16,5 +16,6 @@ NAMES = (
     "four-depths",
     "bn-lag",
     "depth-degree",
+    "capacity",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
