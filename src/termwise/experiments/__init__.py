@@ -16,6 +16,7 @@ NAMES = (
     "four-depths",
     "bn-lag",
     "depth-degree",
+    "overfitting",
     "capacity",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
