@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_a_record_as_the_rules_see_it(recorded: tuple[Moment, tw.Expansion, torc
 STEPS = (0, 15, 30, 60, 120, 240)
 
 
-def course(degree: list[float | None], **changes: list[float]) -> list[dict[str, Any]]:
+def course(degree: Sequence[float | None]) -> list[dict[str, Any]]:
     columns: dict[str, list[Any]] = {
         "mean_degree": degree,
         "mean_depth": [1.0, 9.0, 8.0, 7.0, 6.0, 7.0],
@@ -166,7 +167,6 @@ def course(degree: list[float | None], **changes: list[float]) -> list[dict[str,
         "memorised": [0.1, 0.1, 0.1, 0.2, 0.5, 1.0],
         "validation": [0.99, 0.5, 0.8, 0.8, 0.7, 0.6],
         "test": [0.1, 0.52, 0.82, 0.81, 0.71, 0.61],
-        **changes,
     }
     return [
         {"step": step, "past_epoch": step >= 15, **{name: values[i] for name, values in columns.items()}}
@@ -203,7 +203,7 @@ def test_a_record_without_a_degree_is_not_chosen_by_it() -> None:
 # What follows.
 
 
-def made_up(degree: list[float | None], wrong_depth: float) -> dict[str, list[dict[str, Any]]]:
+def made_up(degree: Sequence[float | None], wrong_depth: float) -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {"course": [], "ends": [], "margins": [], "degrees": []}
     for seed in range(5):
         for noise in (0, 40):
@@ -236,7 +236,7 @@ def made_up(degree: list[float | None], wrong_depth: float) -> dict[str, list[di
     ],
 )
 def test_each_claim_is_decided_by_its_number(
-    degree: list[float | None], wrong_depth: float, verdicts: list[str], titles: tuple[str, str]
+    degree: Sequence[float | None], wrong_depth: float, verdicts: list[str], titles: tuple[str, str]
 ) -> None:
     protocol = Protocol(noise=(0, 40))
     conclusion = conclude(made_up(degree, wrong_depth), protocol)

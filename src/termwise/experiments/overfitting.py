@@ -142,7 +142,7 @@ class Labelled:
 class _Watched:
     """A recorder that is told with every record how often the network is right on whole sets of samples."""
 
-    def __init__(self, recorder: Recorder, due: Callable[[int], bool], look: Callable[[], dict[str, float]]) -> None:
+    def __init__(self, recorder: Recorder, due: Callable[[int], bool], look: Callable[[], dict[str, Any]]) -> None:
         self._recorder, self._due, self._look = recorder, due, look
 
     @property
@@ -386,7 +386,7 @@ def _found(noise: int, values: Mapping[str, list[float]], at_end: Sequence[Mappi
 
 def _summaries(rows: Rows) -> dict[str, list[dict[str, Any]]]:
     """Means over seeds, as the charts read them."""
-    course = [line | {"labels": f"{line['noise']} % wrong"} for line in rows["course"]]
+    course = [{**line, "labels": f"{line['noise']} % wrong"} for line in rows["course"]]
     accuracy = [
         {"noise": line["noise"], "seed": line["seed"], "step": line["step"], "of": words, "accuracy": line[name]}
         for line in course
