@@ -15,22 +15,17 @@ import termwise as tw
 from termwise import nets
 from termwise.data import load
 from termwise.experiments.experiment import Job
-from termwise.experiments.overfitting import (
-    EXPERIMENT,
+from termwise.experiments.label_noise import (
     RIGHT,
     WRONG,
     Labelled,
-    Protocol,
     accuracies,
-    conclude,
     course_line,
     ends,
     margins,
     mean_depth_of,
-    measure,
-    numbers,
-    stops,
 )
+from termwise.experiments.overfitting import EXPERIMENT, Protocol, conclude, measure, numbers, stops
 from termwise.moments import Moment, read_directory
 from termwise.records import Table
 
@@ -159,7 +154,7 @@ STEPS = (0, 15, 30, 60, 120, 240)
 
 
 def course(degree: Sequence[float | None]) -> list[dict[str, Any]]:
-    columns: dict[str, list[Any]] = {
+    columns: dict[str, Sequence[Any]] = {
         "mean_degree": degree,
         "mean_depth": [1.0, 9.0, 8.0, 7.0, 6.0, 7.0],
         "deep_share": [0.1, 0.5, 0.6, 0.7, 0.8, 0.9],

@@ -34,18 +34,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from termwise import nets
 from termwise.charts import Axis, Chart, Plot
-from termwise.data import DataSet, load
-from termwise.degree.spectrum import label
+from termwise.data import load
 from termwise.experiments.common import Expected, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
+from termwise.experiments.label_noise import WRONG, Labelled, accuracies, course_line, degree_lines, ends, margin_lines
 from termwise.loop import Training, train_network
-from termwise.moments import Moment, read_directory
-from termwise.recorder import Recorder, log_spaced, reestimated
+from termwise.moments import read_directory
+from termwise.recorder import Recorder, log_spaced
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
 
@@ -57,9 +55,8 @@ RULES = {
     "deep_share": "smallest share of the deep half",
 }
 PRIMARY = "mean_degree"
-WRONG, RIGHT = "wrong labels", "right labels"
 ACCURACIES = {"test": "test", "given": "training, labels as given", "memorised": f"training, {WRONG}"}
-_WEIGHTS, _ORDER, _LABELS = 1, 2, 3  # keys of random streams
+_WEIGHTS = 1  # the key of a random stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,43 +97,6 @@ class Protocol:
     def training(self) -> Training:
         """As the loop takes it."""
         return Training(epochs=self.epochs, batch_size=self.batch)
-
-
-@dataclasses.dataclass(frozen=True)
-class Labelled:
-    """Samples to train on, some with a wrong label, and others to validate on.
-
-    Attributes:
-        inputs: (N, 1, H, W), in a random order; of the first ones the label is wrong.
-        given: the labels to be learned, (N,).
-        true: what the samples are, (N,).
-        wrong: how many labels are wrong.
-        validation: inputs and labels of the samples that are left.
-    """
-
-    inputs: Tensor
-    given: Tensor
-    true: Tensor
-    wrong: int
-    validation: tuple[Tensor, Tensor]
-
-    @staticmethod
-    def of(data: DataSet, samples: int, noise: int, seed: int) -> Labelled:
-        """So many training samples of a data set, `noise` percent of them with one of the other labels at random."""
-        order, labels = (torch.Generator().manual_seed(stream(seed, key)) for key in (_ORDER, _LABELS))
-        rows = torch.randperm(len(data.train_inputs), generator=order)
-        kept, left = rows[:samples], rows[samples:]
-        true = data.train_targets[kept]
-        moved = torch.randint(1, data.classes, (samples,), generator=labels)
-        wrong = round(samples * noise / 100)
-        given = torch.where(torch.arange(samples) < wrong, (true + moved) % data.classes, true)
-        validation = data.train_inputs[left], data.train_targets[left]
-        return Labelled(data.train_inputs[kept], given, true, wrong, validation)
-
-    def probe(self, count: int) -> Tensor:
-        """Places of up to `count` samples with a wrong label, then of others, 2 `count` in all."""
-        wrong = torch.arange(min(count, self.wrong))
-        return torch.cat([wrong, torch.arange(self.wrong, self.wrong + 2 * count - len(wrong))])
 
 
 class _Watched:
@@ -197,111 +157,11 @@ def measure(job: Job) -> Rows:
     wrong, true = min(protocol.probe, labelled.wrong), labelled.true[places].numpy()
     tables = {
         "course": [course_line(moment) | {"past_epoch": moment.step >= epoch} for moment in moments],
-        "degrees": [line for moment in moments for line in _degree_lines(moment)],
-        "margins": _margin_lines(moments[-1], true, wrong),
+        "degrees": [line for moment in moments for line in degree_lines(moment)],
+        "margins": margin_lines(moments[-1], true, wrong),
         "ends": [ends(moments[-1], true, wrong)],
     }
     return {name: [{"noise": noise, **line} for line in lines] for name, lines in tables.items()}
-
-
-def accuracies(model: nn.Module, labelled: Labelled, test: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Of the network with batch-norm statistics estimated anew; `memorised` is missing where no label is wrong."""
-    network = reestimated(model, labelled.inputs).eval()
-
-    def right(inputs: Tensor, targets: Tensor) -> float:
-        with torch.no_grad():
-            return float((network(inputs).argmax(dim=1) == targets).double().mean()) if len(inputs) else math.nan
-
-    wrong = slice(labelled.wrong)
-    return {
-        "given": right(labelled.inputs, labelled.given),
-        "memorised": right(labelled.inputs[wrong], labelled.given[wrong]),
-        "validation": right(*labelled.validation),
-        "test": right(*test),
-    }
-
-
-def course_line(moment: Moment) -> dict[str, Any]:
-    """What the rules see of a record, and what they are judged by."""
-    terms = moment.profile.share.where(origin="input")
-    deep = terms["depth"] > max(moment.profile.depths) / 2
-    mean = None if moment.degrees is None else moment.degrees.mean_degree
-    return {
-        "step": moment.step,
-        "mean_degree": None if mean is None else mean.value,
-        "mean_depth": moment.profile.mean_depth.value,
-        "deep_share": float(terms["norm_share"][deep].sum()),
-        **{name: moment.scalars[name] for name in ("given", "memorised", "validation", "test")},
-    }
-
-
-def _degree_lines(moment: Moment) -> list[dict[str, Any]]:
-    rows = [] if moment.degrees is None else moment.degrees.spectrum.rows()
-    return [
-        {"step": moment.step, "lowest": line["lowest"], "degree": label(line["lowest"], line["highest"])}
-        | {"share": line["share"]}
-        for line in rows
-        if line["lowest"] > 0
-    ]
-
-
-def margins(moment: Moment, labels: np.ndarray, against: np.ndarray | None = None) -> np.ndarray:
-    """Of each input-born term and sample the logit of a label less that of another, or less the mean of all others.
-
-    Args:
-        moment: whose first samples these are the labels of.
-        labels: (N,).
-        against: (N,), or None.
-
-    Returns:
-        Shape (terms, N), float64.
-    """
-    count = sum(origin == "input" for origin, _ in moment.parts)
-    terms, samples = moment.terms[:count, : len(labels)].astype(np.float64), np.arange(len(labels))
-    chosen = terms[:, samples, labels]
-    others = terms.sum(axis=2) - chosen
-    return chosen - (others / (terms.shape[2] - 1) if against is None else terms[:, samples, against])
-
-
-def mean_depth_of(margin: np.ndarray, depths: Sequence[int]) -> float | None:
-    """The mean depth under the signed shares of a margin, (terms, N); None where it means nothing."""
-    means, whole = margin.mean(axis=1), margin.sum(axis=0)
-    error = whole.std(ddof=1) / math.sqrt(len(whole))
-    negative = -np.minimum(means, 0).sum()
-    if abs(whole.mean()) <= 3 * error or negative >= 0.1 * np.abs(means).sum():
-        return None
-    return float(np.array(depths) @ means / means.sum())
-
-
-def _split(moment: Moment, true: np.ndarray, wrong: int) -> dict[str, np.ndarray]:
-    """The margins that memorising and learning bring about; `true` are the labels of the probe."""
-    found = {}
-    if wrong:
-        assert moment.targets is not None
-        found[WRONG] = margins(moment, moment.targets[:wrong], true[:wrong])
-    return found | {RIGHT: margins(moment, true)[:, wrong:]}
-
-
-def ends(moment: Moment, true: np.ndarray, wrong: int) -> dict[str, Any]:
-    """Mean depths of margins at the end; None where there is no wrong label, or they mean nothing."""
-    depths = moment.profile.depths
-    found = {name: mean_depth_of(margin, depths) for name, margin in _split(moment, true, wrong).items()}
-    alike = None
-    if wrong:
-        assert moment.targets is not None
-        alike = mean_depth_of(margins(moment, moment.targets[:wrong]), depths)
-    return {"wrong_depth": found.get(WRONG), "right_depth": found[RIGHT], "wrong_against_all": alike}
-
-
-def _margin_lines(moment: Moment, true: np.ndarray, wrong: int) -> list[dict[str, Any]]:
-    return [
-        {"samples": name, "depth": depth, "share": float(mean / margin.mean(axis=1).sum())}
-        for name, margin in _split(moment, true, wrong).items()
-        for depth, mean in zip(moment.profile.depths, margin.mean(axis=1), strict=True)
-    ]
-
-
-# --- what follows ---
 
 
 def stops(course: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
