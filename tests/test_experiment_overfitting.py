@@ -181,6 +181,7 @@ def test_rules_look_at_what_comes_after_the_first_epoch() -> None:
     }
     found = numbers(lines, course([0.0, 4.0, 3.0, 2.0, 2.0, 1.5]))
     assert found["grown"] == pytest.approx(1.5)
+    assert found["by heart"] == 1.0
     assert found["by noise"] == pytest.approx(3.0)
     assert found["loss of no stopping"] == pytest.approx(0.21)
     assert found["gain mean_degree"] == pytest.approx(0.2)
