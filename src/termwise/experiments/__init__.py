@@ -24,5 +24,7 @@ NAMES = (
     "even-activation",
     "lone-parity",
     "shallow-first",
+    "overfitting",
+    "capacity",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from termwise.data import DataSet
 from termwise.loop import Training, train_network
@@ -85,7 +85,9 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def trained(make: Callable[[], nn.Module], data: DataSet, settings: Training, seed: int) -> nn.Module:
+def trained(
+    make: Callable[[], nn.Module], data: DataSet | tuple[Tensor, Tensor], settings: Training, seed: int
+) -> nn.Module:
     """A network from its first weights to the end of its training, in evaluation mode."""
     with owned_random(seed):
         model = make()
