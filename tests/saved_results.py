@@ -10,9 +10,10 @@ from typing import Any
 
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.experiments import Experiment, Result, run
-from termwise.experiments.common import Expected, over_seeds, row
+from termwise.experiments.common import over_seeds, row
 from termwise.experiments.experiment import Conclusion, Job, Rows
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import Expected
 
 NETWORKS = ("ResNet-50", "Plain-20", "DenseNet-22 with growth 12 and a long name")
 STEPS = (0, 1, 3, 10, 30, 100, 300)

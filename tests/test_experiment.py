@@ -14,10 +14,11 @@ from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.cli import main
 from termwise.errors import RecordError, RunError, UsageError
 from termwise.experiments import NAMES, Result, find, run
-from termwise.experiments.common import Expected, over_seeds, row
+from termwise.experiments.common import over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Progress, Rows
 from termwise.records import read_record, write_record
 from termwise.sentences import say
+from termwise.verdict.decision import Expected
 
 
 @dataclasses.dataclass(frozen=True)

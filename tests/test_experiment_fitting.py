@@ -13,7 +13,8 @@ from termwise import nets
 from termwise.degree.targets import staircase
 from termwise.degree.walsh import all_inputs
 from termwise.errors import ModelError
-from termwise.experiments.fitting import Curve, OnTheCube, by_degree, course, fit, tau
+from termwise.experiments.fitting import Curve, OnTheCube, by_degree, course, fit
+from termwise.verdict.decision import tau
 
 
 def curve(steps: list[float], values: list[float]) -> Curve:

@@ -11,7 +11,8 @@ from scipy import stats
 
 from termwise.cli import main
 from termwise.experiments import NAMES, find, run
-from termwise.experiments.common import Expected, by_quantity, row
+from termwise.experiments.common import by_quantity, row
+from termwise.verdict.decision import Expected
 
 # Statistics.
 

@@ -16,19 +16,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.stats import kendalltau
-
 from termwise import nets
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.data import load
-from termwise.experiments.common import Expected, by_quantity, over_seeds, row, trained
+from termwise.experiments.common import by_quantity, over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Optimiser, Training
 from termwise.profile import profile
 from termwise.sentences import say
+from termwise.verdict.decision import BELOW, tau
 
 TAU = "Kendall's tau between length and accuracy"
-EXPECTED = Expected("below 0", high=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +78,7 @@ def measure(job: Job) -> Rows:
 def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     """Whether accuracy falls with length, beside what was published."""
     values = by_quantity(rows["values"])
-    found = [row(TAU, trends(rows["lengths"]), EXPECTED), *(row(name, each) for name, each in values.items())]
+    found = [row(TAU, trends(rows["lengths"]), BELOW), *(row(name, each) for name, each in values.items())]
     by_length = over_seeds(rows["lengths"], ["length"], ["accuracy", "share"])
     return Conclusion(found, (), {"by_length": by_length}, (_chart(found[0], by_length),))
 
@@ -90,8 +88,7 @@ def trends(lines: Sequence[Mapping[str, Any]]) -> list[float]:
     accuracies: dict[int, dict[int, float]] = {}
     for line in lines:
         accuracies.setdefault(line["seed"], {})[line["length"]] = line["accuracy"]
-    found: list[Any] = [kendalltau([*each], [*each.values()]) for each in accuracies.values()]
-    return [float(each.statistic) for each in found]
+    return [tau([*each], [*each.values()]) for each in accuracies.values()]
 
 
 def _chart(found: Mapping[str, Any], by_length: Sequence[Mapping[str, Any]]) -> Chart:

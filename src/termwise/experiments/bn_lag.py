@@ -23,13 +23,14 @@ from torch import Tensor
 from termwise import nets
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.data import load
-from termwise.experiments.common import Expected, over_seeds, row
+from termwise.experiments.common import over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Training, train_network
 from termwise.recorder import Recorder, log_spaced
 from termwise.seeds import owned_random
 from termwise.sentences import say
 from termwise.timeline import Timeline
+from termwise.verdict.decision import Expected
 
 AS_TRAINED, ANEW = "as trained", "estimated anew"
 LEAD = 0.1

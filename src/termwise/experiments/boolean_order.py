@@ -45,12 +45,13 @@ from termwise.charts import Axis, Chart, Plot
 from termwise.degree import degrees
 from termwise.degree.targets import staircase
 from termwise.degree.walsh import all_inputs
-from termwise.experiments.common import Expected, over_seeds, row
+from termwise.experiments.common import over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.experiments.fitting import READING, Curve, OnTheCube, Target, by_degree, course, learned_plot, tau
+from termwise.experiments.fitting import READING, Curve, OnTheCube, Target, by_degree, course, learned_plot
 from termwise.interactions import krawtchouk
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import Expected, tau
 
 DEGREES = (1, 2, 4)
 LATER = 2.0

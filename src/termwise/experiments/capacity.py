@@ -22,7 +22,6 @@ effective depth to fall from 12 to 8 layers; statistic, direction and sizes were
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,15 +33,15 @@ from torch.nn.utils import parameters_to_vector
 from termwise import nets
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.data import load
-from termwise.experiments.common import Expected, over_seeds, row, trained
+from termwise.experiments.common import over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Training
 from termwise.profile import DepthProfile, profile
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import ABOVE
 
-EXPECTED = Expected("above 0", low=math.ulp(0.0))  # the slope of a depth that is always the same is exactly 0
 SLOPES = {
     "effective_depth": "effective depth, layers a doubling of the training set",
     "mean_depth": "mean path length, layers a doubling",
@@ -149,7 +148,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     """The slope that H3 expects to be above 0, others beside it, and the numbers of each size."""
     lines = rows["sizes"]
     primary, *others = SLOPES
-    found = [row(f"slope of {SLOPES[primary]}", slopes(lines, primary), EXPECTED)]
+    found = [row(f"slope of {SLOPES[primary]}", slopes(lines, primary), ABOVE)]
     found += [row(f"exploratory: slope of {SLOPES[name]}", slopes(lines, name)) for name in others]
     for size in protocol.sizes:
         of_size = [line for line in lines if line["size"] == size]

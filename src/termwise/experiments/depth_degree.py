@@ -27,16 +27,16 @@ from termwise.charts import Axis, Chart, Plot
 from termwise.data import DataSet, load
 from termwise.degree import DepthDegrees, depth_degrees
 from termwise.degree.tiles import BANDS
-from termwise.experiments.common import Expected, by_quantity, over_seeds, row, trained
+from termwise.experiments.common import by_quantity, over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Training
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random
 from termwise.sentences import say
+from termwise.verdict.decision import ABOVE
 from termwise.verdict.measures import smaller_excess
 
 H3 = "the smaller excess"
-EXPECTED = Expected("above 0", low=0.0)
 AGAINST = {"shuffled": "gates shuffled", "initial": "first weights"}
 
 
@@ -113,7 +113,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     found = []
     for name in dict.fromkeys(value["network"] for value in rows["values"]):
         for quantity, values in by_quantity([v for v in rows["values"] if v["network"] == name]).items():
-            expected = EXPECTED if quantity == H3 else None
+            expected = ABOVE if quantity == H3 else None
             found.append(row(f"{quantity}, {name}", values, expected))
     residual, _ = _cells(protocol)
     by_depth = over_seeds(rows["terms"], ["network", "of", "depth"], ["weight", *BANDS])

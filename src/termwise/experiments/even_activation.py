@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from termwise import nets
 from termwise.charts import Chart
 from termwise.degree.targets import staircase
-from termwise.experiments.common import Expected, over_seeds, row
+from termwise.experiments.common import over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.fitting import LEARNED, READING, Curve, OnTheCube, by_degree, course, learned_plot
 from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import Expected
 
 DEGREES = (1, 2, 4)
 EVEN, CONTROL = ("abs", "cos"), "abs-with-biases"

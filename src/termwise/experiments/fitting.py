@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from termwise.charts import Axis, Plot
@@ -150,12 +149,6 @@ class Curve:
         if not math.isfinite(step):
             return math.nan
         return float(np.interp(np.log1p(step), np.log1p(self.steps), self.values))
-
-
-def tau(one: Sequence[float], other: Sequence[float]) -> float:
-    """Kendall's tau_b; not a number where one of theirs is not."""
-    found: Any = stats.kendalltau(one, other)
-    return float(found.statistic)
 
 
 READING = say(

@@ -34,7 +34,7 @@ from termwise.charts import Axis, Chart, Kind, Plot
 from termwise.data import DataSet, load
 from termwise.deletion import deletion
 from termwise.expand import expand
-from termwise.experiments.common import Expected, over_seeds, row, trained
+from termwise.experiments.common import over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.networks import ResidualMLP
 from termwise.interactions import interactions
@@ -42,7 +42,7 @@ from termwise.leakage import EVALUATED, FROZEN_THROUGHOUT, leakage
 from termwise.loop import Optimiser, Training
 from termwise.sentences import Sentence, say
 from termwise.unfrozen import unfrozen
-from termwise.verdict.decision import t_interval
+from termwise.verdict.decision import Expected
 
 APART = 0.1
 EXPECTED = Expected(f"above {APART:g}", APART)

@@ -44,7 +44,7 @@ from torch import Tensor
 from termwise import nets
 from termwise.charts import Axis, Chart, Plot
 from termwise.data import DataSet, load
-from termwise.experiments.common import Expected, by_quantity, over_seeds, row, trained
+from termwise.experiments.common import by_quantity, over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.gradient import expand_gradient
 from termwise.loop import Optimiser, Training
@@ -52,6 +52,7 @@ from termwise.nets.resnet import Block, ResNet
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import Expected
 
 MODULES = 54  # of the paper
 EFFECTIVE, MOST = (5, 17), (19, 35)  # lengths, both ends included

@@ -32,13 +32,14 @@ from torch import Tensor, nn
 
 from termwise.charts import Axis, Chart, Plot
 from termwise.data import DataSet, load
-from termwise.experiments.common import Expected, by_quantity, over_seeds, row
+from termwise.experiments.common import by_quantity, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.networks import Branch, ResidualMLP
 from termwise.profile import profile
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import Expected
 
 # "About" is taken as within a tenth.
 EXPECTED = {

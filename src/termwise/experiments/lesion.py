@@ -36,13 +36,14 @@ from termwise import nets
 from termwise.causal import lesion
 from termwise.charts import Axis, Chart, Plot
 from termwise.data import DataSet, load
-from termwise.deletion import AS_TRAINED, REESTIMATED, deletion, plain_layers, reordering, t_interval
-from termwise.experiments.common import Expected, over_seeds, row, trained
+from termwise.deletion import AS_TRAINED, REESTIMATED, deletion, plain_layers, reordering
+from termwise.experiments.common import over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Optimiser, Training
 from termwise.nets.preact import PreActBlock
 from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import Expected, t_interval
 
 EXPECTED = {k: Expected(f"{low:g} or more", low) for k, low in {1: 0.92, 4: 0.80, 12: 0.55}.items()}
 COST = Expected("0.15 or more", low=0.15)

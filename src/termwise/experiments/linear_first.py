@@ -39,11 +39,12 @@ from termwise import nets
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.data import DataSet
 from termwise.experiments.binary import small_and_large_digits
-from termwise.experiments.common import Expected, by_quantity, over_seeds, row
+from termwise.experiments.common import by_quantity, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.recorder import log_spaced
 from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import Expected
 
 SHARE = "explained share, mean over updates until linear accuracy"
 BESIDE = "explained share of a linear network that knows as much"

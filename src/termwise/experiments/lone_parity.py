@@ -26,11 +26,12 @@ from torch import nn
 from termwise import nets
 from termwise.charts import Axis, Chart, Plot
 from termwise.degree.targets import parity
-from termwise.experiments.common import Expected, over_seeds, row
+from termwise.experiments.common import over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.fitting import LEARNED, Curve, OnTheCube, by_degree, course
 from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import Expected
 
 DEGREE = 4
 CLAIM = Expected("more than 0.5, if low degrees come first", low=0.5)

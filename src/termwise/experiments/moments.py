@@ -41,13 +41,14 @@ from termwise import nets
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.data import DataSet
 from termwise.experiments.binary import small_and_large_digits
-from termwise.experiments.common import Expected, Nobody, by_quantity, over_seeds, row
+from termwise.experiments.common import Nobody, by_quantity, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.limited import compared, gaussian_clone, isotropic_clone
 from termwise.loop import Optimiser, Training, train_network
 from termwise.recorder import log_spaced
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import ABOVE, Expected
 
 REAL, GAUSSIAN, ISOTROPIC = "real", "Gaussian", "isotropic"
 CLONES: dict[str, Callable[[DataSet, int], DataSet]] = {ISOTROPIC: isotropic_clone, GAUSSIAN: gaussian_clone}
@@ -61,8 +62,8 @@ FALL = {name: f"accuracy on the {name} clone, peak less end" for name in CLONES}
 PARTS = {name: f"step at which the {name} curve parts" for name in CLONES}
 EXPECTED = {
     **dict.fromkeys(DISTANCE.values(), Expected(f"at most {APART:g} nats", high=APART)),
-    ORDER: Expected("above 0", low=0.0),
-    **dict.fromkeys(FALL.values(), Expected("above 0", low=0.0)),
+    ORDER: ABOVE,
+    **dict.fromkeys(FALL.values(), ABOVE),
 }
 
 

@@ -39,7 +39,7 @@ import numpy as np
 from termwise import nets
 from termwise.charts import Axis, Chart, Plot
 from termwise.data import load
-from termwise.experiments.common import Expected, over_seeds, row
+from termwise.experiments.common import over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.label_noise import WRONG, Labelled, accuracies, course_line, degree_lines, ends, margin_lines
 from termwise.loop import Training, train_network
@@ -47,8 +47,8 @@ from termwise.moments import read_directory
 from termwise.recorder import Recorder, log_spaced
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import ABOVE, Expected
 
-ABOVE = Expected("above 0", low=math.ulp(0.0))  # a rule that never stops gains exactly 0
 NEAR = Expected("at least -0.02", low=-0.02)
 RULES = {
     "mean_degree": "lowest mean degree",

@@ -32,11 +32,12 @@ from torch import Tensor, nn
 
 from termwise.charts import Axis, Chart, Plot
 from termwise.degree.targets import sines
-from termwise.experiments.common import Expected, over_seeds, row
+from termwise.experiments.common import over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.experiments.fitting import READING, Curve, fit, learned_plot, tau
+from termwise.experiments.fitting import READING, Curve, fit, learned_plot
 from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import Expected, tau
 
 RELU, HAT = "relu", "hat"
 TITLES = {RELU: "ReLU", HAT: "hat"}

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from termwise import nets
 from termwise.charts import Chart
 from termwise.data import DataSet, load
-from termwise.experiments.common import Expected, Nobody, over_seeds, row
+from termwise.experiments.common import Nobody, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.halves import HALVES, Half, descent, split
 from termwise.experiments.networks import ResidualMLP
@@ -48,6 +48,7 @@ from termwise.loop import Training, train_network
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random, stream
 from termwise.sentences import Sentence, say
+from termwise.verdict.decision import Expected
 
 DIFFERENCE, RATIO = "error by a part of the blocks - by all", "steps by shorter over steps by longer paths"
 TEST, TRAINING = "test data", "training data"

@@ -48,11 +48,10 @@ import numpy as np
 from termwise.errors import UsageError
 from termwise.records import Table
 from termwise.sentences import Sentence, say
-from termwise.verdict.decision import LEVEL, SEEDS, Expected, holm, interval, p_value
+from termwise.verdict.decision import ABOVE, LEVEL, SEEDS, holm, interval, p_value
 from termwise.verdict.measures import Times, order
 
 CLAIMS = ("H1", "H2", "H3", "H4", "H5")
-ABOVE = Expected("above 0", low=0.0)
 DRAWS = 1999  # permutations
 ALIKE = 0.05  # by how much numbers of parameters may differ and count as equal
 

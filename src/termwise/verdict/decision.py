@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -45,6 +46,11 @@ class Expected:
         return "fails" if high < self.low or low > self.high else "undecided"
 
 
+# Bounds are included: a number that is exactly 0 in all seeds is neither above nor below.
+ABOVE = Expected("above 0", low=math.ulp(0.0))
+BELOW = Expected("below 0", high=-math.ulp(0.0))
+
+
 def interval(values: Numbers) -> tuple[float, float]:
     """The 95 % t-interval over seeds; NaN where a number is missing."""
     array = np.asarray(values, dtype=float)
@@ -72,6 +78,12 @@ def p_value(values: Numbers) -> float | None:
     if not error:
         return 0.0 if mean else 1.0
     return float(2 * stats.t.sf(abs(mean) / error, len(array) - 1))
+
+
+def tau(one: Numbers, other: Numbers) -> float:
+    """Kendall's tau_b of two lists; NaN where one of them is all alike, or has a number that is not known."""
+    found: Any = stats.kendalltau(one, other, variant="b")
+    return float(found.statistic)
 
 
 def holm(p: Sequence[float | None]) -> list[float]:

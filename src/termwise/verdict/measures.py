@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 from termwise.credit import LEAST, time_learned
 from termwise.degree.tiles import INITIAL, SHUFFLED, DepthDegrees
 from termwise.moments import mean_depth_with_constants
 from termwise.timeline import Timeline
+from termwise.verdict.decision import tau
 
 FEWEST = 6  # terms with a time learned, for an order of them
 HALF = 0.5  # of a term's final credit: when it counts as learned
@@ -84,8 +84,8 @@ def order(times: Times) -> float | None:
     known = [(depth, time) for depth, time in times.items() if time is not None]
     if len(known) < FEWEST:
         return None
-    found: Any = stats.kendalltau(*np.array(known).T, variant="b")
-    return None if math.isnan(found.statistic) else float(found.statistic)  # all learned at once: no order
+    found = tau(*np.array(known).T)
+    return None if math.isnan(found) else found  # all learned at once: no order
 
 
 def steps_saved(shorter: float, longer: float) -> float | None:
