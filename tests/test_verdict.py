@@ -35,6 +35,7 @@ from termwise.verdict import (
 )
 from termwise.verdict.claims import permuted
 from termwise.verdict.decision import holm, p_value, t_interval
+from termwise.verdict.measures import At
 
 ABOVE = Expected("above 0", low=0.0)
 
@@ -280,7 +281,7 @@ def test_a_claim_in_two_units(parts: list[tuple[float, float]], verdict: str, p:
 def test_h4_needs_both_units(layers: float, blocks: float, verdict: str) -> None:
     rng = np.random.default_rng(0)
     sizes = {"layers": layers, "blocks": blocks}
-    found = {
+    found: dict[tuple[str, At], Verdict] = {
         (unit, at): decided(endpoint, (sizes[unit] + 0.3 * (rng.normal(size=10) if sizes[unit] else signs)).tolist())
         for (unit, at), endpoint in SHALLOWER.items()
         for signs in [np.tile([1.0, -1.2], 5)]

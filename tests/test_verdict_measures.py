@@ -19,6 +19,7 @@ from termwise.moments import Moment
 from termwise.records import Table
 from termwise.timeline import Recorder, Timeline
 from termwise.verdict import (
+    course,
     learned,
     mean_depths,
     order,
@@ -309,13 +310,14 @@ def with_courses(timeline: Timeline, depths: list[float], losses: list[float]) -
 
 def test_shallower_at_equal_step_and_at_equal_loss() -> None:
     short = recorded(steps=(0, 2, 4))
-    resnet = with_courses(short, [10.0, 9.0, 8.0], [2.0, 1.0, 0.5])
-    densenet = with_courses(short, [6.0, 5.0, 7.0], [2.0, 1.5, 0.7])
+    resnet = course(with_courses(short, [10.0, 9.0, 8.0], [2.0, 1.0, 0.5]))
+    densenet = course(with_courses(short, [6.0, 5.0, 7.0], [2.0, 1.5, 0.7]))
+    other = course(with_courses(short, [6.0, 5.0, 4.0], [0.4, 0.6, 0.7]))
     assert shallower(resnet, densenet, at="step") == 1.0
     # 0.7 is what both reach: the one three fifths of the way to its last record, the other there.
     assert shallower(resnet, densenet, at="loss") == pytest.approx(8.4 - 7.0)
     assert shallower(densenet, resnet, at="loss") == pytest.approx(7.0 - 8.4)
-    assert shallower(resnet, with_courses(short, [6.0, 5.0, 4.0], [0.4, 0.6, 0.7]), at="loss") == pytest.approx(2.0)
+    assert shallower(resnet, other, at="loss") == pytest.approx(2.0)
 
 
 def test_a_profile_of_its_own_has_the_mean_depth_that_is_compared(timeline: Timeline) -> None:

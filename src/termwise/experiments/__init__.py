@@ -24,6 +24,7 @@ NAMES = (
     "even-activation",
     "lone-parity",
     "shallow-first",
+    "dense-vs-res",
     "overfitting",
     "capacity",
 )

@@ -23,7 +23,7 @@ from torch import Tensor
 from termwise import nets
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.data import load
-from termwise.experiments.common import over_seeds, row
+from termwise.experiments.common import Together, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Training, train_network
 from termwise.recorder import Recorder, log_spaced
@@ -68,32 +68,6 @@ class Protocol:
         return Protocol(depth=8, width=4, size=8, epochs=1, probe=32, ratio=4)
 
 
-class _Both:
-    """Two recorders of one training."""
-
-    def __init__(self, recorders: Mapping[str, Recorder]) -> None:
-        self.recorders = recorders
-
-    @property
-    def seconds(self) -> float:
-        """Time spent inside."""
-        return sum(recorder.seconds for recorder in self.recorders.values())
-
-    @property
-    def recorded(self) -> tuple[int, ...]:
-        """Steps that both have."""
-        return next(iter(self.recorders.values())).recorded
-
-    def step(self, n: int, **scalars: Any) -> bool:
-        """Record if due."""
-        return all([recorder.step(n, **scalars) for recorder in self.recorders.values()])
-
-    def finish(self, n: int, **scalars: Any) -> None:
-        """Record the last step."""
-        for recorder in self.recorders.values():
-            recorder.finish(n, **scalars)
-
-
 def measure(job: Job) -> Rows:
     """Train once, recorded twice: a row for each step and kind of statistics."""
     protocol, seed = job.protocol, job.seed
@@ -111,7 +85,7 @@ def measure(job: Job) -> Rows:
     both = {AS_TRAINED: recorder(False), ANEW: recorder(data.train_inputs[:512])}
     settings = Training(epochs=protocol.epochs, batch_size=protocol.batch)
     job.progress("training and recording")
-    train_network(model, data, _Both(both), settings=settings, seed=seed)
+    train_network(model, data, Together(both), settings=settings, seed=seed)
     leads = [{"statistics": name, **line} for name, each in both.items() for line in leads_of(each.timeline)]
     return {"leads": leads}
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from termwise.data import DataSet
 from termwise.loop import Training, train_network
+from termwise.recorder import Recorder
 from termwise.seeds import owned_random
 from termwise.verdict.claims import ABOVE, Verdict
 from termwise.verdict.decision import Expected, interval
@@ -108,3 +109,29 @@ class Nobody:
     def finish(self, n: int, **scalars: Any) -> None:
         """Nothing is kept."""
         return None
+
+
+class Together:
+    """Several recorders of one training, that have the same schedule."""
+
+    def __init__(self, recorders: Mapping[str, Recorder]) -> None:
+        self.recorders = recorders
+
+    @property
+    def seconds(self) -> float:
+        """Time spent inside."""
+        return sum(recorder.seconds for recorder in self.recorders.values())
+
+    @property
+    def recorded(self) -> Collection[int]:
+        """Steps that all have."""
+        return next(iter(self.recorders.values())).recorded
+
+    def step(self, n: int, **scalars: Any) -> bool:
+        """Record if due."""
+        return all([recorder.step(n, **scalars) for recorder in self.recorders.values()])
+
+    def finish(self, n: int, **scalars: Any) -> None:
+        """Record the last step."""
+        for recorder in self.recorders.values():
+            recorder.finish(n, **scalars)

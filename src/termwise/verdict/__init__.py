@@ -29,6 +29,8 @@ from termwise.verdict.claims import (
 )
 from termwise.verdict.decision import LEVEL, SEEDS, Expected
 from termwise.verdict.measures import (
+    Course,
+    course,
     mean_depths,
     order,
     shallow_effect,
@@ -48,11 +50,13 @@ __all__ = [
     "SEEDS",
     "SHALLOWER",
     "SHARE",
+    "Course",
     "Endpoint",
     "Expected",
     "Verdict",
     "agreed",
     "corrected",
+    "course",
     "decided",
     "every",
     "h1",

@@ -49,7 +49,7 @@ from termwise.errors import UsageError
 from termwise.records import Table
 from termwise.sentences import Sentence, say
 from termwise.verdict.decision import ABOVE, LEVEL, SEEDS, holm, interval, p_value
-from termwise.verdict.measures import Times, order
+from termwise.verdict.measures import At, Times, order
 
 CLAIMS = ("H1", "H2", "H3", "H4", "H5")
 DRAWS = 1999  # permutations
@@ -76,10 +76,11 @@ LEARNED = Endpoint("H1", "learned", "Kendall's tau between depth and time learne
 CAUSAL = Endpoint("H1", "causal", "log2 of the steps to equal loss by longer over those by shorter paths")
 EFFECT = Endpoint("H2", "effect", "accuracy by the shallow half of the terms less that by the deep half")
 EXCESS = Endpoint("H3", "excess", "the smaller excess of the fall of low frequencies with depth")
-SHALLOWER = {
+AT: tuple[At, At] = ("step", "loss")
+SHALLOWER: dict[tuple[str, At], Endpoint] = {
     (unit, at): Endpoint("H4", f"{unit}, equal {at}", f"mean depth of the ResNet less that of the DenseNet, in {unit}")
     for unit in ("layers", "blocks")
-    for at in ("step", "loss")
+    for at in AT
 }
 
 
@@ -261,7 +262,7 @@ def h1(share: Verdict, learned: Verdict, causal: Verdict, *, of: str = "") -> Ve
     return every("H1", (share, learned, causal), of=of)
 
 
-def h4(found: Mapping[tuple[str, str], Verdict], parameters: tuple[int, int], *, of: str = "") -> Verdict:
+def h4(found: Mapping[tuple[str, At], Verdict], parameters: tuple[int, int], *, of: str = "") -> Verdict:
     """DenseNets are shallower than ResNets: at equal step and at equal loss, in layers and in blocks alike.
 
     Args:
@@ -283,7 +284,7 @@ def h4(found: Mapping[tuple[str, str], Verdict], parameters: tuple[int, int], *,
             f"than {ALIKE:.0%} apart. Change the width or the growth of one."
         )
     units = dict.fromkeys(unit for unit, _ in SHALLOWER)
-    return agreed("H4", [every("H4", [found[unit, at] for at in ("step", "loss")]) for unit in units], of=of)
+    return agreed("H4", [every("H4", [found[unit, at] for at in AT]) for unit in units], of=of)
 
 
 def h5(parts: Sequence[Verdict], *, of: str = "") -> Verdict:

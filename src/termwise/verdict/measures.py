@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -136,26 +136,45 @@ def smaller_excess(found: DepthDegrees) -> float | None:
     return min(known) if len(known) == len(both) else None
 
 
-def shallower(
-    first: Timeline, second: Timeline, *, at: Literal["step", "loss"], constants: bool = False
-) -> float | None:
+At = Literal["step", "loss"]
+"""Where two networks are compared."""
+
+
+class Course(NamedTuple):
+    """How a network got shallower or deeper while its loss fell, at the steps on record.
+
+    Attributes:
+        steps: ascending, (R,).
+        losses: on the probe, in nats, (R,).
+        depths: the mean depth, in steps of depth, (R,).
+    """
+
+    steps: Sequence[int]
+    losses: np.ndarray
+    depths: np.ndarray
+
+
+def course(timeline: Timeline, *, constants: bool = False) -> Course:
+    """The course of a timeline."""
+    return Course(timeline.steps, timeline.table["loss"], mean_depths(timeline, constants=constants))
+
+
+def shallower(first: Course, second: Course, *, at: At) -> float | None:
     """H4: by how many steps of depth the mean depth of the second network is below that of the first.
 
     Args:
         first: the ResNet.
-        second: the DenseNet, with as many parameters, recorded in the same unit.
+        second: the DenseNet, with as many parameters, recorded in the same unit on the same probe.
         at: "step", the last one that both have on record; or "loss", the lowest that both have reached on the probe.
             There each mean depth is taken where the loss is first reached, on a line between the records around it.
-        constants: count the paths of constants.
     """
-    depths = [mean_depths(each, constants=constants) for each in (first, second)]
+    both = (first, second)
     if at == "step":
         last = max(set(first.steps) & set(second.steps))
-        ends = [each[timeline.steps.index(last)] for each, timeline in zip(depths, (first, second), strict=True)]
+        ends = [each.depths[list(each.steps).index(last)] for each in both]
     else:
-        losses = [timeline.table["loss"] for timeline in (first, second)]
-        reached = max(loss.min() for loss in losses)
-        ends = [_first_at(reached, loss, each) for loss, each in zip(losses, depths, strict=True)]
+        reached = max(each.losses.min() for each in both)
+        ends = [_first_at(reached, each.losses, each.depths) for each in both]
     difference = float(ends[0] - ends[1])
     return difference if math.isfinite(difference) else None
 
