@@ -291,7 +291,8 @@ def _leakage(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _leak(k: int) -> str:
-    return f"gate leakage: accuracy of frozen paths up to {k} blocks less that of the network with no others"
+    paths = f"of at most {k} block" + "s" * (k != 1)
+    return f"gate leakage: accuracy of frozen paths {paths} less that of the network with no others"
 
 
 def _short(leaked: Sequence[Mapping[str, Any]]) -> Chart:
