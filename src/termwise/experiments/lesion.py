@@ -283,7 +283,7 @@ def _correlation(draws: Sequence[Line]) -> float:
 
 # The reasons.
 
-ALIKE = 0.9  # a cosine from which on two directions count as one
+TURN = "they turn, and yet the class stays"
 SHORT = "With {k} of {blocks} blocks removed an accuracy of {stale:.2f} is left, less than expected. "
 STALE = (
     "Estimating the batch-norm statistics anew, and nothing else, brings it to {anew:.2f}: {share:.0%} of the loss "
@@ -319,10 +319,12 @@ def _cheap(found: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
     lines = {line["quantity"]: line for line in found}
     cost = lines.get(f"accuracy that a block costs {bare}")
     sizes = [lines.get(_size_of_branches(bare, weights)) for weights in (FIRST, TRAINED)]
-    if cost is None or cost["verdict"] != "fails" or None in sizes or COSINE not in lines:
+    if cost is None or cost["found"] >= COST.low or None in sizes or COSINE not in lines:
         return
     first, now = (line for line in sizes if line is not None)
     small = "smaller than before" if now["high"] < first["low"] else "not smaller, so that this is not the reason"
+    size, cosine = (lines[name]["found"] for name in (SIZE, COSINE))
+    shrinks = 1 - size * cosine > size * math.sqrt(1 - cosine**2)  # what is lost of them, and what is new across them
     yield say(
         "A block of {bare} costs {cost:.2f}, less than expected, though no norm stands behind it. A branch is "
         "{first:.2f} times as large as what passes it at the first weights, {now:.2f} times after training: {small}. "
@@ -332,9 +334,9 @@ def _cheap(found: Sequence[Line], protocol: Protocol) -> Iterator[Sentence]:
         first=first["found"],
         now=now["found"],
         small=small,
-        size=lines[SIZE]["found"],
-        cosine=lines[COSINE]["found"],
-        turn="they shrink, and hardly turn" if lines[COSINE]["low"] > ALIKE else "they turn, and the class stays",
+        size=size,
+        cosine=cosine,
+        turn="they shrink more than they turn, and of their size the class is independent" if shrinks else TURN,
     )
 
 
