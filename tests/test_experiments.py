@@ -41,6 +41,12 @@ def test_a_line_is_the_mean_over_seeds_and_its_interval() -> None:
     assert (line["expected"], line["verdict"]) == ("0.2 or more", "holds")
 
 
+def test_a_number_that_a_seed_does_not_have_leaves_all_open() -> None:
+    line = row("r", [0.21, None, 0.22, 0.23, math.nan], Expected("0.2 or more", 0.2))
+    assert [math.isnan(line[name]) for name in ("found", "low", "high")] == [True] * 3
+    assert line["verdict"] == "undecided"
+
+
 # End to end.
 
 

@@ -21,16 +21,23 @@ from termwise.verdict.claims import ABOVE, Verdict
 from termwise.verdict.decision import Expected, interval
 
 
-def row(what: str, values: Sequence[float] | np.ndarray, expected: Expected | None = None) -> dict[str, Any]:
-    """A line of what was found: the mean over seeds and its interval, beside what was expected."""
-    low, high = interval(values)
+def row(what: str, values: Sequence[float | None] | np.ndarray, expected: Expected | None = None) -> dict[str, Any]:
+    """A line of what was found: the mean over seeds and its interval, beside what was expected.
+
+    Args:
+        what: is measured.
+        values: one a seed; None, as a file has it, and NaN are numbers that a seed does not have.
+        expected: of them.
+    """
+    numbers = np.asarray(values, dtype=float)
+    low, high = interval(numbers)
     return {
         "quantity": what,
-        "found": float(np.mean(values)),
+        "found": float(numbers.mean()),
         "low": low,
         "high": high,
         "expected": "" if expected is None else expected.words,
-        "verdict": "" if expected is None else expected.verdict(values),
+        "verdict": "" if expected is None else expected.verdict(numbers),
     }
 
 
