@@ -29,7 +29,7 @@ def loss_chart(ratio: Mapping[str, Any], target: float) -> Chart:
         "by_step",
         "lines",
         Axis("step", say("step")),
-        Axis("loss", say("loss on all training data, in nats"), low=0.0),
+        Axis("loss", say("loss on all training data, in nats"), scale="log"),
         series="paths",
         interval=("loss_low", "loss_high"),
         marks=(Mark(target, say("the loss to be reached")),),
