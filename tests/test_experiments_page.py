@@ -18,7 +18,7 @@ from saved_results import NETWORKS, STEPS, Protocol, changed, charts, saved, sen
 from termwise.charts import Axis, Chart, Plot
 from termwise.cli import main
 from termwise.errors import RecordError
-from termwise.experiments import Result
+from termwise.experiments import Result, find
 from termwise.records import Table, record_kind
 from termwise.report import write_page
 from termwise.report.scales import nice_step
@@ -214,7 +214,7 @@ def test_the_command_that_gives_a_result_stands_beside_it(tmp_path: Path) -> Non
     assert "run(e, [3, 4], e.protocol(blocks=8, widths=[8, 16], rate=0.025))" in text
     main(["experiment", "init-length", "--quick", "--seeds", "1", "--directory", str(tmp_path / "real")])
     loaded = Result.load(tmp_path / "real" / "init-length.termwise")
-    whole = {"blocks": 24, "features": 128, "samples": 256}
+    whole = dataclasses.asdict(find("init-length").protocol())
     settings = {**loaded.settings, "quick": False, "protocol": whole}
     dataclasses.replace(loaded, settings=settings).save(tmp_path / "real" / "init-length.termwise")
     assert "termwise experiment init-length --seeds 1" in read(write_page(tmp_path / "real")).text
