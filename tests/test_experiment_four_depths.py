@@ -56,7 +56,7 @@ def test_notions_that_differ_hold_and_notions_that_agree_fail() -> None:
     assert str(short.title).startswith("To gates that long paths helped to set, paths of at most one block owe 0.20")
     assert str(shares.title).startswith("No other notion agrees")
     assert str(accuracy.title) == (
-        "Nine tenths of the accuracy need frozen paths up to 1 blocks, or 2 blocks left in the network"
+        "Nine tenths of the accuracy are there from depth 1 on by frozen paths, from 2 on by blocks left"
     )
     alike = four_depths.conclude(notion_rows(a=frozen, b=frozen, w=(math.nan, 0.5, 0.5), m=frozen), protocol)
     assert {line["verdict"] for line in alike.found[:3]} == {"fails"}

@@ -16,7 +16,7 @@ training samples themselves.  Beside the numbers of each size stands how far the
 |w - w0| / |w0| over all parameters, and the mean path length at those first weights.
 
 A calibration run (one seed, first samples of the training part, 660 updates) came before the full one, and found the
-effective depth to fall from 12 to 8 layers; statistic, direction and sizes were chosen before it.
+effective depth to fall; statistic, direction and sizes were chosen before it.
 """
 
 from __future__ import annotations
@@ -183,8 +183,7 @@ def _notes(
         template = (
             "What goes along with it: paths get shorter as the weights move from the first ones, and more samples "
             "move them further. The weights move by {near:.2f} of their size with {small:,} samples, by {far:.2f} with "
-            "{large:,}; the mean path length goes from {first:.1f} at first weights to {long:.1f} and {short:.1f}. "
-            "What few samples leave undone stays deep."
+            "{large:,}; the mean path length goes from {first:.1f} at first weights to {long:.1f} and {short:.1f}."
         )
         values = {"near": small["moved"], "far": large["moved"], "first": large["initial_depth"]}
         notes.append(say(template, long=small["mean_depth"], short=large["mean_depth"], **values, **ends))

@@ -241,7 +241,7 @@ def _reached(by_k: Sequence[Mapping[str, Any]]) -> Sentence:
     whole = lines[D][max(lines[D])]
     frozen, causal = (min(k for k, right in lines[n].items() if right >= 0.9 * whole) for n in (A, D))
     template = (
-        "Nine tenths of the accuracy need frozen paths up to {frozen} blocks, or {causal} blocks left in the network"
+        "Nine tenths of the accuracy are there from depth {frozen} on by frozen paths, from {causal} on by blocks left"
         if frozen != causal
         else "Frozen paths and blocks that are left both have nine tenths of the accuracy from {frozen} on"
     )

@@ -22,9 +22,8 @@ c. *Stopping.*  The rule that sees no validation data: stop at the record with t
    terms above half of the greatest depth.  Beside them: half of the training, and a record drawn at random.
 
 A calibration run came before (720 samples, 40 % noise, 60 epochs without weight decay; other weights and other wrong
-labels than any seed here has).  In it wrong labels were memorised 0.8 layers deeper; the mean degree fell to 2.0 near
-the best step and ended at 4.1, while the path length had its minimum later, when the best step was over.  The rule was
-chosen by it, from the three.
+labels than any seed here has).  In it wrong labels were memorised deeper; the mean degree was lowest near the best
+step, while the path length had its minimum later, when that was over.  The rule was chosen by it, from the three.
 """
 
 from __future__ import annotations
