@@ -6,6 +6,7 @@ An experiment gives one number a seed for each of its quantities; what these dec
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -13,12 +14,35 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from termwise.data import DataSet
+from termwise.data import DataSet, load
 from termwise.loop import Training, train_network
 from termwise.recorder import Recorder
 from termwise.seeds import owned_random
 from termwise.verdict.claims import ABOVE, Verdict
 from termwise.verdict.decision import Expected, interval
+
+
+@dataclasses.dataclass(frozen=True)
+class OnImages:
+    """The part of a protocol that says which images; the default ones are part of every installation.
+
+    Attributes:
+        data: as `termwise.data.load` takes it.
+        size: of the images, in pixels; None leaves them as they are.
+        samples: of the training part only the first so many; None takes all.
+    """
+
+    data: str = "digits"
+    size: int | None = 8
+    samples: int | None = None
+
+    def load(self) -> DataSet:
+        """The data set."""
+        whole = load(self.data, size=self.size)
+        part = slice(self.samples)
+        return dataclasses.replace(
+            whole, train_inputs=whole.train_inputs[part], train_targets=whole.train_targets[part]
+        )
 
 
 def row(what: str, values: Sequence[float | None] | np.ndarray, expected: Expected | None = None) -> dict[str, Any]:
