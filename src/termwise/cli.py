@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -91,7 +90,7 @@ def train(
         list[str],
         Parameter(
             help="resnet-20, resnet-20-projection, preact-resnet-20, se-resnet-20, sk-resnet-20, densenet-22-12, "
-            "plain-20, mlp-64-32-10, vit-4-64, or lstm-64."
+            "densenet-bc-100-12, plain-20, mlp-64-32-10, vit-4-64, or lstm-64."
         ),
     ],
     /,
@@ -347,37 +346,12 @@ def _unit(units: Sequence[str] | None) -> Any:
     return units[0] if len(units) == 1 and units[0] in UNITS else tuple(units)
 
 
-_SPELLINGS = {
-    "resnet": (r"resnet-?(?P<depth>\d+)(?:-(?P<shortcut>projection))?", "resnet-20 or resnet-20-projection"),
-    "preact_resnet": (r"preact-resnet-?(?P<depth>\d+)", "preact-resnet-20"),
-    "se_resnet": (r"se-resnet-?(?P<depth>\d+)", "se-resnet-20"),
-    "sk_resnet": (r"sk-resnet-?(?P<depth>\d+)", "sk-resnet-20"),
-    "densenet": (r"densenet-?(?P<depth>\d+)-(?P<growth>\d+)", "densenet-22-12 (depth, growth)"),
-    "plain": (r"plain-?(?P<depth>\d+)", "plain-20"),
-    "mlp": (r"mlp(?P<sizes>(?:-\d+){2,})", "mlp-64-32-10 (the width of every layer)"),
-    "vit": (r"vit-?(?P<depth>\d+)-(?P<width>\d+)", "vit-4-64 (blocks, width)"),
-    "lstm": (r"lstm-?(?P<hidden>\d+)(?:-(?P<layers>\d+))?", "lstm-64 or lstm-64-2 (width, layers)"),
-}
-
-
 def _network(spelling: str) -> Any:
     """The configuration of a network as a user spells it."""
+    from termwise.nets.names import parse
     from termwise.training import NetworkConfig
 
-    for family, (pattern, _) in _SPELLINGS.items():
-        match = re.fullmatch(pattern, spelling)
-        if match is not None:
-            given = {name: text for name, text in match.groupdict().items() if text is not None}
-            return NetworkConfig(spelling, family, {name: _argument(text) for name, text in given.items()})
-    forms = "; ".join(form for _, form in _SPELLINGS.values())
-    raise UsageError(f"network {spelling!r} is unknown. Write {forms}.")
-
-
-def _argument(text: str) -> Any:
-    """A number, a list of numbers with a dash in front of each, or a word."""
-    if text.startswith("-"):
-        return [int(number) for number in text[1:].split("-")]
-    return int(text) if text.isdigit() else text
+    return NetworkConfig(spelling, *parse(spelling))
 
 
 def _run(config: Any, directory: Path) -> None:
