@@ -4,7 +4,8 @@
 >>> print(result)
 """
 
-from termwise.experiments.experiment import Experiment, Result, find, run
+from termwise.experiments.experiment import Experiment, Result, find
+from termwise.experiments.grid import run
 
 __all__ = ["NAMES", "Experiment", "Result", "find", "run"]
 
@@ -24,6 +25,7 @@ NAMES = (
     "even-activation",
     "lone-parity",
     "shallow-first",
+    "variants",
     "dense-vs-res",
     "overfitting",
     "capacity",
