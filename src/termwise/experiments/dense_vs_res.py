@@ -1,11 +1,12 @@
 """Are the subnetworks that matter shallower in a DenseNet than in a ResNet?
 
 H4 of Sun, Ding, Guo 2022, who take it as the reason why DenseNets are better.  A ResNet-20 and a DenseNet-22 of nearly
-as many parameters are trained on the embedded digits and recorded on test data in both units, with batch-norm
-statistics estimated anew.  The number of a seed is the mean depth (under the norm share of the input-born terms) of the
-ResNet less that of the DenseNet: at the last step of both, and at the lowest loss that both reach, in layers and in
-blocks; how these four decide is fixed in `termwise.verdict`.  Expected, from calibration runs: the DenseNet is shorter
-in layers and nearly as long in blocks, at equal accuracy, so that the units need not agree and H4 stays undecided.
+as many parameters are trained on images, the embedded digits by default, and recorded on test data in both units, with
+batch-norm statistics estimated anew.  The number of a seed is the mean depth (under the norm share of the input-born
+terms) of the ResNet less that of the DenseNet: at the last step of both, and at the lowest loss that both reach, in
+layers and in blocks; how these four decide is fixed in `termwise.verdict`.  Expected, from calibration runs on the
+digits: the DenseNet is shorter in layers and nearly as long in blocks, at equal accuracy, so that the units need not
+agree and H4 stays undecided.
 
 A shorter DenseNet would not be shown to be better *because* of it.  The number of paths of each length in blocks is the
 same binomial for both, if they have as many blocks: only what the paths carry can differ.  Here the ResNet has 9 blocks
@@ -23,10 +24,10 @@ from torch import nn
 
 from termwise import nets
 from termwise.charts import Axis, Chart, Plot
-from termwise.data import DataSet, load
-from termwise.experiments.common import Together, by_quantity, over_seeds, row, verdict_row
+from termwise.data import DataSet
+from termwise.experiments.common import OnImages, Together, by_quantity, over_seeds, row, verdict_row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.loop import Training, train_network
+from termwise.loop import Optimiser, Training, train_network
 from termwise.recorder import Recorder, log_spaced
 from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
@@ -42,16 +43,16 @@ PARAMETERS, ACCURACY, LONGEST = "parameters", "accuracy at the end", "longest pa
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
-    """What is trained and recorded; `quick` is a job of seconds, and shows nothing.
+class Protocol(OnImages):
+    """What is trained on which images, and recorded; `quick` is a job of seconds, and shows nothing.
 
     Attributes:
         depth: of the ResNet, 6n + 2.
         width: channels of its first stage.
         dense_depth: of the DenseNet, 3n + 4.
         growth: channels that each of its layers appends.
-        size: of the images, in pixels.
         epochs: of the training.
+        rate: the learning rate at its peak.
         batch: samples an update.
         probe: samples that the networks are measured on.
         ratio: between one recorded step and the next, roughly.
@@ -61,8 +62,8 @@ class Protocol:
     width: int = 16
     dense_depth: int = 22
     growth: int = 12
-    size: int = 8
     epochs: int = 5
+    rate: float = 0.1
     batch: int = 64
     probe: int = 128
     ratio: float = 2.0
@@ -90,7 +91,7 @@ def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Mo
 def measure(job: Job) -> Rows:
     """Train one of the networks, recorded in both units: a row for each step, unit and kind of terms."""
     protocol, seed = job.protocol, job.seed
-    data = load("digits", size=protocol.size)
+    data = protocol.load()
     with owned_random(seed):
         model = _networks(protocol, data)[job.cell]()
     probe = data.test_inputs[: protocol.probe], data.test_targets[: protocol.probe]
@@ -100,7 +101,7 @@ def measure(job: Job) -> Rows:
         unit: Recorder(model, probe, unit=unit, calibration=calibration, seed=seed, **options) for unit in UNITS
     }
     job.progress("training and recording")
-    settings = Training(epochs=protocol.epochs, batch_size=protocol.batch)
+    settings = Training(protocol.epochs, protocol.batch, Optimiser(learning_rate=protocol.rate))
     train_network(model, data, Together(recorders), settings=settings, seed=seed)
     courses, values = [], {PARAMETERS: float(sum(p.numel() for p in model.parameters()))}
     for unit, recorder in recorders.items():

@@ -7,10 +7,10 @@ since gates multiply.  So the question is one of *excess*: how much more of itse
 frequencies (m <= 1) with each step of depth than it does in the same network at its first weights, and than it does by
 gates that belong to other inputs.
 
-A ResNet is trained on 8x8 digits; circles have the mean and covariance of the training images.  The number of a seed is
-the smaller of its two excesses, for H3 holds only in excess of both.  A plain network is set beside it, whose terms are
-one: it has no trend over depth, only a share that can be compared.  Batch norms have statistics estimated anew on
-training data, trained or not.
+A ResNet is trained on images, 8x8 digits by default; circles have the mean and covariance of the training images.  The
+number of a seed is the smaller of its two excesses, for H3 holds only in excess of both.  A plain network is set beside
+it, whose terms are one: it has no trend over depth, only a share that can be compared.  Batch norms have statistics
+estimated anew on training data, trained or not.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from torch import nn
 
 from termwise import nets
 from termwise.charts import Axis, Chart, Plot
-from termwise.data import DataSet, load
+from termwise.data import DataSet
 from termwise.degree import DepthDegrees, depth_degrees
 from termwise.degree.tiles import BANDS
-from termwise.experiments.common import by_quantity, over_seeds, row, trained
+from termwise.experiments.common import OnImages, by_quantity, over_seeds, row, trained
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.loop import Training
 from termwise.recorder import reestimated
@@ -41,8 +41,8 @@ AGAINST = {"shuffled": "gates shuffled", "initial": "first weights"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
-    """What is trained, for how long, and how it is measured; `quick` is a job of seconds, and shows nothing.
+class Protocol(OnImages):
+    """What is trained on which images, and how it is measured; `quick` is a job of seconds, and shows nothing.
 
     Attributes:
         depth: of the residual network, 6n + 2.
@@ -69,7 +69,7 @@ class Protocol:
 def measure(job: Job) -> Rows:
     """Train a network, and expand it along circles, before and after."""
     protocol, seed, name = job.protocol, job.seed, job.cell
-    data = load("digits", size=8)
+    data = protocol.load()
     make = _networks(protocol, data)[name]
     job.progress("training")
     with owned_random(seed):

@@ -36,8 +36,8 @@ from torch import Tensor, nn
 
 from termwise import nets
 from termwise.charts import Chart
-from termwise.data import DataSet, load
-from termwise.experiments.common import Nobody, over_seeds, row
+from termwise.data import DataSet
+from termwise.experiments.common import Nobody, OnImages, over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.halves import HALVES, Half, descent, split
 from termwise.experiments.networks import ResidualMLP
@@ -65,7 +65,7 @@ EXPECTED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class Protocol(OnImages):
     """What is trained, and how; `quick` is a job of seconds, and shows nothing.
 
     Attributes:
@@ -103,7 +103,7 @@ def cells(protocol: Protocol) -> tuple[str, ...]:
 
 def measure(job: Job) -> Rows:
     """Train one network: by all blocks or by some, or by all paths or by some."""
-    data = load("digits", size=8)
+    data = job.protocol.load()
     job.progress("training")
     if job.cell in _trainings(job.protocol):
         part, epochs = _trainings(job.protocol)[job.cell]
