@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
+from cyclopts import Group as Options
 from rich.console import Console
 
 from termwise.distributed import Group, launched, own_device, require_single, speaks
@@ -313,6 +314,58 @@ def experiment(
     if directory is not None:
         print(f"saved: {result.save(directory / f'{name}.termwise')}")
         print(f"report: {write_page(directory)}")
+
+
+_SCALE = Options("Scale", validator=validators.MutuallyExclusive())
+
+
+@app.command
+def reproduce(
+    *,
+    quick: Annotated[
+        bool, Parameter(group=_SCALE, negative=(), help="Four networks, 88 updates each; minutes (the default).")
+    ] = False,
+    standard: Annotated[
+        bool, Parameter(group=_SCALE, negative=(), help="Six thousand images, networks of the paper; hours.")
+    ] = False,
+    full: Annotated[
+        bool, Parameter(group=_SCALE, negative=(), help="All images, deeper networks, 10 seeds; for a cluster.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        Parameter(help="digits | fashion-mnist[:DIR] | cifar10[:DIR]; by default digits if quick, else fashion-mnist."),
+    ] = None,
+    jobs: Jobs = None,
+    executor: Fleet = "local",
+    slurm: Scheduler = None,
+    directory: Annotated[
+        Path | None, Parameter(help="Where all is kept; the same command goes on there after a stop.")
+    ] = None,
+) -> None:
+    """Put the claims on trial: run the experiments that decide H1 to H5, and write one page of them all."""
+    from termwise.experiments import CLAIMS
+    from termwise.experiments.reproduce import plan
+    from termwise.experiments.reproduce import reproduce as run
+    from termwise.report import write_page
+
+    scale = "standard" if standard else "full" if full else "quick"
+    chosen = plan(scale, data)
+    place = Path(f"termwise-reproduce-{scale}") if directory is None else directory
+    workers = len(os.sched_getaffinity(0)) if jobs is None else jobs
+    print(f"{chosen}", file=sys.stderr)
+    for result in run(
+        chosen,
+        place,
+        jobs=workers,
+        executor=executor,
+        options=slurm,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    ):
+        result.save(place / f"{result.name}.termwise")
+        page = write_page(place)
+        if result.name == CLAIMS:
+            print(result)
+            print(f"report: {page}")
 
 
 @app.command

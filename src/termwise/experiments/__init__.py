@@ -7,7 +7,7 @@
 from termwise.experiments.experiment import Experiment, Result, find
 from termwise.experiments.grid import run
 
-__all__ = ["NAMES", "Experiment", "Result", "find", "run"]
+__all__ = ["CLAIMS", "NAMES", "Experiment", "Result", "find", "run"]
 
 NAMES = (
     "lesion",
@@ -31,3 +31,6 @@ NAMES = (
     "capacity",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
+
+CLAIMS = "claims"
+"""The name of the result that `termwise.experiments.reproduce` draws from all of them."""
