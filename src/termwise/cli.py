@@ -343,7 +343,7 @@ def reproduce(
     ] = None,
 ) -> None:
     """Put the claims on trial: run the experiments that decide H1 to H5, and write one page of them all."""
-    from termwise.experiments import CLAIMS
+    from termwise.experiments import VERDICT
     from termwise.experiments.reproduce import plan
     from termwise.experiments.reproduce import reproduce as run
     from termwise.report import write_page
@@ -363,7 +363,7 @@ def reproduce(
     ):
         result.save(place / f"{result.name}.termwise")
         page = write_page(place)
-        if result.name == CLAIMS:
+        if result.name == VERDICT:
             print(result)
             print(f"report: {page}")
 

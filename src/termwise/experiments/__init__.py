@@ -7,7 +7,7 @@
 from termwise.experiments.experiment import Experiment, Result, find
 from termwise.experiments.grid import run
 
-__all__ = ["CLAIMS", "NAMES", "Experiment", "Result", "find", "run"]
+__all__ = ["NAMES", "VERDICT", "Experiment", "Result", "find", "run"]
 
 NAMES = (
     "lesion",
@@ -32,5 +32,5 @@ NAMES = (
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
 
-CLAIMS = "claims"
+VERDICT = "claims"
 """The name of the result that `termwise.experiments.reproduce` draws from all of them."""

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from termwise.errors import UsageError
-from termwise.experiments import dense_vs_res, depth_degree, shallow_first, train_by_paths, variants
+from termwise.experiments import VERDICT, dense_vs_res, depth_degree, shallow_first, train_by_paths, variants
 from termwise.experiments.common import OnImages, columns, verdict_row
 from termwise.experiments.experiment import Progress, Result, Rows, find
 from termwise.experiments.fleet import Executor
 from termwise.experiments.grid import Part, run_all, versions
 from termwise.records import Table
 from termwise.sentences import Sentence, say
-from termwise.verdict import CAUSAL, Verdict, corrected, decided, table
+from termwise.verdict import CAUSAL, CLAIMS, Verdict, corrected, decided, table
 
 Scale = Literal["quick", "standard", "full"]
 DATA: Mapping[Scale, str] = {"quick": "digits", "standard": "fashion-mnist", "full": "fashion-mnist"}
@@ -114,12 +114,10 @@ def reproduce(
         yield result
     rows = {name: {key: table.rows() for key, table in result.tables.items()} for name, result in found.items()}
     claims = verdicts(rows, {part.experiment.name: part.protocol for part in chosen.parts})
-    from termwise.experiments import CLAIMS
-
     yield Result(
-        name=CLAIMS,
+        name=VERDICT,
         question=say("Are shallow terms first, do they matter most, and do they explain what is seen?"),
-        found=Table(columns([verdict_row(claim) for claim in claims])),
+        found=Table(columns([_row(claim) for claim in claims])),
         tables={"verdicts": table(claims)},
         notes=(*(claim.words for claim in claims), *_left_out(chosen)),
         charts=(),
@@ -131,6 +129,12 @@ def reproduce(
             "versions": versions(),
         },
     )
+
+
+def _row(claim: Verdict) -> dict[str, Any]:
+    """The line of a claim, in words."""
+    by = f"{claim.endpoint}, {claim.of}" if claim.of else claim.endpoint
+    return verdict_row(claim) | {"quantity": f"{claim.claim}: {CLAIMS[claim.claim]} ({by})"}
 
 
 def verdicts(rows: Mapping[str, Rows], protocols: Mapping[str, Any]) -> tuple[Verdict, ...]:
