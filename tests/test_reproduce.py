@@ -16,7 +16,6 @@ import pytest
 from termwise.cli import main
 from termwise.errors import UsageError
 from termwise.experiments import NAMES, VERDICT, Result, find
-from termwise.experiments.experiment import Experiment
 from termwise.experiments.grid import Part, run_all
 from termwise.experiments.reproduce import Plan, plan, reproduce
 from termwise.loop import Training
