@@ -12,6 +12,7 @@ NAMES = (
     "lesion",
     "gradient-paths",
     "init-length",
+    "some-blocks",
     "train-by-paths",
     "four-depths",
     "bn-lag",
