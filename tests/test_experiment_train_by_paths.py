@@ -1,8 +1,7 @@
-"""Training by parts of the blocks and by halves of the gradient: by other means, and what is concluded from rows."""
+"""Training by halves of the gradient: by other means, and what is concluded from rows."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -13,15 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from termwise import nets
-from termwise.causal import Joins
 from termwise.data import load
 from termwise.experiments import find, run, train_by_paths
 from termwise.experiments.halves import HALVES, Half, descent, direction, split
 from termwise.experiments.networks import ResidualMLP
-from termwise.experiments.some_blocks import SomeBlocks, blocks_of, scaled
-from termwise.experiments.train_by_paths import DIFFERENCE, RATIO, TEST, TRAINING, Protocol, called, chosen, conclude
-from termwise.nets.resnet import ResNet
+from termwise.experiments.train_by_paths import RATIO, Protocol, causal, chosen, conclude
 from termwise.seeds import owned_random
 
 
@@ -124,66 +119,11 @@ def test_the_steps_are_those_to_the_first_loss_that_is_low_enough() -> None:
     assert len([each for each in found["losses"] if each["rate"] == 1e6]) < 31
 
 
-# A part of the blocks.
-
-
-@pytest.fixture
-def network() -> ResNet:
-    torch.manual_seed(0)
-    return nets.resnet(20, channels=1, width=2).double()
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_a_block_that_is_not_there_brings_nothing(network: ResNet, training: bool) -> None:
-    x, missing = torch.randn(4, 1, 8, 8, dtype=torch.float64), (0, 3, 4, 8)  # 3 halves the resolution
-    joins = Joins(network.eval(), x[:1])
-    network.train(training)
-    with joins.without(missing):
-        expected = network(x)
-    kept = [number for number in range(9) if number not in missing]
-    assert torch.allclose(SomeBlocks(network, 5 / 9).through(x, kept), expected, atol=1e-12)
-
-
-def test_in_training_a_part_of_the_blocks_is_there() -> None:
-    torch.manual_seed(0)
-    network = nets.resnet(62, channels=1, width=2)  # 30 blocks
-    model = SomeBlocks(network, 0.4).train()
-    x = torch.randn(4, 1, 8, 8)
-    seen = set()
-    for _ in range(2):
-        network.zero_grad()
-        model(x).square().sum().backward()
-        weights = [block.norm2.weight for block in blocks_of(network)]
-        there = tuple(bool(w.grad is not None and w.grad.abs().sum() > 0) for w in weights)
-        assert sum(there) == 12
-        seen.add(there)
-    assert len(seen) == 2
-    assert torch.equal(model.eval()(x), network.eval()(x))
-
-
-def test_a_scaled_branch_brings_so_much_of_what_it_brought(network: ResNet) -> None:
-    x = torch.randn(4, 1, 8, 8, dtype=torch.float64)
-    before = network.eval()(x)
-    with Joins(network, x[:1]).changed({number: lambda _, branch: 0.3 * branch for number in range(9)}):
-        expected = network(x)
-    assert torch.allclose(scaled(network, 0.3)(x), expected, atol=1e-12)
-    assert torch.equal(network(x), before)
-
-
 # What is concluded.
 
-LONG, SHORT = called(23 / 54, 35), called(23 / 54, 15)
-ALL = called(1, 15)
+CAUSAL_ROW = "H1 (causal), exploratory"
 NEVER = math.inf
 PROTOCOL = Protocol(rates=(0.1, 0.14, 0.2))
-
-
-def errors(name: str, test: Sequence[float], training: float = 0.0) -> list[dict[str, Any]]:
-    return [
-        {"seed": seed, "training": name, "data": data, "error": error}
-        for seed, each in enumerate(test)
-        for data, error in ((TEST, each), (TRAINING, training))
-    ]
 
 
 def reached(paths: str, rate: float, steps: Sequence[float]) -> list[dict[str, Any]]:
@@ -192,19 +132,8 @@ def reached(paths: str, rate: float, steps: Sequence[float]) -> list[dict[str, A
     ]
 
 
-def made_up(
-    part: Sequence[float] = (0.021, 0.019, 0.02, 0.022, 0.018),
-    steps: Mapping[str, Sequence[float]] | None = None,
-    training: float = 0.0,
-) -> dict[str, list[dict[str, Any]]]:
+def made_up(steps: Mapping[str, Sequence[float]] | None = None) -> dict[str, list[dict[str, Any]]]:
     steps = {"shorter": [20, 21, 22, 21, 20], "longer": [30, 30, 31, 31, 30], "all": [25] * 5, **(steps or {})}
-    rows = [
-        *errors(ALL, [0.02] * 5),
-        *errors(LONG, [0.03] * 5),
-        *errors(f"{LONG}, scaled", part, training),
-        *errors(SHORT, [0.07] * 5),
-        *errors(f"{SHORT}, scaled", [0.05] * 5),
-    ]
     at_rates = [
         each
         for half in HALVES
@@ -212,25 +141,23 @@ def made_up(
         for each in reached(half, rate, [n * factor for n in steps[half]])
     ]
     losses = [{**each, "step": 0, "loss": 2.3} for each in at_rates]
-    return {"errors": rows, "reached": at_rates, "losses": losses}
+    return {"reached": at_rates, "losses": losses}
 
 
 def found(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Mapping[str, Any]]:
     return {line["quantity"]: line for line in conclude(rows, PROTOCOL).found}
 
 
-def test_both_hold() -> None:
+def test_short_paths_are_faster() -> None:
     lines = found(made_up())
-    assert lines[DIFFERENCE]["found"] == pytest.approx(0.0)
-    assert lines[DIFFERENCE]["verdict"] == lines[RATIO]["verdict"] == "holds"
+    assert lines[RATIO]["verdict"] == lines[CAUSAL_ROW]["verdict"] == "holds"
     assert lines[RATIO]["found"] == pytest.approx((20 / 30 + 21 / 30 + 22 / 31 + 21 / 31 + 20 / 30) / 5)
     assert lines["steps by shorter over steps by all paths"]["found"] == pytest.approx(20.8 / 25)
     assert lines[f"{RATIO}, both at rate 0.1"]["found"] == pytest.approx(lines[RATIO]["found"])
     assert math.isnan(lines[f"{RATIO}, both at rate 0.2"]["found"])
-    loss, rate, error = conclude(made_up(), PROTOCOL).charts
+    loss, rate = conclude(made_up(), PROTOCOL).charts
     assert str(loss.title) == "Trained by short paths, a network needs 0.68 times the steps that it needs by long ones"
     assert str(rate.title) == "At a rate of 0.1 short paths need 0.68 times the steps of long ones, at 0.14 0.68"
-    assert "as good as by all: wrong on 2.0% against 2.0%" in str(error.title)
 
 
 @pytest.mark.parametrize(("longer", "said"), [(40, True), (70, False)])
@@ -245,21 +172,27 @@ def test_that_it_is_the_size_of_the_step_is_said_where_the_data_say_it(longer: f
     assert any("how large a step they bear" in str(note) for note in conclusion.notes) == said
 
 
-@pytest.mark.parametrize(("training", "why"), [(0.03, "not learned"), (0.001, "carries over less")])
-def test_both_fail_and_the_notes_say_why(training: float, why: str) -> None:
-    rows = made_up([0.05, 0.051, 0.049, 0.05, 0.05], {"shorter": [40, 41, 42, 41, 40]}, training)
+def test_short_paths_are_slower() -> None:
+    rows = made_up({"shorter": [40, 41, 42, 41, 40]})
     lines = found(rows)
-    assert lines[DIFFERENCE]["verdict"] == lines[RATIO]["verdict"] == "fails"
-    conclusion = conclude(rows, PROTOCOL)
-    assert any(why in str(note) for note in conclusion.notes)
-    assert "no faster: 1.34 times" in str(conclusion.charts[0].title)
+    assert lines[RATIO]["verdict"] == lines[CAUSAL_ROW]["verdict"] == "fails"
+    assert "no faster: 1.34 times" in str(conclude(rows, PROTOCOL).charts[0].title)
+
+
+def test_h1_causal_is_in_doublings_and_can_be_had_from_saved_rows() -> None:
+    rows = made_up({"shorter": [8, 16, 20, NEVER, 20], "longer": [32, 8, 20, 31, NEVER]})
+    assert causal({"reached": rows["reached"]}) == [2.0, -1.0, 0.0, None, None]
+    expected = sum(math.log2(b / a) for a, b in zip((20, 21, 22, 21, 20), (30, 30, 31, 31, 30), strict=True)) / 5
+    line = found(made_up())[CAUSAL_ROW]
+    assert line["found"] == pytest.approx(expected)
+    assert line["expected"] == "above 0"
 
 
 def test_a_loss_that_is_never_reached_decides_nothing() -> None:
     # Divided by infinity, the steps of the shorter paths would be 0 of the others', and hold.
-    conclusion = conclude(made_up(steps={"longer": [30, NEVER, 31, 31, 30]}), PROTOCOL)
-    (line,) = (line for line in conclusion.found if line["quantity"] == RATIO)
-    assert line["verdict"] == "undecided"
+    rows = made_up({"longer": [30, NEVER, 31, 31, 30]})
+    conclusion = conclude(rows, PROTOCOL)
+    assert found(rows)[RATIO]["verdict"] == found(rows)[CAUSAL_ROW]["verdict"] == "undecided"
     assert any("on 1 of 5 seeds" in str(note) for note in conclusion.notes)
     assert "{" not in conclusion.charts[0].title.template
 
@@ -297,17 +230,5 @@ def test_the_mean_loss_is_one_of_all_seeds() -> None:
 
 
 def test_every_training_is_there() -> None:
-    protocol = dataclasses.replace(Protocol.quick(), part=0.5)
-    result = run(find("train-by-paths"), [0], protocol)
-    assert set(result.tables["errors"]["training"]) == {
-        "all blocks, 1 epochs",
-        *("a part, 2 epochs", "a part, 2 epochs, scaled", "a part, 1 epochs", "a part, 1 epochs, scaled"),
-    }
-    assert len(result.tables["errors"]) == 5 * 2
-    assert set(result.tables["losses"]["paths"]) == set(HALVES)
-
-
-def test_each_block_of_the_part_has_as_many_updates_as_of_the_whole() -> None:
-    protocol = Protocol()
-    assert round(protocol.part * (protocol.depth - 2) / 2) == 23
-    assert protocol.part * 35 == pytest.approx(protocol.epochs, rel=0.01)
+    result = run(find("train-by-paths"), [0], Protocol.quick())
+    assert set(result.tables["losses"]["paths"]) == set(result.tables["reached"]["paths"]) == set(HALVES)

@@ -13,6 +13,7 @@ NAMES = (
     "lesion",
     "gradient-paths",
     "init-length",
+    "some-blocks",
     "train-by-paths",
     "four-depths",
     "bn-lag",

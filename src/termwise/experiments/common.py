@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from termwise.data import DataSet, load
@@ -125,6 +126,12 @@ def trained(
         model = make()
     train_network(model, data, Nobody(), settings=settings, seed=seed)
     return model.eval()
+
+
+@torch.no_grad()
+def error(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    """The part of the samples that a classifier is wrong on."""
+    return float((model(inputs).argmax(dim=1) != targets).double().mean())
 
 
 class Nobody:
