@@ -17,6 +17,7 @@ from termwise.experiments import shallow_first, variants
 from termwise.experiments.endpoints import (
     ACCURACY,
     AT_FIRST,
+    CLOSURE,
     INPUT_BORN,
     TERMS,
     WITH_CONSTANTS,
@@ -54,7 +55,7 @@ def concluded(
                 for quantity, value in found.items()
             ]
             drift = {"quantity": "credit drift", "value": 0.06 if place == 0 and seed == 0 else 0.01}
-            whole = [drift, {"quantity": ACCURACY, "value": 0.9}]
+            whole = [drift, {"quantity": ACCURACY, "value": 0.9}, {"quantity": CLOSURE, "value": 1e-6}]
             values += [{**own, "terms": "all", **each} for each in whole]
             rng = np.random.default_rng(10 * place + seed)
             times += [
@@ -177,6 +178,7 @@ def test_the_numbers_are_those_of_the_timeline() -> None:
     values = {(line["terms"], line["quantity"]): line["value"] for line in found["values"]}
     first, last = (profile.mean_depth.value for profile in recorder.timeline.profiles)
     assert values[INPUT_BORN, "share"] == pytest.approx(last - first)  # a line through two points
+    assert values["all", CLOSURE] == max(profile.closure for profile in recorder.timeline.profiles)
     assert values["all", ACCURACY] == pytest.approx(recorder.timeline.profiles[-1].accuracy)
     assert [line["mean_depth"] for line in found["course"]] == pytest.approx([first, last])
     credit = recorder.timeline.time_learned

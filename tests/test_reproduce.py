@@ -72,7 +72,7 @@ def test_the_standard_scale_is_six_thousand_images_and_three_epochs() -> None:
         "densenet-22-12",
         "se-resnet-20",
         "sk-resnet-20",
-        "plain-20",
+        "plain-8",
     }
     for name in MEASURED:
         assert (protocols[name].data, protocols[name].samples) == ("fashion-mnist", 6000)

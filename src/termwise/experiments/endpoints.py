@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.credit import CONVERGED
 from termwise.data import DataSet
+from termwise.errors import ClosureWarning
 from termwise.experiments.common import OnImages, by_quantity, over_seeds, row, verdict_row
 from termwise.experiments.experiment import Conclusion, Job, Rows
 from termwise.loop import Optimiser, Training, train_network
@@ -48,7 +50,7 @@ from termwise.verdict import (
 INPUT_BORN, WITH_CONSTANTS = "input-born", "with constants"
 AT_FIRST = "first weights"
 SHUFFLED = "labels shuffled"
-ACCURACY = "accuracy"
+ACCURACY, CLOSURE = "accuracy on the probe at the end", "closure error of the records at worst"
 
 Terms = Literal["input-born", "with constants"]
 TERMS: tuple[Terms, ...] = (INPUT_BORN, WITH_CONSTANTS)
@@ -131,7 +133,9 @@ def measure(job: Job) -> Rows:
     job.progress("training and recording")
     settings = Training(epochs=epochs, batch_size=protocol.batch, optimiser=Optimiser(learning_rate=protocol.rate))
     directory = job.directory / "training"
-    train_network(model, training, recorder, settings=settings, seed=seed, directory=directory, name=job.cell)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClosureWarning)  # the worst one is among the numbers
+        train_network(model, training, recorder, settings=settings, seed=seed, directory=directory, name=job.cell)
     return {
         name: [{"network": job.cell, **line} for line in lines] for name, lines in numbers(recorder.timeline).items()
     }
@@ -157,7 +161,8 @@ def numbers(timeline: Timeline) -> dict[str, list[dict[str, Any]]]:
         values += [{"terms": terms, "quantity": name, "value": value} for name, value in measured.items()]
         found = times_learned(timeline, constants=constants)
         times += [{"terms": terms, "depth": depth, "time": time} for depth, time in sorted(found.items())]
-    whole = {ACCURACY: timeline.table["accuracy"][-1], "credit drift": timeline.credit_drift}
+    closure = max(profile.closure for profile in timeline.profiles)
+    whole = {ACCURACY: timeline.table["accuracy"][-1], CLOSURE: closure, "credit drift": timeline.credit_drift}
     values += [{"terms": "all", "quantity": name, "value": value} for name, value in whole.items()]
     depths = zip(timeline.steps, mean_depths(timeline), strict=True)
     course = [{"step": step, "mean_depth": float(depth)} for step, depth in depths]
@@ -170,8 +175,8 @@ def concluded(rows: Rows, protocol: Trained, claims: Sequence[Verdict]) -> Concl
     exploratory = [each for each in kept if each.of in protocol.branched]
     found = [verdict_row(each) for each in (*claims, *exploratory)]
     for name in cells(protocol):
-        values = [line["value"] for line in rows["values"] if (line["network"], line["quantity"]) == (name, ACCURACY)]
-        found.append(row(f"accuracy on the probe at the end, {name}", values))
+        own = by_quantity([line for line in rows["values"] if line["network"] == name and line["terms"] == "all"])
+        found += [row(f"{quantity}, {name}", own[quantity]) for quantity in (ACCURACY, CLOSURE)]
     lengths = [line for line in rows["times"] if line["network"].removesuffix(_LABELS) in protocol.branched]
     tables = {
         "verdicts": table([*claims, *kept]).rows(),

@@ -72,7 +72,7 @@ def plan(scale: Scale, data: str | None = None) -> Plan:
     from termwise.experiments import NAMES
 
     chosen = DATA[scale] if data is None else data
-    if chosen.partition(":")[0] not in _TARGETS:
+    if chosen.partition(":")[0] not in _HALVES:
         raise UsageError(f"reproduce: data {chosen!r}; choose digits, fashion-mnist[:DIR] or cifar10[:DIR].")
     claims, beside = _SCALES[scale](chosen)
     parts = [
@@ -156,12 +156,21 @@ def _left_out(chosen: Plan) -> tuple[Sentence, ...]:
 
 # The scales.
 
-_TARGETS = {"digits": 0.3, "fashion-mnist": 0.7, "cifar10": 1.7}
-"""The loss in nats to which an MLP is trained by halves of its gradient; that of CIFAR-10 has not been tried."""
+_HALVES: Mapping[str, Mapping[str, Any]] = {
+    "digits": {},
+    "fashion-mnist": {"target": 0.7, "rates": (0.035, 0.05, 0.07, 0.1, 0.14)},
+    "cifar10": {"target": 1.7, "rates": (0.035, 0.05, 0.07, 0.1, 0.14)},
+}
+"""To which loss, at which rates, an MLP is trained by halves of its gradient.
+
+Those of Fashion-MNIST (6,000 images at 16x16) are of a seed that nothing else is measured on: the lowest of several
+losses that all halves reach within two thirds of the steps at every rate at which the network lives, and rates around
+the best.  Those of CIFAR-10 have not been tried: where the loss is not reached, the endpoint is undecided.
+"""
 
 
-def _target(data: str) -> float:
-    return _TARGETS[data.partition(":")[0]]
+def _halves(data: str) -> dict[str, Any]:
+    return dict(_HALVES[data.partition(":")[0]])
 
 
 _COSTS: Mapping[Scale, Mapping[str, float]] = {"quick": {}, "standard": {}, "full": {}}
@@ -175,7 +184,7 @@ def _quick(data: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     return {
         "shallow-first": shallow_first.Protocol(**trained, networks=("resnet-20", "densenet-22-6")),
         "variants": variants.Protocol(**trained),
-        "train-by-paths": train_by_paths.Protocol(**images, target=_target(data)),
+        "train-by-paths": train_by_paths.Protocol(**images, **_halves(data)),
         "depth-degree": depth_degree.Protocol(**trained, circles=100),
         "dense-vs-res": dense_vs_res.Protocol(**trained),
     }, ()
@@ -187,10 +196,10 @@ def _standard(data: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     trained = {**images, "epochs": 3}
     return {
         "shallow-first": shallow_first.Protocol(
-            **trained, width=16, networks=("resnet-20", "densenet-22-12", "plain-20")
+            **trained, width=16, networks=("resnet-20", "densenet-22-12", "plain-8")
         ),
         "variants": variants.Protocol(**trained, width=16),
-        "train-by-paths": train_by_paths.Protocol(**images, target=_target(data)),
+        "train-by-paths": train_by_paths.Protocol(**images, **_halves(data)),
         "depth-degree": depth_degree.Protocol(**trained, circles=200),
         "dense-vs-res": dense_vs_res.Protocol(**trained),
     }, BESIDE
@@ -202,12 +211,12 @@ def _full(data: str) -> tuple[dict[str, Any], tuple[str, ...]]:
 
     images: dict[str, Any] = {"data": data, "size": None}
     trained = {**images, "epochs": 30}
-    networks = ("resnet-20", "resnet-56", "resnet-110", "densenet-40-12", "densenet-bc-100-12", "plain-20")
+    networks = ("resnet-20", "resnet-56", "resnet-110", "densenet-40-12", "densenet-bc-100-12", "plain-8")
     deep = ("se-resnet-20", "sk-resnet-20", "se-resnet-56", "sk-resnet-56")
     claims: dict[str, Any] = {
         "shallow-first": shallow_first.Protocol(**trained, width=16, networks=networks),
         "variants": variants.Protocol(**trained, width=16, networks=deep),
-        "train-by-paths": train_by_paths.Protocol(**images, target=_target(data)),
+        "train-by-paths": train_by_paths.Protocol(**images, **_halves(data)),
         "depth-degree": depth_degree.Protocol(**trained, width=16),
         "dense-vs-res": dense_vs_res.Protocol(**trained),
     }
