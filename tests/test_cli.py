@@ -88,6 +88,11 @@ def test_train_writes_a_run_and_report_writes_its_page_again(here: Path, capsys:
         ("se-resnet-20", "se_resnet", {"depth": 20}),
         ("sk-resnet-20", "sk_resnet", {"depth": 20}),
         ("densenet-22-12", "densenet", {"depth": 22, "growth": 12}),
+        (
+            "densenet-bc-100-12",
+            "densenet",
+            {"depth": 100, "growth": 12, "bottleneck": True, "compression": 0.5},
+        ),
         ("plain-20", "plain", {"depth": 20}),
         ("mlp-64-32-10", "mlp", {"sizes": [64, 32, 10]}),
         ("vit-4-64", "vit", {"depth": 4, "width": 64}),

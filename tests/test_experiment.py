@@ -85,7 +85,10 @@ def _numbers(result: Result) -> tuple[Any, ...]:
 def test_seeds_are_measured_and_concluded_from() -> None:
     lines: list[str] = []
     result = run(EXPERIMENT, range(5), progress=lines.append)
-    assert lines == ["preparing", *(f"seed {seed}: measuring" for seed in range(5))]
+    assert [line for line in lines if "done" not in line] == ["preparing", *(f"seed {k}: measuring" for k in range(5))]
+    assert [line.partition(";")[0] for line in lines if "done" in line] == [
+        f"seed {k}: done, {k + 1} of 5" for k in range(5)
+    ]
     assert result.tables["values"].rows()[4] == {"seed": 1, "k": 1, "value": 1.5}
     # The mean of 0 to 4, with 4 degrees of freedom: 2 +- 2.776 sqrt(2.5 / 5).
     (found,) = result.found.rows()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -16,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
+from cyclopts import Group as Options
 from rich.console import Console
 
 from termwise.distributed import Group, launched, own_device, require_single, speaks
@@ -91,7 +91,7 @@ def train(
         list[str],
         Parameter(
             help="resnet-20, resnet-20-projection, preact-resnet-20, se-resnet-20, sk-resnet-20, densenet-22-12, "
-            "plain-20, mlp-64-32-10, vit-4-64, or lstm-64."
+            "densenet-bc-100-12, plain-20, mlp-64-32-10, vit-4-64, or lstm-64."
         ),
     ],
     /,
@@ -316,6 +316,58 @@ def experiment(
         print(f"report: {write_page(directory)}")
 
 
+_SCALE = Options("Scale", validator=validators.MutuallyExclusive())
+
+
+@app.command
+def reproduce(
+    *,
+    quick: Annotated[
+        bool, Parameter(group=_SCALE, negative=(), help="Four networks, 88 updates each; minutes (the default).")
+    ] = False,
+    standard: Annotated[
+        bool, Parameter(group=_SCALE, negative=(), help="Six thousand images, networks of the paper; hours.")
+    ] = False,
+    full: Annotated[
+        bool, Parameter(group=_SCALE, negative=(), help="All images, deeper networks, 10 seeds; for a cluster.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        Parameter(help="digits | fashion-mnist[:DIR] | cifar10[:DIR]; by default digits if quick, else fashion-mnist."),
+    ] = None,
+    jobs: Jobs = None,
+    executor: Fleet = "local",
+    slurm: Scheduler = None,
+    directory: Annotated[
+        Path | None, Parameter(help="Where all is kept; the same command goes on there after a stop.")
+    ] = None,
+) -> None:
+    """Put the claims on trial: run the experiments that decide H1 to H5, and write one page of them all."""
+    from termwise.experiments import VERDICT
+    from termwise.experiments.reproduce import plan
+    from termwise.experiments.reproduce import reproduce as run
+    from termwise.report import write_page
+
+    scale = "standard" if standard else "full" if full else "quick"
+    chosen = plan(scale, data)
+    place = Path(f"termwise-reproduce-{scale}") if directory is None else directory
+    workers = len(os.sched_getaffinity(0)) if jobs is None else jobs
+    print(f"{chosen}", file=sys.stderr)
+    for result in run(
+        chosen,
+        place,
+        jobs=workers,
+        executor=executor,
+        options=slurm,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    ):
+        result.save(place / f"{result.name}.termwise")
+        page = write_page(place)
+        if result.name == VERDICT:
+            print(result)
+            print(f"report: {page}")
+
+
 @app.command
 def report(
     run: Annotated[
@@ -347,37 +399,12 @@ def _unit(units: Sequence[str] | None) -> Any:
     return units[0] if len(units) == 1 and units[0] in UNITS else tuple(units)
 
 
-_SPELLINGS = {
-    "resnet": (r"resnet-?(?P<depth>\d+)(?:-(?P<shortcut>projection))?", "resnet-20 or resnet-20-projection"),
-    "preact_resnet": (r"preact-resnet-?(?P<depth>\d+)", "preact-resnet-20"),
-    "se_resnet": (r"se-resnet-?(?P<depth>\d+)", "se-resnet-20"),
-    "sk_resnet": (r"sk-resnet-?(?P<depth>\d+)", "sk-resnet-20"),
-    "densenet": (r"densenet-?(?P<depth>\d+)-(?P<growth>\d+)", "densenet-22-12 (depth, growth)"),
-    "plain": (r"plain-?(?P<depth>\d+)", "plain-20"),
-    "mlp": (r"mlp(?P<sizes>(?:-\d+){2,})", "mlp-64-32-10 (the width of every layer)"),
-    "vit": (r"vit-?(?P<depth>\d+)-(?P<width>\d+)", "vit-4-64 (blocks, width)"),
-    "lstm": (r"lstm-?(?P<hidden>\d+)(?:-(?P<layers>\d+))?", "lstm-64 or lstm-64-2 (width, layers)"),
-}
-
-
 def _network(spelling: str) -> Any:
     """The configuration of a network as a user spells it."""
+    from termwise.nets.names import parse
     from termwise.training import NetworkConfig
 
-    for family, (pattern, _) in _SPELLINGS.items():
-        match = re.fullmatch(pattern, spelling)
-        if match is not None:
-            given = {name: text for name, text in match.groupdict().items() if text is not None}
-            return NetworkConfig(spelling, family, {name: _argument(text) for name, text in given.items()})
-    forms = "; ".join(form for _, form in _SPELLINGS.values())
-    raise UsageError(f"network {spelling!r} is unknown. Write {forms}.")
-
-
-def _argument(text: str) -> Any:
-    """A number, a list of numbers with a dash in front of each, or a word."""
-    if text.startswith("-"):
-        return [int(number) for number in text[1:].split("-")]
-    return int(text) if text.isdigit() else text
+    return NetworkConfig(spelling, *parse(spelling))
 
 
 def _run(config: Any, directory: Path) -> None:

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from termwise import nets
 from termwise.batches import fingerprint
 from termwise.data import DataSet, load
 from termwise.errors import UsageError
 from termwise.loop import Optimiser, Progress, Trained, Training, threads, train_network
 from termwise.moments import read_directory
+from termwise.nets.names import BUILDERS
 from termwise.program import Constants, Product
 from termwise.records import (
     DataSummary,
@@ -58,25 +58,13 @@ __all__ = [
     "train_network",
 ]
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "densenet": nets.densenet,
-    "lstm": nets.lstm,
-    "mlp": nets.mlp,
-    "plain": nets.plain,
-    "preact_resnet": nets.preact_resnet,
-    "resnet": nets.resnet,
-    "se_resnet": nets.se_resnet,
-    "sk_resnet": nets.sk_resnet,
-    "vit": nets.vit,
-}
-
 
 class NetworkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One network of a run.
 
     Attributes:
         name: for people, any text.
-        family: one of `BUILDERS`.
+        family: one of `termwise.nets.names.BUILDERS`.
         arguments: of the builder; `classes`, `channels` and `size` (of images) are taken from the data where not given.
     """
 

@@ -4,9 +4,10 @@
 >>> print(result)
 """
 
-from termwise.experiments.experiment import Experiment, Result, find, run
+from termwise.experiments.experiment import Experiment, Result, find
+from termwise.experiments.grid import run
 
-__all__ = ["NAMES", "Experiment", "Result", "find", "run"]
+__all__ = ["NAMES", "VERDICT", "Experiment", "Result", "find", "run"]
 
 NAMES = (
     "lesion",
@@ -25,8 +26,12 @@ NAMES = (
     "even-activation",
     "lone-parity",
     "shallow-first",
+    "variants",
     "dense-vs-res",
     "overfitting",
     "capacity",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
+
+VERDICT = "claims"
+"""The name of the result that `termwise.experiments.reproduce` draws from all of them."""

@@ -127,15 +127,27 @@ def measure(job: Job) -> Rows:
     }
 
 
+def claim(rows: Rows, protocol: Protocol) -> Verdict:
+    """H4, not yet corrected."""
+    residual, dense = (int(own[PARAMETERS][0]) for own in _values(rows, protocol).values())
+    return h4(_endpoints(rows["courses"], protocol, INPUT_BORN), (residual, dense))
+
+
+def _values(rows: Rows, protocol: Protocol) -> dict[str, dict[str, list[float]]]:
+    """Of each network what is one number a seed."""
+    return {
+        name: by_quantity([line for line in rows["values"] if line["network"] == name]) for name in _cells(protocol)
+    }
+
+
 def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     """The claim first, then its four endpoints, with and without constants; what else the networks are."""
     residual, dense = _cells(protocol)
-    values = {name: by_quantity([v for v in rows["values"] if v["network"] == name]) for name in (residual, dense)}
-    sizes = (int(values[residual][PARAMETERS][0]), int(values[dense][PARAMETERS][0]))
+    values = _values(rows, protocol)
     kept = {terms: _endpoints(rows["courses"], protocol, terms) for terms in (INPUT_BORN, WITH_CONSTANTS)}
-    (claim,) = corrected([h4(kept[INPUT_BORN], sizes)])
+    (decision,) = corrected([claim(rows, protocol)])
     parts = [each for endpoints in kept.values() for each in endpoints.values()]
-    found = [verdict_row(each) for each in (claim, *parts)]
+    found = [verdict_row(each) for each in (decision, *parts)]
     found += [row(f"{quantity}, {name}", each) for name, own in values.items() for quantity, each in own.items()]
     by_res, by_dense = (np.array(values[name][ACCURACY]) for name in (residual, dense))
     found.append(row(ALIKE, by_dense - by_res, EXPECTED_ALIKE))
@@ -146,10 +158,10 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     ]
     mine = [line for line in rows["courses"] if line["terms"] == INPUT_BORN]
     tables = {
-        "verdicts": table([claim, *parts]).rows(),
+        "verdicts": table([decision, *parts]).rows(),
         "by_step": over_seeds(mine, ["unit", "network", "step"], ["mean_depth", "loss"]),
     }
-    return Conclusion(found, (claim.words,), tables, (_chart(kept[INPUT_BORN], found),))
+    return Conclusion(found, (decision.words,), tables, (_chart(kept[INPUT_BORN], found),))
 
 
 def _endpoints(courses: Sequence[Mapping[str, Any]], protocol: Protocol, terms: str) -> dict[tuple[str, At], Verdict]:

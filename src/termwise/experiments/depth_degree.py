@@ -33,6 +33,7 @@ from termwise.loop import Training
 from termwise.recorder import reestimated
 from termwise.seeds import owned_random
 from termwise.sentences import say
+from termwise.verdict.claims import EXCESS, Verdict, decided
 from termwise.verdict.decision import ABOVE
 from termwise.verdict.measures import smaller_excess
 
@@ -106,6 +107,13 @@ def numbers(found: DepthDegrees) -> list[dict[str, Any]]:
         *({"quantity": f"excess over {AGAINST[name]}", "value": value} for name, value in excess.items()),
         {"quantity": H3, "value": smaller_excess(found)},
     ]
+
+
+def claim(rows: Rows, protocol: Protocol) -> Verdict:
+    """H3, not yet corrected."""
+    residual, _ = _cells(protocol)
+    own = by_quantity([line for line in rows["values"] if line["network"] == residual])
+    return decided(EXCESS, own[H3], of=residual)
 
 
 def conclude(rows: Rows, protocol: Protocol) -> Conclusion:

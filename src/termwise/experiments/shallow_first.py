@@ -1,369 +1,60 @@
-"""Are shallow terms learned first, in residual networks and in their variants?
+"""Are shallow terms learned first, and do they do most of the work?
 
 H1 of Sun, Ding, Guo 2022 says that shallow subnetworks are trained first, H2 that they have great effect on the
-performance, and H5 that the same is seen in SE-ResNets and SK-ResNets.  Networks of the paper and a plain one are
-trained on 16x16 digits and recorded on test data, with batch-norm statistics estimated anew for every record; what a
-seed says, and how several decide, is fixed in `termwise.verdict`.  Of H1 the endpoints *share* and *learned* are
-measured here; without the third, *causal* (see `train-by-paths`), it can fail and cannot hold.
+performance.  The networks of the paper and a plain one are trained on 16x16 digits and recorded
+(`termwise.experiments.endpoints`); both claims are decided on the first, a ResNet.  Of H1 the endpoints *share* and
+*learned* are measured here; without the third, *causal* (see `train-by-paths`), it can fail and cannot hold.
 
-Two comparators, which are no nulls: the effect at first weights; and the same ResNet on a part of the training data
-whose labels are shuffled, recorded on these samples, which shows what order there is where nothing but single samples
-can be learned.  The plain network has paths of one length from the input, and so no order; its constants have shorter
-ones, and show what an order by constants alone looks like.
+The plain network has paths of one length from the input, and so no order; its constants have shorter ones, and show
+what an order by constants alone looks like.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from termwise import nets
-from termwise.charts import Axis, Chart, Mark, Plot
-from termwise.credit import CONVERGED
-from termwise.data import DataSet, load
-from termwise.experiments.common import by_quantity, over_seeds, verdict_row
-from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
-from termwise.loop import Optimiser, Training, train_network
-from termwise.recorder import Recorder, log_spaced
-from termwise.seeds import owned_random, stream
-from termwise.sentences import Sentence, say
-from termwise.timeline import Timeline
-from termwise.verdict import (
-    CAUSAL,
-    EFFECT,
-    LEARNED,
-    SHARE,
-    Verdict,
-    corrected,
-    decided,
-    h1,
-    h5,
-    learned,
-    mean_depths,
-    order,
-    shallow_effect,
-    share_trend,
-    table,
-    times_learned,
-)
-
-INPUT_BORN, WITH_CONSTANTS = "input-born", "with constants"
-AT_FIRST = "first weights"
-SHUFFLED = "labels shuffled"
-
-Terms = Literal["input-born", "with constants"]
-TERMS: tuple[Terms, ...] = (INPUT_BORN, WITH_CONSTANTS)
+from termwise.experiments.endpoints import Trained, cells, concluded, endpoints, measure
+from termwise.experiments.experiment import Conclusion, Experiment, Rows
+from termwise.sentences import say
+from termwise.verdict import CAUSAL, Verdict, corrected, decided, h1
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class Protocol(Trained):
     """What is trained and recorded; `quick` is a job of seconds, and shows nothing.
 
     Attributes:
-        depth: of the residual networks, 6n + 2.
-        dense_depth: of the DenseNet, 3n + 4.
-        growth: of the DenseNet.
-        plain_depth: of the plain network, 6n + 2.
-        width: channels of the first stage of all others.
-        size: of the images, in pixels.
-        epochs: of the training.
-        rate: the learning rate at its peak. At the usual 0.1 the first updates overshoot: credits pass their half more
-            than once, and fewer than six terms have a time learned. At 0.02 most have one, on a seed that nothing else
-            is measured on; the rate was chosen by their number. At 0.1 all endpoints had been seen before.
-        batch: samples an update.
-        probe: samples that the network is measured on.
-        memorised: samples with shuffled labels; they are gone through so often that there are as many updates.
-        ratio: between one recorded step and the next, roughly.
+        networks: by name, as on the command line; the claims are decided on the first.
+        shuffled: those that have a twin whose labels are shuffled.
     """
 
-    depth: int = 20
-    dense_depth: int = 22
-    growth: int = 6
-    plain_depth: int = 8
-    width: int = 8
-    size: int = 16
-    epochs: int = 5
-    rate: float = 0.02
-    batch: int = 64
-    probe: int = 128
-    memorised: int = 128
-    ratio: float = 2**0.5
+    networks: tuple[str, ...] = ("resnet-20", "preact-resnet-20", "densenet-22-6", "plain-8")
+    shuffled: tuple[str, ...] = ("resnet-20",)
 
     @staticmethod
     def quick() -> Protocol:
         """The same job, as small as it can be."""
-        small = Protocol(depth=8, dense_depth=7, growth=2, width=4, size=8)
-        return dataclasses.replace(small, epochs=1, batch=128, probe=32, memorised=128, ratio=4)
+        small = Protocol(networks=("resnet-8", "preact-resnet-8", "densenet-7-2", "plain-8"), shuffled=("resnet-8",))
+        return dataclasses.replace(small, width=4, size=8, epochs=1, batch=128, probe=32, ratio=4)
 
 
-def measure(job: Job) -> Rows:
-    """Train and record one network."""
-    protocol, seed = job.protocol, job.seed
-    data = load("digits", size=protocol.size)
-    name = job.cell.removesuffix(_LABELS)
-    with owned_random(seed):
-        model = networks(protocol, data)[name]()
-    training = data.train_inputs, data.train_targets
-    probe, epochs = (data.test_inputs, data.test_targets), protocol.epochs
-    if job.cell.endswith(_LABELS):
-        epochs *= len(data.train_inputs) // protocol.batch // (protocol.memorised // protocol.batch)
-        training = probe = shuffled(training, protocol.memorised, seed)
-    recorder = Recorder(
-        model,
-        (probe[0][: protocol.probe], probe[1][: protocol.probe]),
-        constants="by_depth",
-        schedule=log_spaced(protocol.ratio),
-        calibration=training[0][:512],
-        replicates=2,
-        seed=seed,
-    )
-    job.progress("training and recording")
-    settings = Training(epochs=epochs, batch_size=protocol.batch, optimiser=Optimiser(learning_rate=protocol.rate))
-    train_network(model, training, recorder, settings=settings, seed=seed)
-    return {
-        name: [{"network": job.cell, **line} for line in lines] for name, lines in numbers(recorder.timeline).items()
-    }
-
-
-_LABELS = "-shuffled"
-
-
-def shuffled(data: tuple[Tensor, Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The first samples of a data set, with their labels in another order."""
-    generator = torch.Generator().manual_seed(stream(seed, 1))
-    inputs, targets = data
-    return inputs[:count], targets[:count][torch.randperm(count, generator=generator)]
-
-
-def numbers(timeline: Timeline) -> dict[str, list[dict[str, Any]]]:
-    """What one network says: single values, when each depth was learned, and the course of its mean depth."""
-    values, times = [], []
-    for terms in TERMS:
-        constants = terms == WITH_CONSTANTS
-        measured = {
-            "share": share_trend(timeline, constants=constants),
-            "effect": shallow_effect(timeline, constants=constants),
-            f"effect, {AT_FIRST}": shallow_effect(timeline, 0, constants=constants),
-        }
-        values += [{"terms": terms, "quantity": name, "value": value} for name, value in measured.items()]
-        found = times_learned(timeline, constants=constants)
-        times += [{"terms": terms, "depth": depth, "time": time} for depth, time in sorted(found.items())]
-    whole = {"accuracy": timeline.table["accuracy"][-1], "credit drift": timeline.credit_drift}
-    values += [{"terms": "all", "quantity": name, "value": value} for name, value in whole.items()]
-    depths = zip(timeline.steps, mean_depths(timeline), strict=True)
-    course = [{"step": step, "mean_depth": float(depth)} for step, depth in depths]
-    return {"values": values, "times": times, "course": course}
+def claims(rows: Rows, protocol: Protocol, causal: Verdict | None = None) -> tuple[Verdict, Verdict]:
+    """H1 and H2, not yet corrected; without a verdict on its third endpoint H1 cannot hold."""
+    first = protocol.networks[0]
+    share, learned, effect = endpoints(rows, first)
+    return h1(share, learned, causal or decided(CAUSAL, []), of=first), effect
 
 
 def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
-    """The claims first, corrected for each other, then every endpoint of every network."""
-    kept = {(name, terms): _endpoints(rows, name, terms) for name in _cells(protocol) for terms in TERMS}
-    residual, *_ = _cells(protocol)
-    share, learned_when, effect = kept[residual, INPUT_BORN]
-    variants = [each for name in _variants(protocol) for each in kept[name, INPUT_BORN]]
-    claims = corrected([h1(share, learned_when, decided(CAUSAL, []), of=residual), effect, h5(variants)])
-    single = [each for endpoints in kept.values() for each in endpoints]
-    exploratory = [each for name in _branched(protocol) for each in kept[name, INPUT_BORN]]
-    found = [verdict_row(each) for each in (*claims, *exploratory)]
-    lengths = [line for line in rows["times"] if line["network"] in (*_branched(protocol), residual + _LABELS)]
-    tables = {
-        "verdicts": table([*claims, *single]).rows(),
-        "endpoints": [_plotted(each) for each in single if each.of.partition(",")[0] in _branched(protocol)],
-        "order": over_seeds(_known(lengths), ["network", "depth"], ["time"]),
-        "course": over_seeds(_known(rows["course"]), ["network", "step"], ["mean_depth"]),
-    }
-    return Conclusion(found, _notes(rows, claims, residual), tables, _charts(exploratory))
-
-
-def _endpoints(rows: Rows, name: str, terms: Terms) -> tuple[Verdict, Verdict, Verdict]:
-    """Share, learned and effect of a network; beside the ResNet's, those of its twin with shuffled labels."""
-    own, twin = (_numbers(rows, each, terms) for each in (name, name + _LABELS))
-    of = name if terms == INPUT_BORN else f"{name}, {terms}"
-    beside = {key: {SHUFFLED: values} for key, values in twin.items() if values}
-    first = {AT_FIRST: own[f"effect, {AT_FIRST}"]}
-    return (
-        decided(SHARE, own["share"], of=of, beside=beside.get("share")),
-        learned(_times(rows, name, terms), of=of, beside=beside.get("order")),
-        decided(EFFECT, own["effect"], of=of, beside=first | beside.get("effect", {})),
-    )
-
-
-def _numbers(rows: Rows, name: str, terms: Terms) -> dict[str, Sequence[float | None]]:
-    """Of one network the number of each seed."""
-    mine = [line for line in rows["values"] if (line["network"], line["terms"]) == (name, terms)]
-    taus = [order(times) for times in _times(rows, name, terms)]
-    return {**by_quantity(mine), "order": taus}
-
-
-def _times(rows: Rows, name: str, terms: Terms) -> list[dict[int, float | None]]:
-    """Of one network when each depth was learned, by seed."""
-    seeds: dict[int, dict[int, float | None]] = {}
-    for line in rows["times"]:
-        if (line["network"], line["terms"]) == (name, terms):
-            seeds.setdefault(line["seed"], {})[line["depth"]] = line["time"]
-    return [*seeds.values()]
-
-
-def _branched(protocol: Protocol) -> tuple[str, ...]:
-    """The networks that have paths of several lengths."""
-    depth = protocol.depth
-    return f"resnet-{depth}", f"preact-{depth}", f"densenet-{protocol.dense_depth}", *_variants(protocol)
-
-
-def _variants(protocol: Protocol) -> tuple[str, str]:
-    return f"se-resnet-{protocol.depth}", f"sk-resnet-{protocol.depth}"
-
-
-def _cells(protocol: Protocol) -> tuple[str, ...]:
-    residual, *others = _branched(protocol)
-    return residual, *others, f"plain-{protocol.plain_depth}", residual + _LABELS
-
-
-def networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Module]]:
-    """How each network is made."""
-    shape: dict[str, Any] = {"classes": data.classes, "channels": data.train_inputs.shape[1]}
-    wide: dict[str, Any] = shape | {"width": protocol.width}
-    makes: Sequence[Callable[[], nn.Module]] = (
-        lambda: nets.resnet(protocol.depth, **wide),
-        lambda: nets.preact_resnet(protocol.depth, **wide),
-        lambda: nets.densenet(protocol.dense_depth, protocol.growth, **shape),
-        lambda: nets.se_resnet(protocol.depth, reduction=4, **wide),  # of 8 channels, 16 would leave none
-        lambda: nets.sk_resnet(protocol.depth, **wide),
-        lambda: nets.plain(protocol.plain_depth, **wide),
-    )
-    return dict(zip(_cells(protocol), makes, strict=False))
-
-
-def _known(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of the input-born terms, what every seed knows."""
-    mine = [line for line in rows if line.get("terms", INPUT_BORN) == INPUT_BORN]
-
-    def key(line: Mapping[str, Any]) -> tuple[Any, ...]:
-        return line["network"], line.get("depth"), line.get("step")
-
-    missing = {key(line) for line in mine if None in line.values()}
-    return [line for line in mine if key(line) not in missing]
-
-
-def _plotted(verdict: Verdict) -> dict[str, Any]:
-    """An endpoint of a network as a point with its interval."""
-    name, _, terms = verdict.of.partition(", ")
-    ends = {key: getattr(verdict, key) for key in ("endpoint", "estimate", "low", "high")}
-    return {"network": name, "terms": terms or INPUT_BORN, **ends}
-
-
-def _notes(rows: Rows, claims: Sequence[Verdict], residual: str) -> tuple[Sentence, ...]:
-    """The claims and endpoints in words, what the mean depth did, and whether the records were dense enough."""
-    course = over_seeds(_known(rows["course"]), ["network", "step"], ["mean_depth"])
-    ends = [line["mean_depth"] for line in course if line["network"] == residual]
-    drifts = [line["value"] for line in rows["values"] if line["quantity"] == "credit drift"]
-    coarse = sum(1 for drift in drifts if drift is not None and drift > CONVERGED)
-    names = {each.name: each.quantity for each in (SHARE, LEARNED, EFFECT)}
-    return (
-        *(claim.words for claim in claims),
-        say("Endpoints: {names}.", names="; ".join(f"{name}, {quantity}" for name, quantity in names.items())),
-        say(
-            "Of {name} the mean depth goes from {first:.1f} to {last:.1f} layers.",
-            name=residual,
-            first=ends[0],
-            last=ends[-1],
-        ),
-        say(
-            "In {coarse} of {all} trainings credits move by more than 5 % when every other record is left out.",
-            coarse=coarse,
-            all=len(drifts),
-        ),
-    )
-
-
-def _charts(found: Sequence[Verdict]) -> tuple[Chart, ...]:
-    """All endpoints; when each depth was learned; what the mean depth did."""
-    panels = {
-        "share": "share: rise of the mean depth",
-        "learned": "learned: Kendall's tau",
-        "effect": "effect: accuracy",
-    }
-    plots = tuple(
-        Plot(
-            "endpoints",
-            "points",
-            Axis("network", say("network"), scale="ordinal"),
-            Axis("estimate", say(label)),
-            series="terms",
-            interval=("low", "high"),
-            where={"endpoint": name},
-            marks=(Mark(0.0, say("shallow first is above")),),
-        )
-        for name, label in panels.items()
-    )
-    lines = Plot(
-        "order",
-        "lines",
-        Axis("depth", say("depth of the term, in layers")),
-        Axis("time", say("step at which half of its credit is in"), scale="log"),
-        series="network",
-        interval=("time_low", "time_high"),
-    )
-    course = Plot(
-        "course",
-        "lines",
-        Axis("step", say("step"), scale="log"),
-        Axis("mean_depth", say("mean depth by norm share, in layers")),
-        series="network",
-        interval=("mean_depth_low", "mean_depth_high"),
-    )
-    over = "means over seeds, with 95 % intervals"
-    return (
-        Chart("endpoints", _title(found), say("Points are {over}; the claims say above 0.", over=over), plots),
-        Chart(
-            "order",
-            _order_title(found),
-            say("Lines are {over}; terms that a seed does not know are left out.", over=over),
-            (lines,),
-        ),
-        Chart("mean-depth", _course_title(found), say("Lines are {over}; input-born terms.", over=over), (course,)),
-    )
-
-
-def _counted(found: Sequence[Verdict], endpoint: str) -> dict[str, int]:
-    """How many networks an endpoint holds and fails in."""
-    verdicts = [each.verdict for each in found if each.endpoint == endpoint]
-    return {kind: verdicts.count(kind) for kind in ("holds", "fails")} | {"all": len(verdicts)}
-
-
-def _title(found: Sequence[Verdict]) -> Sentence:
-    verdicts = [each.verdict for each in found]
-    return say(
-        "Of {all} endpoints {holds} are on the side of shallow first, {fails} on the other",
-        all=len(verdicts),
-        holds=verdicts.count("holds"),
-        fails=verdicts.count("fails"),
-    )
-
-
-def _order_title(found: Sequence[Verdict]) -> Sentence:
-    counts = _counted(found, "learned")
-    if not counts["holds"] + counts["fails"]:
-        return say("When the terms of each depth are learned")
-    return say("Shallow terms are learned first in {holds} of {all} networks, deep ones in {fails}", **counts)
-
-
-def _course_title(found: Sequence[Verdict]) -> Sentence:
-    counts = _counted(found, "share")
-    if not counts["holds"] + counts["fails"]:
-        return say("The mean depth over the training")
-    return say("The mean depth rises in {holds} of {all} networks, and falls in {fails}", **counts)
+    """The claims on the first network, then every endpoint of every network."""
+    return concluded(rows, protocol, corrected(claims(rows, protocol)))
 
 
 EXPERIMENT = Experiment(
     "shallow-first",
-    say("Are shallow terms learned first, in residual networks and in their variants?"),
+    say("Are shallow terms learned first, and do they do most of the work?"),
     Protocol,
     measure,
     conclude,
-    cells=_cells,
+    cells=cells,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from termwise.errors import UsageError
-from termwise.experiments import find
+from termwise.experiments import VERDICT, find
 from termwise.report.layers import heading
 from termwise.report.markup import Html, element, join
 from termwise.report.results import VERDICTS, Row, Study
@@ -205,6 +205,8 @@ def _setting(value: Any) -> str:
 def command(study: Study) -> str:
     """The command that gives the result, or the call where no command does."""
     name, settings = study.result.name, study.settings
+    if name == VERDICT:
+        return f"termwise reproduce --{settings.protocol['scale']} --data {settings.protocol['data']}"
     if settings.seeds == list(range(len(settings.seeds))):
         if settings.quick:
             return f"termwise experiment {name} --seeds {len(settings.seeds)} --quick"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from termwise.experiments import VERDICT
 from termwise.report import claims, sections
 from termwise.report.charts import Figure, Shown
 from termwise.report.markup import Html, element, join, slug
@@ -33,8 +34,8 @@ class ExperimentsPage:
 
     @property
     def title(self) -> str:
-        """The question, where there is one alone."""
-        return say("experiments.title") if len(self.studies) > 1 else str(self.studies[0].result.question)
+        """The question, where there is one alone or one above all."""
+        return str(self._leading[0].result.question) if len(self._leading) == 1 else say("experiments.title")
 
     @property
     def eyebrow(self) -> str:
@@ -47,8 +48,13 @@ class ExperimentsPage:
 
     @property
     def verdict(self) -> str:
-        """How many expectations hold."""
-        return claims.verdict(self.studies)
+        """How many expectations hold, of the claims where there is a verdict on them."""
+        return claims.verdict(self._leading)
+
+    @property
+    def _leading(self) -> Sequence[Study]:
+        """What the page is about: the verdict on the claims, where there is one."""
+        return [study for study in self.studies if study.result.name == VERDICT] or self.studies
 
     @property
     def figures(self) -> list[Figure]:

@@ -16,7 +16,7 @@ import msgspec
 
 from termwise.charts import Axis, Chart, Plot
 from termwise.errors import RecordError
-from termwise.experiments import NAMES, Result
+from termwise.experiments import NAMES, VERDICT, Result
 from termwise.records import Table, record_kind
 from termwise.report.strings import say
 
@@ -64,13 +64,13 @@ def has_results(directory: Path) -> bool:
 
 
 def read_results(place: Path) -> list[Study]:
-    """The saved experiments of a directory, or the one in a file, in the order in which the command lists them.
+    """The saved experiments of a directory, or the one in a file: the claims first, then as the command lists them.
 
     Raises:
         RecordError: one of them cannot be read, or does not fit together.
     """
     studies = [_study(path) for path in ([place] if place.is_file() else _files(place))]
-    known = {name: i for i, name in enumerate(NAMES)}
+    known = {name: i for i, name in enumerate((VERDICT, *NAMES))}
     return sorted(studies, key=lambda study: known.get(study.result.name, len(known)))
 
 

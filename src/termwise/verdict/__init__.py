@@ -10,6 +10,7 @@ rests on, those of the experiments included, in `termwise.verdict.decision`.
 
 from termwise.verdict.claims import (
     CAUSAL,
+    CLAIMS,
     EFFECT,
     EXCESS,
     LEARNED,
@@ -43,6 +44,7 @@ from termwise.verdict.measures import (
 
 __all__ = [
     "CAUSAL",
+    "CLAIMS",
     "EFFECT",
     "EXCESS",
     "LEARNED",

@@ -51,7 +51,14 @@ from termwise.sentences import Sentence, say
 from termwise.verdict.decision import ABOVE, LEVEL, SEEDS, holm, interval, p_value
 from termwise.verdict.measures import At, Times, order
 
-CLAIMS = ("H1", "H2", "H3", "H4", "H5")
+CLAIMS = {
+    "H1": "shallow subnetworks are trained first",
+    "H2": "shallow subnetworks have great effect on the performance",
+    "H3": "shallow subnetworks are of low degree, deep ones of high degree",
+    "H4": "the subnetworks that matter are shallower in DenseNets than in ResNets",
+    "H5": "so it is in SE-ResNets and SK-ResNets",
+}
+"""In the order of the paper, in words of ours."""
 DRAWS = 1999  # permutations
 ALIKE = 0.05  # by how much numbers of parameters may differ and count as equal
 
