@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ import torch
 import termwise as tw
 from termwise import nets
 from termwise.experiments import dense_vs_res, find, run
-from termwise.experiments.experiment import Conclusion
+from termwise.experiments.common import Together
+from termwise.experiments.experiment import Conclusion, Job
 
 RES, DENSE = "resnet-20", "densenet-22"
 
@@ -85,3 +88,30 @@ def test_what_is_recorded_is_the_profile_of_the_network_in_both_units() -> None:
         layers, blocks = (own.where(unit=unit) for unit in ("layers", "blocks"))
         assert layers["loss"].tolist() == pytest.approx(blocks["loss"].tolist())
         assert (layers["mean_depth"] > blocks["mean_depth"]).all()
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a kill."""
+
+
+def test_a_job_that_was_killed_goes_on_and_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 11 updates, recorded at 0, 1, 3, 9 and at the end.
+    protocol = dataclasses.replace(dense_vs_res.Protocol.quick(), batch=128, ratio=3.0)
+    steps, own = [], Together.step
+
+    def job(directory: str) -> Job:
+        (tmp_path / directory).mkdir(exist_ok=True)
+        return Job(0, "densenet-7", protocol, {}, tmp_path / directory, lambda line: None)
+
+    def told(self: Together, n: int, **scalars: Any) -> bool:
+        steps.append(n)
+        if steps == [0, 1, 2, 3, 4, 5]:
+            raise Killed
+        return own(self, n, **scalars)
+
+    whole = dense_vs_res.measure(job("whole"))
+    monkeypatch.setattr(Together, "step", told)
+    with pytest.raises(Killed):
+        dense_vs_res.measure(job("killed"))
+    assert dense_vs_res.measure(job("killed")) == whole
+    assert steps[6:] == list(range(3, 11))

@@ -89,20 +89,27 @@ def _networks(protocol: Protocol, data: DataSet) -> dict[str, Callable[[], nn.Mo
 
 
 def measure(job: Job) -> Rows:
-    """Train one of the networks, recorded in both units: a row for each step, unit and kind of terms."""
+    """Train one of the networks, recorded in both units: a row for each step, unit and kind of terms.
+
+    A job that was killed goes on from its last record.
+    """
     protocol, seed = job.protocol, job.seed
     data = protocol.load()
     with owned_random(seed):
         model = _networks(protocol, data)[job.cell]()
     probe = data.test_inputs[: protocol.probe], data.test_targets[: protocol.probe]
-    options: dict[str, Any] = {"constants": "by_depth", "schedule": log_spaced(protocol.ratio), "replicates": 2}
-    calibration = data.train_inputs[:512]
-    recorders = {
-        unit: Recorder(model, probe, unit=unit, calibration=calibration, seed=seed, **options) for unit in UNITS
+    options: dict[str, Any] = {
+        "constants": "by_depth",
+        "schedule": log_spaced(protocol.ratio),
+        "calibration": data.train_inputs[:512],
+        "replicates": 2,
+        "seed": seed,
     }
+    recorders = {unit: Recorder(model, probe, unit=unit, directory=job.directory / unit, **options) for unit in UNITS}
     job.progress("training and recording")
     settings = Training(protocol.epochs, protocol.batch, Optimiser(learning_rate=protocol.rate))
-    train_network(model, data, Together(recorders), settings=settings, seed=seed)
+    kept = job.directory / "training"
+    train_network(model, data, Together(recorders), settings=settings, seed=seed, directory=kept)
     courses, values = [], {PARAMETERS: float(sum(p.numel() for p in model.parameters()))}
     for unit, recorder in recorders.items():
         timeline = recorder.timeline

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ def cells(protocol: Protocol) -> tuple[Half, ...]:
 def measure(job: Job) -> Rows:
     """Train one network, by all paths or by some, at each of the rates."""
     job.progress("training")
-    return by_half(job.cell, job.protocol.load(), job.protocol, job.seed)
+    return by_half(cast(Half, job.cell), job.protocol.load(), job.protocol, job.seed)
 
 
 def by_half(half: Half, data: DataSet, protocol: Protocol, seed: int) -> dict[str, list[dict[str, Any]]]:
