@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,26 +12,37 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from termwise.cli import main
 from termwise.errors import UsageError
-from termwise.experiments import NAMES, VERDICT, Result, find
+from termwise.experiments import (
+    NAMES,
+    VERDICT,
+    Result,
+    dense_vs_res,
+    depth_degree,
+    find,
+    shallow_first,
+    train_by_paths,
+    variants,
+)
 from termwise.experiments.grid import Part, run_all
-from termwise.experiments.reproduce import Plan, plan, reproduce
+from termwise.experiments.reproduce import Plan, plan, reproduce, verdicts
 from termwise.loop import Training
-from termwise.verdict import CLAIMS
+from termwise.report import write_page
+from termwise.verdict import CLAIMS, EFFECT, EXCESS, SHARE, Endpoint, Verdict, decided
 
 MEASURED = ("shallow-first", "variants", "train-by-paths", "depth-degree", "dense-vs-res")
 """The experiments that decide the claims."""
 
 
-def tiny(seeds: int = 2) -> Plan:
-    """A plan of seconds, of the experiments that decide the claims."""
+def tiny() -> Plan:
+    """A plan of seconds and one seed, of the experiments that decide the claims."""
     whole = plan("quick")
-    parts = tuple(
-        Part(part.experiment, range(seeds), part.experiment.protocol.quick(), part.cost) for part in whole.parts
-    )
+    parts = tuple(Part(part.experiment, [0], part.experiment.protocol.quick(), part.cost) for part in whole.parts)
     return dataclasses.replace(whole, parts=parts)
 
 
@@ -99,31 +111,53 @@ def test_one_scale_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
-    """Of five seeds, as few as decide anything."""
-    directory = tmp_path_factory.mktemp("reproduce")
-    return {result.name: result for result in reproduce(tiny(5), directory, jobs=2)}
+    return {result.name: result for result in reproduce(tiny(), tmp_path_factory.mktemp("reproduce"))}
 
 
-def holm(p: list[float | None]) -> list[float]:
-    """The definition: the i-th smallest of five counts (5 - i) times, and none less than those before it."""
-    order = sorted(range(5), key=lambda i: 1.0 if p[i] is None else p[i])
-    found, least = [0.0] * 5, 0.0
+def test_the_claims_are_corrected_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Five numbers around a mean, further from 0 from claim to claim.
+    spread = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    made = {
+        claim: decided(Endpoint(claim, "made up", "a number"), [*(mean + spread)])
+        for claim, mean in zip(CLAIMS, (1.9, -2.3, 2.5, 3.0, -5.0), strict=True)
+    }
+    monkeypatch.setattr(train_by_paths, "causal", lambda rows: [1.0])
+    monkeypatch.setattr(shallow_first, "claims", lambda rows, protocol, causal: (made["H1"], made["H2"]))
+    for module, claim in ((depth_degree, "H3"), (dense_vs_res, "H4"), (variants, "H5")):
+        monkeypatch.setattr(module, "claim", lambda rows, protocol, claim=claim: made[claim])
+    found = verdicts({name: {} for name in MEASURED}, dict.fromkeys(MEASURED))
+    assert [each.claim for each in found] == [*CLAIMS]
+    # By the definition: the i-th smallest of five counts 5 - i times, and none less than those before it.
+    p = [float(stats.ttest_1samp(mean + spread, 0).pvalue) for mean in (1.9, -2.3, 2.5, 3.0, -5.0)]
+    order, least, expected = np.argsort(p), 0.0, [0.0] * 5
     for rank, i in enumerate(order):
-        value = p[i]
-        least = max(least, 1.0 if value is None else min(1.0, (5 - rank) * value))
-        found[i] = least
-    return found
+        least = expected[i] = max(least, min(1.0, (5 - rank) * p[i]))
+    assert [each.p_holm for each in found] == pytest.approx(expected)
+    sides = ["holds" if each.estimate > 0 else "fails" for each in found]
+    assert [each.verdict for each in found] == [
+        side if value <= 0.05 else "undecided" for side, value in zip(sides, expected, strict=True)
+    ]
+    assert {each.verdict for each in found} == {"undecided", "fails"}  # and not all that had p below 0.05
+    assert sum(value <= 0.05 for value in p) > sum(value <= 0.05 for value in expected)
 
 
-def test_the_claims_are_corrected_together(results: dict[str, Result]) -> None:
-    claims = results[VERDICT].tables["verdicts"].rows()
-    assert [line["claim"] for line in claims] == [*CLAIMS]
-    assert [line["p_holm"] for line in claims] == pytest.approx(holm([line["p"] for line in claims]))
-    assert {line["role"] for line in claims} == {"primary"}
-    for line, found in zip(claims, results[VERDICT].found.rows(), strict=True):
-        assert line["verdict"] == found["verdict"]
-        assert found["quantity"].startswith(f"{line['claim']}: {CLAIMS[line['claim']]} (")
-        assert line["verdict"] == "undecided" or line["p_holm"] <= 0.05
+def test_the_third_endpoint_of_h1_comes_from_training_by_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(train_by_paths, "causal", lambda rows: [-1.0, -1.1, -1.2, -1.1, -1.0])
+
+    def claims(rows: Any, protocol: Any, causal: Verdict) -> tuple[Verdict, Verdict]:
+        seen.append(causal)
+        return decided(SHARE, []), decided(EFFECT, [])
+
+    monkeypatch.setattr(shallow_first, "claims", claims)
+    for module, endpoint in (
+        (depth_degree, EXCESS),
+        (dense_vs_res, Endpoint("H4", "", "")),
+        (variants, Endpoint("H5", "", "")),
+    ):
+        monkeypatch.setattr(module, "claim", lambda rows, protocol, endpoint=endpoint: decided(endpoint, []))
+    verdicts({name: {} for name in MEASURED}, dict.fromkeys(MEASURED))
+    assert [(each.endpoint, each.verdict) for each in seen] == [("causal", "fails")]
 
 
 def test_each_claim_has_the_number_of_the_experiment_that_measures_it(results: dict[str, Result]) -> None:
@@ -139,21 +173,39 @@ def test_each_claim_has_the_number_of_the_experiment_that_measures_it(results: d
     assert [claims["H3"]["estimate"]] == pytest.approx(excess, nan_ok=True)
 
 
+def test_the_page_has_the_claims_on_top_and_the_command_that_gives_them(
+    results: dict[str, Result], tmp_path: Path
+) -> None:
+    for name, result in results.items():
+        result.save(tmp_path / f"{name}.termwise")
+    page = write_page(tmp_path).read_text()
+    assert page.index(CLAIMS["H1"]) < page.index(CLAIMS["H5"]) < page.index("H1 (by")
+    title, verdict = re.search(r"<h1[^>]*>(.*?)</h1>.*?<p[^>]*>(.*?)</p>", page, re.DOTALL).groups()  # type: ignore[union-attr]
+    assert (title, verdict) == (str(results[VERDICT].question), "All 5 expectations are undecided.")
+    assert "termwise reproduce --quick --data digits" in page
+
+
 def test_what_was_not_run_is_said(results: dict[str, Result]) -> None:
     (words,) = (str(note) for note in results[VERDICT].notes if "Not run" in str(note))
     assert "lesion" in words and "shallow-first" not in words
 
 
 def test_a_part_is_there_as_soon_as_its_last_job_is(tmp_path: Path) -> None:
+    parts = [
+        Part(part.experiment, [0, 1], part.protocol, cost) for part, cost in zip(tiny().parts[2:4], (1, 2), strict=True)
+    ]
+    cheap, dear = (part.experiment.name for part in parts)
     lines: list[str] = []
-    names = []
-    for result in run_all(tiny().parts[:2], tmp_path, progress=lines.append):
-        names.append(result.name)
-        count = len([line for line in lines if "done" in line])
-        left = [part for part in tiny().parts[:2] if part.experiment.name not in names]
-        assert count + sum(len(part.jobs) for part in left) == sum(len(part.jobs) for part in tiny().parts[:2])
-    assert sorted(names) == sorted(part.experiment.name for part in tiny().parts[:2])
-    assert all("left" in line for line in lines if "done" in line and "of" in line) or lines[-1].endswith("of 9")
+    came = [(result.name, lines[-1]) for result in run_all(parts, tmp_path, progress=lines.append)]
+    # The dear one first; of two parts each line says whose it is.
+    assert [name for name, _ in came] == [dear, cheap]
+    ends = [line for line in lines if ": done, " in line]
+    assert came[0][1] == ends[len(parts[1].jobs) - 1]
+    assert all(line.startswith((f"{cheap}, seed ", f"{dear}, seed ")) for line in lines)
+    assert all("; about " in line for line in ends[:-1]) and ends[-1].endswith(f"done, {len(ends)} of {len(ends)}")
+    again = {result.name: str(result) for result in run_all(parts, tmp_path, progress=lines.append)}
+    assert lines[-1] == f"{len(ends)} of {len(ends)} jobs are done already"
+    assert [*again] == [cheap, dear]
 
 
 # Killed.
@@ -165,7 +217,7 @@ sys.path.insert(0, {tests!r})
 from termwise.experiments.reproduce import reproduce
 from test_reproduce import tiny
 if __name__ == "__main__":
-    for result in reproduce(tiny(5), Path({directory!r}), jobs=2):
+    for result in reproduce(tiny(), Path({directory!r}), jobs=2):
         result.save(Path({directory!r}) / f"{{result.name}}.termwise")
 """
 
