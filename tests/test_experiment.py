@@ -13,7 +13,7 @@ import torch
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.cli import main
 from termwise.errors import RecordError, RunError, UsageError
-from termwise.experiments import NAMES, Result, find, run
+from termwise.experiments import COLLECTIONS, NAMES, Result, find, run
 from termwise.experiments.common import over_seeds, row
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Progress, Rows
 from termwise.records import read_record, write_record
@@ -174,7 +174,8 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed(capsys: pytest
     with pytest.raises(UsageError, match=r"no-such.*four-depths"):
         find("no-such")
     main(["experiment"])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*NAMES]
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [*NAMES, *COLLECTIONS]
     assert {find(name).name for name in NAMES} == {*NAMES}
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from termwise.cli import main
-from termwise.experiments import NAMES, find, run
+from termwise.experiments import COLLECTIONS, NAMES, find, run
 from termwise.experiments.common import by_quantity, row
 from termwise.verdict.decision import Expected
 
@@ -48,6 +48,20 @@ def test_a_number_that_a_seed_does_not_have_leaves_all_open() -> None:
 
 
 # End to end.
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+def test_a_collection_is_all_of_its_experiments(
+    collection: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["experiment", collection, "--quick", "--seeds", "1", "--directory", str(tmp_path), "--jobs", "1"])
+    printed = capsys.readouterr().out
+    members = COLLECTIONS[collection]
+    assert {*members} <= {*NAMES}
+    places = [printed.index(f"saved: {tmp_path / name}.termwise") for name in members]
+    assert places == sorted(places)
+    page = (tmp_path / "report.html").read_text()
+    assert all(str(find(name).question) in page for name in members)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -288,32 +288,45 @@ def experiment(
     ] = None,
 ) -> None:
     """Run an experiment, and print what it finds beside what was expected."""
-    from termwise.experiments import NAMES, find, run
+    from termwise.experiments import COLLECTIONS, NAMES, find, run
     from termwise.report import write_page
 
     if name is None:
         for each in NAMES:
-            print(f"{each:<16} {find(each).question}")
+            print(f"{each:<20} {find(each).question}")
+        for each, members in COLLECTIONS.items():
+            print(f"{each:<20} all of {', '.join(members)}")
         return
     if executor != "local" and directory is None:
         raise UsageError(f"experiment: --executor {executor} needs --directory, one that all nodes see.")
-    chosen = find(name)
-    result = run(
-        chosen,
-        range(seeds),
-        chosen.protocol.quick() if quick else None,
-        directory=directory,
-        jobs=len(os.sched_getaffinity(0)) if jobs is None else jobs,
-        executor=executor,
-        options=slurm,
-        progress=lambda line: print(line, file=sys.stderr),
-    )
-    print(result)
+    for each in COLLECTIONS.get(name, (name,)):
+        chosen = find(each)
+        result = run(
+            chosen,
+            range(seeds),
+            chosen.protocol.quick() if quick else None,
+            directory=directory,
+            jobs=_workers(jobs),
+            executor=executor,
+            options=slurm,
+            progress=_told,
+        )
+        print(result)
+        if directory is not None:
+            print(f"saved: {result.save(directory / f'{each}.termwise')}")
     if quick:
         print("This was a quick run, to see that it works: its numbers and verdicts show nothing.")
     if directory is not None:
-        print(f"saved: {result.save(directory / f'{name}.termwise')}")
         print(f"report: {write_page(directory)}")
+
+
+def _workers(jobs: int | None) -> int:
+    return len(os.sched_getaffinity(0)) if jobs is None else jobs
+
+
+def _told(line: str) -> None:
+    """A line on progress, which is not what was asked for."""
+    print(line, file=sys.stderr, flush=True)
 
 
 _SCALE = Options("Scale", validator=validators.MutuallyExclusive())
@@ -351,16 +364,8 @@ def reproduce(
     scale = "standard" if standard else "full" if full else "quick"
     chosen = plan(scale, data)
     place = Path(f"termwise-reproduce-{scale}") if directory is None else directory
-    workers = len(os.sched_getaffinity(0)) if jobs is None else jobs
-    print(f"{chosen}", file=sys.stderr)
-    for result in run(
-        chosen,
-        place,
-        jobs=workers,
-        executor=executor,
-        options=slurm,
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
-    ):
+    _told(str(chosen))
+    for result in run(chosen, place, jobs=_workers(jobs), executor=executor, options=slurm, progress=_told):
         result.save(place / f"{result.name}.termwise")
         page = write_page(place)
         if result.name == VERDICT:

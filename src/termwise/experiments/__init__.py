@@ -7,7 +7,7 @@
 from termwise.experiments.experiment import Experiment, Result, find
 from termwise.experiments.grid import run
 
-__all__ = ["NAMES", "VERDICT", "Experiment", "Result", "find", "run"]
+__all__ = ["COLLECTIONS", "NAMES", "VERDICT", "Experiment", "Result", "find", "run"]
 
 NAMES = (
     "lesion",
@@ -32,6 +32,9 @@ NAMES = (
     "capacity",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
+
+COLLECTIONS = {"counter-examples": ("even-activation", "lone-parity")}
+"""Names that stand for several: the cases in which the claims fail."""
 
 VERDICT = "claims"
 """The name of the result that `termwise.experiments.reproduce` draws from all of them."""

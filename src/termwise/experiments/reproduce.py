@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from termwise.errors import UsageError
-from termwise.experiments import VERDICT, dense_vs_res, depth_degree, shallow_first, train_by_paths, variants
+from termwise.experiments import (
+    COLLECTIONS,
+    VERDICT,
+    dense_vs_res,
+    depth_degree,
+    shallow_first,
+    train_by_paths,
+    variants,
+)
 from termwise.experiments.common import OnImages, columns, verdict_row
 from termwise.experiments.experiment import Progress, Result, Rows, find
 from termwise.experiments.fleet import Executor
@@ -28,9 +36,7 @@ Scale = Literal["quick", "standard", "full"]
 DATA: Mapping[Scale, str] = {"quick": "digits", "standard": "fashion-mnist", "full": "fashion-mnist"}
 SEEDS: Mapping[Scale, int] = {"quick": 5, "standard": 5, "full": 10}
 
-# Each shows that a claim fails somewhere, or what else it would have to explain.
-COUNTER_EXAMPLES = ("even-activation", "lone-parity")
-BESIDE = ("bn-lag", "overfitting", "capacity", *COUNTER_EXAMPLES)
+BESIDE = ("bn-lag", "overfitting", "capacity", *COLLECTIONS["counter-examples"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +62,8 @@ class Plan:
         minutes = sum(len(part.jobs) * part.cost for part in self.parts) / 60
         names = ", ".join(part.experiment.name for part in self.parts)
         count = sum(len(part.jobs) for part in self.parts)
-        return f"{self.scale}, on {self.data}: {names}; {count} jobs, roughly {minutes:.0f} minutes of one core in all"
+        price = f", roughly {minutes:.0f} minutes of one core in all" if _COSTS[self.scale] else ""
+        return f"{self.scale}, on {self.data}: {names}; {count} jobs{price}"
 
 
 def plan(scale: Scale, data: str | None = None) -> Plan:
@@ -173,8 +180,12 @@ def _halves(data: str) -> dict[str, Any]:
     return dict(_HALVES[data.partition(":")[0]])
 
 
-_COSTS: Mapping[Scale, Mapping[str, float]] = {"quick": {}, "standard": {}, "full": {}}
-"""Seconds that a job takes, roughly, in the mean over cells; for the estimate of the time left."""
+_COSTS: Mapping[Scale, Mapping[str, float]] = {
+    "quick": {"shallow-first": 17, "variants": 12, "train-by-paths": 48, "depth-degree": 10, "dense-vs-res": 21},
+    "standard": {"shallow-first": 80, "variants": 80, "train-by-paths": 55, "depth-degree": 78, "dense-vs-res": 100},
+    "full": {},
+}
+"""Seconds that a job takes one core, roughly, in the mean over cells; of the largest scale they are not known."""
 
 
 def _quick(data: str) -> tuple[dict[str, Any], tuple[str, ...]]:
