@@ -130,7 +130,7 @@ def measure(job: Job) -> Rows:
 def claim(rows: Rows, protocol: Protocol) -> Verdict:
     """H4, not yet corrected."""
     residual, dense = (int(own[PARAMETERS][0]) for own in _values(rows, protocol).values())
-    return h4(_endpoints(rows["courses"], protocol, INPUT_BORN), (residual, dense))
+    return h4(endpoints(rows, protocol), (residual, dense))
 
 
 def _values(rows: Rows, protocol: Protocol) -> dict[str, dict[str, list[float]]]:
@@ -144,9 +144,9 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     """The claim first, then its four endpoints, with and without constants; what else the networks are."""
     residual, dense = _cells(protocol)
     values = _values(rows, protocol)
-    kept = {terms: _endpoints(rows["courses"], protocol, terms) for terms in (INPUT_BORN, WITH_CONSTANTS)}
+    kept = {terms: endpoints(rows, protocol, terms) for terms in (INPUT_BORN, WITH_CONSTANTS)}
     (decision,) = corrected([claim(rows, protocol)])
-    parts = [each for endpoints in kept.values() for each in endpoints.values()]
+    parts = [each for own in kept.values() for each in own.values()]
     found = [verdict_row(each) for each in (decision, *parts)]
     found += [row(f"{quantity}, {name}", each) for name, own in values.items() for quantity, each in own.items()]
     by_res, by_dense = (np.array(values[name][ACCURACY]) for name in (residual, dense))
@@ -164,9 +164,9 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     return Conclusion(found, (decision.words,), tables, (_chart(kept[INPUT_BORN], found),))
 
 
-def _endpoints(courses: Sequence[Mapping[str, Any]], protocol: Protocol, terms: str) -> dict[tuple[str, At], Verdict]:
+def endpoints(rows: Rows, protocol: Protocol, terms: str = INPUT_BORN) -> dict[tuple[str, At], Verdict]:
     """The verdict on each of the four."""
-    known = _by_seed([line for line in courses if line["terms"] == terms])
+    known = _by_seed([line for line in rows["courses"] if line["terms"] == terms])
     residual, dense = _cells(protocol)
     of = "" if terms == INPUT_BORN else terms
     seeds = dict.fromkeys(seed for _, _, seed in known)

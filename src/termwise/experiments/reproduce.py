@@ -10,7 +10,7 @@ A scale says which networks, how many images and how long; what it leaves out is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,15 +120,16 @@ def reproduce(
         found[result.name] = result
         yield result
     rows = {name: {key: table.rows() for key, table in result.tables.items()} for name, result in found.items()}
-    claims = verdicts(rows, {part.experiment.name: part.protocol for part in chosen.parts})
+    protocols = {part.experiment.name: part.protocol for part in chosen.parts}
+    claims = verdicts(rows, protocols)
     yield Result(
         name=VERDICT,
         question=say("Are shallow terms first, do they matter most, and do they explain what is seen?"),
         found=Table(columns([_row(claim) for claim in claims])),
-        tables={"verdicts": table(claims)},
+        tables={"verdicts": table(claims), "endpoints": _shown(endpoints(rows, protocols))},
         notes=(*(claim.words for claim in claims), *_left_out(chosen)),
         charts=(),
-        beside=None,
+        beside="endpoints",
         settings={
             "protocol": {"scale": chosen.scale, "data": chosen.data, "sha256": digest},
             "quick": False,
@@ -152,6 +153,23 @@ def verdicts(rows: Mapping[str, Rows], protocols: Mapping[str, Any]) -> tuple[Ve
     h4 = dense_vs_res.claim(rows["dense-vs-res"], protocols["dense-vs-res"])
     h5 = variants.claim(rows["variants"], protocols["variants"])
     return corrected([h1, h2, h3, h4, h5])
+
+
+def endpoints(rows: Mapping[str, Rows], protocols: Mapping[str, Any]) -> list[Verdict]:
+    """What the claims are decided by, each endpoint for itself and not corrected."""
+    first, *_ = protocols["shallow-first"].networks
+    share, learned, effect = shallow_first.endpoints(rows["shallow-first"], first)
+    causal = decided(CAUSAL, train_by_paths.causal(rows["train-by-paths"]), of="residual MLP")
+    excess = depth_degree.claim(rows["depth-degree"], protocols["depth-degree"])
+    dense = dense_vs_res.endpoints(rows["dense-vs-res"], protocols["dense-vs-res"]).values()
+    further = [each for name in protocols["variants"].networks for each in variants.endpoints(rows["variants"], name)]
+    return [share, learned, causal, effect, excess, *dense, *further]
+
+
+def _shown(parts: Sequence[Verdict]) -> Table:
+    """The table of endpoints that is to be seen; what is not a number is missing."""
+    whole = table(parts)
+    return Table({name: whole[name] for name in ("claim", "endpoint", "of", "estimate", "low", "high", "p", "verdict")})
 
 
 def _left_out(chosen: Plan) -> tuple[Sentence, ...]:
