@@ -15,6 +15,7 @@ import pytest
 from termwise.errors import RunError, UsageError
 from termwise.experiments import find, fleet, run
 from termwise.experiments.fleet import dealt
+from termwise.experiments.grid import Part, run_all
 
 
 def first_waits(place: int, folder: str) -> str:
@@ -105,3 +106,15 @@ def test_an_experiment_finds_the_same_wherever_it_runs(tmp_path: Path) -> None:
     assert spread.tables["values"].rows() == alone.tables["values"].rows()
     assert sorted(line.partition(";")[0].partition(":")[0] for line in lines) == ["seed 0", "seed 1"]
     assert lines[-1].endswith("done, 2 of 2")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_several_experiments_are_one_grid_wherever_they_run(tmp_path: Path) -> None:
+    parts = [Part(find(name), [0], find(name).protocol.quick()) for name in ("init-length", "four-depths")]
+    here = {result.name: str(result) for result in run_all(parts, tmp_path / "here")}
+    there = {
+        result.name: str(result)
+        for result in run_all(list(reversed(parts)), tmp_path / "there", jobs=2, executor="slurm")
+    }
+    assert there == here
+    assert stat.S_IMODE((tmp_path / "there" / "cluster").stat().st_mode) == 0o700

@@ -36,7 +36,8 @@ Scale = Literal["quick", "standard", "full"]
 DATA: Mapping[Scale, str] = {"quick": "digits", "standard": "fashion-mnist", "full": "fashion-mnist"}
 SEEDS: Mapping[Scale, int] = {"quick": 5, "standard": 5, "full": 10}
 
-BESIDE = ("bn-lag", "overfitting", "capacity", *COLLECTIONS["counter-examples"])
+FURTHER = ("bn-lag", "overfitting", "capacity", *COLLECTIONS["counter-examples"])
+"""The experiments that stand around the claims at the standard scale."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +82,10 @@ def plan(scale: Scale, data: str | None = None) -> Plan:
     chosen = DATA[scale] if data is None else data
     if chosen.partition(":")[0] not in _HALVES:
         raise UsageError(f"reproduce: data {chosen!r}; choose digits, fashion-mnist[:DIR] or cifar10[:DIR].")
-    claims, beside = _SCALES[scale](chosen)
+    claims, further = _SCALES[scale](chosen)
     parts = [
         Part(find(name), range(SEEDS[scale]), protocol, _COSTS[scale].get(name, 30.0))
-        for name, protocol in (claims | {name: find(name).protocol() for name in beside}).items()
+        for name, protocol in (claims | {name: find(name).protocol() for name in further}).items()
     ]
     names = {part.experiment.name for part in parts}
     images = claims["shallow-first"]
@@ -231,7 +232,7 @@ def _standard(data: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         "train-by-paths": train_by_paths.Protocol(**images, **_halves(data)),
         "depth-degree": depth_degree.Protocol(**trained, circles=200),
         "dense-vs-res": dense_vs_res.Protocol(**trained),
-    }, BESIDE
+    }, FURTHER
 
 
 def _full(data: str) -> tuple[dict[str, Any], tuple[str, ...]]:
