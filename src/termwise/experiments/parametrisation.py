@@ -105,3 +105,72 @@ def network(cell: str, protocol: Protocol, data: DataSet) -> nn.Module:
         if isinstance(module, PreActBlock):
             nn.init.zeros_(module.conv2.weight)
     return model
+
+
+def measure(job: Job) -> Rows:
+    """Train and record the network begun in one way."""
+    protocol, seed, cell = job.protocol, job.seed, job.cell
+    data = protocol.load()
+    with owned_random(seed):
+        model = network(cell, protocol, data)
+    recorder = Recorder(
+        model,
+        (data.test_inputs[: protocol.probe], data.test_targets[: protocol.probe]),
+        unit="blocks",
+        constants="by_depth",
+        schedule=log_spaced(protocol.ratio),
+        calibration=data.train_inputs[:512],
+        replicates=2,
+        seed=seed,
+    )
+    job.progress("training and recording")
+    rate = dict(zip(cells(protocol), protocol.rates, strict=True))[cell]
+    optimiser = Optimiser(learning_rate=rate)
+    settings = Training(epochs=protocol.epochs, batch_size=protocol.batch, optimiser=optimiser)
+    train_network(model, data, recorder, settings=settings, seed=seed)
+    found = numbers(recorder.timeline, chance=1 / data.classes)
+    return {name: [{"cell": cell, **line} for line in lines] for name, lines in found.items()}
+
+
+def numbers(timeline: Timeline, chance: float) -> dict[str, list[dict[str, Any]]]:
+    """What one training says: single values, when each depth was learned, and the course of its lengths."""
+    course = [_at(moment) for moment in timeline.moments]
+    early = course[first_above_half([line["accuracy"] for line in course], chance)]
+    values = {
+        FIRST: course[0]["mean_length"],
+        LAST: course[-1]["mean_length"],
+        EARLY: early["short_accuracy"] - early["accuracy"],
+        MOST: max(line["short_share"] for line in course),
+        "accuracy": course[-1]["accuracy"],
+        "credit drift": timeline.credit_drift,
+    }
+    shares, times = [], []
+    for terms in (INPUT_BORN, WITH_CONSTANTS):
+        constants = terms == WITH_CONSTANTS
+        shares.append({"terms": terms, "value": share_trend(timeline, constants=constants)})
+        known = times_learned(timeline, constants=constants)
+        times += [{"terms": terms, "depth": depth, "time": time} for depth, time in sorted(known.items())]
+    single = [{"quantity": name, "value": value} for name, value in values.items()]
+    return {"values": single, "shares": shares, "times": times, "course": course}
+
+
+def first_above_half(accuracies: Sequence[float], chance: float) -> int:
+    """The first record whose accuracy is halfway or more from chance to that of the last."""
+    half = (chance + accuracies[-1]) / 2
+    return next(place for place, accuracy in enumerate(accuracies) if accuracy >= half)
+
+
+def _at(moment: Moment) -> dict[str, Any]:
+    """At one record the mean length, and what short paths are: their share by norm, and their accuracy with all c."""
+    profile = moment.profile
+    longest = max(profile.depths) // QUARTER
+    share = profile.share.where(origin="input")
+    held = [origin != "input" or depth <= longest for origin, depth in moment.parts]
+    heads = moment.terms[held].sum(axis=0, dtype=np.float64)
+    return {
+        "step": moment.step,
+        "mean_length": float(profile.mean_depth.value),
+        "short_share": float(share["norm_share"][share["depth"].astype(int) <= longest].sum()),
+        "short_accuracy": float((heads.argmax(axis=1) == moment.targets).mean()),
+        "accuracy": float(profile.accuracy),
+    }
