@@ -24,7 +24,9 @@ NAMES = (
     "even-activation",
     "lone-parity",
     "shallow-first",
+    "parametrisation",
     "dense-vs-res",
+    "path-counts",
     "overfitting",
     "capacity",
 )

@@ -98,9 +98,7 @@ def network(cell: str, protocol: Protocol, data: DataSet) -> nn.Module:
     """The network whose branches begin in this way; its weights come from torch's global random state."""
     options = {NORM: {}, HE: {"norm": False}, GAIN: {"norm": False, "gain": protocol.gain}, ZERO: {}}[cell]
     channels = data.train_inputs.shape[1]
-    model = nets.preact_resnet(
-        protocol.depth, classes=data.classes, channels=channels, width=protocol.width, **options
-    )
+    model = nets.preact_resnet(protocol.depth, classes=data.classes, channels=channels, width=protocol.width, **options)
     for module in model.modules() if cell == ZERO else ():
         if isinstance(module, PreActBlock):
             nn.init.zeros_(module.conv2.weight)
