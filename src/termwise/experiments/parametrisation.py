@@ -27,7 +27,8 @@ The rules, fixed before anything was measured, with one number a seed:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ from termwise.recorder import Recorder, log_spaced
 from termwise.seeds import owned_random
 from termwise.sentences import Sentence, say
 from termwise.timeline import Timeline
-from termwise.verdict import SHARE, Verdict, decided, learned, mean_depths, order, share_trend, table, times_learned
+from termwise.verdict import SHARE, Verdict, decided, learned, share_trend, table, times_learned
 from termwise.verdict.decision import ABOVE, BELOW, Expected
 
 NORM, HE, GAIN, ZERO = "batch-norm", "he-gain", "small-gain", "zero-init"
@@ -56,6 +57,9 @@ FIRST, LAST = "mean length at the first weights", "mean length at the end"
 EARLY = "accuracy of short paths less that of all, early"
 MOST = "largest share of short paths at any record"
 SUFFICES = Expected("at least -0.05, if short paths suffice", low=-0.05)
+CHANGE = "mean length at the end less that at the first weights"
+DRIFT = "credit drift"
+DIRECTION = {NORM: BELOW, GAIN: ABOVE, ZERO: ABOVE}  # of the change, as the theory names it
 NEVER = Expected("at most 0.5", high=0.5)
 
 
@@ -92,6 +96,11 @@ class Protocol(OnImages):
 def cells(protocol: Protocol) -> tuple[str, str, str, str]:
     """The ways to begin a branch."""
     return NORM, HE, GAIN, ZERO
+
+
+def blocks(protocol: Protocol) -> int:
+    """Of the network."""
+    return (protocol.depth - 2) // 2
 
 
 def network(cell: str, protocol: Protocol, data: DataSet) -> nn.Module:
@@ -133,14 +142,14 @@ def measure(job: Job) -> Rows:
 def numbers(timeline: Timeline, chance: float) -> dict[str, list[dict[str, Any]]]:
     """What one training says: single values, when each depth was learned, and the course of its lengths."""
     course = [_at(moment) for moment in timeline.moments]
-    early = course[first_above_half([line["accuracy"] for line in course], chance)]
+    early = first_above_half([line["accuracy"] for line in course], chance)
     values = {
         FIRST: course[0]["mean_length"],
         LAST: course[-1]["mean_length"],
-        EARLY: early["short_accuracy"] - early["accuracy"],
+        EARLY: None if early is None else course[early]["short_accuracy"] - course[early]["accuracy"],
         MOST: max(line["short_share"] for line in course),
         "accuracy": course[-1]["accuracy"],
-        "credit drift": timeline.credit_drift,
+        DRIFT: timeline.credit_drift,
     }
     shares, times = [], []
     for terms in (INPUT_BORN, WITH_CONSTANTS):
@@ -152,10 +161,10 @@ def numbers(timeline: Timeline, chance: float) -> dict[str, list[dict[str, Any]]
     return {"values": single, "shares": shares, "times": times, "course": course}
 
 
-def first_above_half(accuracies: Sequence[float], chance: float) -> int:
-    """The first record whose accuracy is halfway or more from chance to that of the last."""
+def first_above_half(accuracies: Sequence[float], chance: float) -> int | None:
+    """The first record whose accuracy is halfway or more from chance to that of the last; None if that is below it."""
     half = (chance + accuracies[-1]) / 2
-    return next(place for place, accuracy in enumerate(accuracies) if accuracy >= half)
+    return next((place for place, accuracy in enumerate(accuracies) if accuracy >= half > chance), None)
 
 
 def _at(moment: Moment) -> dict[str, Any]:
@@ -172,3 +181,194 @@ def _at(moment: Moment) -> dict[str, Any]:
         "short_accuracy": float((heads.argmax(axis=1) == moment.targets).mean()),
         "accuracy": float(profile.accuracy),
     }
+
+
+def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
+    """The claim first, for each way to begin; then the directions that the theory names; then the numbers."""
+    names = cells(protocol)
+    kept = {(name, terms): _endpoints(rows, name, terms) for name in names for terms in (INPUT_BORN, WITH_CONSTANTS)}
+    endpoints = [each for name in names for each in kept[name, INPUT_BORN]]
+    values = {name: by_quantity([v for v in rows["values"] if v["cell"] == name]) for name in names}
+    found = [verdict_row(each) for each in endpoints]
+    found += [row(f"{EARLY}, {name}", values[name][EARLY], SUFFICES) for name in names]
+    found += _directions(values, protocol)
+    found += [row(f"{quantity}, {name}", values[name][quantity]) for name in names for quantity in (FIRST, "accuracy")]
+    numbers = {line["quantity"]: line for line in found}
+    course = over_seeds(rows["course"], ["cell", "step"], ["mean_length"])
+    tables = {
+        "verdicts": table([each for both in kept.values() for each in both]).rows(),
+        "endpoints": [_plotted(each) for each in endpoints],
+        "lengths": course,
+        "accuracies": _accuracies(rows["course"]),
+    }
+    notes = (*_notes(numbers, protocol), *(each.words for each in endpoints if each.endpoint == "learned"))
+    return Conclusion(found, (*notes, _drift(rows["values"])), tables, _charts(numbers, endpoints, protocol))
+
+
+def _endpoints(rows: Rows, name: str, terms: str) -> tuple[Verdict, Verdict]:
+    """H1 share and learned of a cell."""
+    of = name if terms == INPUT_BORN else f"{name}, {terms}"
+    shares = [line["value"] for line in rows["shares"] if (line["cell"], line["terms"]) == (name, terms)]
+    seeds: dict[int, dict[int, float | None]] = {}
+    for line in rows["times"]:
+        if (line["cell"], line["terms"]) == (name, terms):
+            seeds.setdefault(line["seed"], {})[line["depth"]] = line["time"]
+    return decided(SHARE, shares, of=of), learned([*seeds.values()], of=of)
+
+
+def _directions(values: Mapping[str, Mapping[str, Sequence[float]]], protocol: Protocol) -> list[dict[str, Any]]:
+    """What the theory says of each way."""
+    half = blocks(protocol) / 2
+    about = Expected("about n/2", 0.9 * half, 1.1 * half)  # within a tenth, as `init-length` takes it
+    changes = {name: np.subtract(own[LAST], own[FIRST]) for name, own in values.items()}
+    ends = {name: about if name == HE else None for name in values}
+    return [
+        *(row(f"{CHANGE}, {name}", each, DIRECTION.get(name)) for name, each in changes.items()),
+        *(row(f"{LAST}, {name}", values[name][LAST], each) for name, each in ends.items()),
+        *(row(f"{MOST}, {name}", own[MOST], NEVER if name == HE else None) for name, own in values.items()),
+    ]
+
+
+def _accuracies(course: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Over the steps, of all terms and of short paths."""
+    lines = [
+        {"cell": line["cell"], "step": line["step"], "of": of, "accuracy": line[column]}
+        for line in course
+        for of, column in (("all", "accuracy"), ("short paths", "short_accuracy"))
+    ]
+    return over_seeds(lines, ["cell", "of", "step"], ["accuracy"])
+
+
+def _plotted(verdict: Verdict) -> dict[str, Any]:
+    """An endpoint as a point with its interval; a number that is not known is missing."""
+    known = math.isfinite(verdict.low)
+    ends = {key: getattr(verdict, key) if known else None for key in ("estimate", "low", "high")}
+    return {"cell": verdict.of, "endpoint": verdict.endpoint, **ends}
+
+
+def _notes(found: Mapping[str, Mapping[str, Any]], protocol: Protocol) -> tuple[Sentence, ...]:
+    """Where the length does not do what the theory says: what it does instead."""
+    expected = {NORM: "fall", GAIN: "rise", ZERO: "rise", HE: "stay near n/2"}
+    notes = []
+    for name, words in expected.items():
+        decider = found[f"{LAST if name == HE else CHANGE}, {name}"]
+        if decider["verdict"] == "fails":
+            notes.append(
+                say(
+                    "The theory is contradicted: with {name} the mean length does not {words}, it goes from "
+                    "{first:.2f} to {last:.2f} of {blocks} blocks.",
+                    name=name,
+                    words=words,
+                    first=found[f"{FIRST}, {name}"]["found"],
+                    last=found[f"{LAST}, {name}"]["found"],
+                    blocks=blocks(protocol),
+                )
+            )
+    return tuple(notes)
+
+
+def _drift(values: Sequence[Mapping[str, Any]]) -> Sentence:
+    """Whether the records were dense enough for credits."""
+    drifts = [line["value"] for line in values if line["quantity"] == DRIFT]
+    return say(
+        "In {coarse} of {all} trainings credits move by more than 5 % when every other record is left out.",
+        coarse=sum(1 for drift in drifts if drift is not None and drift > CONVERGED),
+        all=len(drifts),
+    )
+
+
+def _charts(
+    found: Mapping[str, Mapping[str, Any]], endpoints: Sequence[Verdict], protocol: Protocol
+) -> tuple[Chart, ...]:
+    """The mean length over the training; both endpoints; what short paths alone can do."""
+    over = say("Lines are means over seeds, bands 95 % intervals; input-born terms.")
+    lengths = Plot(
+        "lengths",
+        "lines",
+        Axis("step", say("step"), scale="log"),
+        Axis("mean_length", say("mean length of paths by norm, in blocks"), low=0.0),
+        series="cell",
+        interval=("mean_length_low", "mean_length_high"),
+        marks=(Mark(blocks(protocol) / 2, say("n/2")),),
+    )
+    panels = {"share": "rise of the mean depth, in blocks", "learned": "Kendall's tau of depth and time learned"}
+    points = tuple(
+        Plot(
+            "endpoints",
+            "points",
+            Axis("cell", say("how branches begin"), scale="ordinal"),
+            Axis("estimate", say(label)),
+            interval=("low", "high"),
+            where={"endpoint": name},
+            marks=(Mark(0.0, say("shallow first is above")),),
+        )
+        for name, label in panels.items()
+        if any(each.endpoint == name and math.isfinite(each.low) for each in endpoints)
+    )
+    accuracies = tuple(
+        Plot(
+            "accuracies",
+            "lines",
+            Axis("step", say("step"), scale="log"),
+            Axis("accuracy", say("accuracy on the probe"), low=0.0, high=1.0),
+            series="of",
+            interval=("accuracy_low", "accuracy_high"),
+            where={"cell": name},
+            heading=say(name),
+        )
+        for name in cells(protocol)
+    )
+    reading = say(
+        "Points are means over seeds, with 95 % intervals; a way to begin is missing where a seed has no number."
+    )
+    short = say(
+        "Short paths are the constants and the terms of at most a quarter of the blocks, with the gates of the whole."
+    )
+    charts = (
+        Chart("lengths", _length_title(endpoints), over, (lengths,)),
+        Chart("endpoints", _title(endpoints), reading, points),
+        Chart("short-paths", _early_title(found[f"{EARLY}, {NORM}"]), short, accuracies),
+    )
+    return tuple(chart for chart in charts if chart.plots)
+
+
+def _title(endpoints: Sequence[Verdict]) -> Sentence:
+    verdicts = [each.verdict for each in endpoints]
+    return say(
+        "Of {all} endpoints of shallow first {holds} hold and {fails} fail",
+        all=len(verdicts),
+        holds=verdicts.count("holds"),
+        fails=verdicts.count("fails"),
+    )
+
+
+def _length_title(endpoints: Sequence[Verdict]) -> Sentence:
+    ways = {
+        verdict: ", ".join(each.of for each in endpoints if (each.endpoint, each.verdict) == ("share", verdict))
+        for verdict in ("holds", "fails")
+    }
+    rises, falls = ways.values()
+    if rises and falls:
+        return say("The mean length rises with {rises}, and falls with {falls}", rises=rises, falls=falls)
+    if rises or falls:
+        way = "rises" if rises else "falls"
+        return say("The mean length {way} with {names}", way=way, names=rises or falls)
+    return say("The mean length over the training, by how branches begin")
+
+
+def _early_title(line: Mapping[str, Any]) -> Sentence:
+    template = {
+        "fails": "With batch norms short paths alone do not suffice early on: their accuracy is {less:.2f} lower",
+        "holds": "With batch norms short paths alone suffice early on",
+    }.get(line["verdict"], "What short paths alone can do, over the training")
+    return say(template, less=abs(line["found"]))
+
+
+EXPERIMENT = Experiment(
+    "parametrisation",
+    say("Does the depth of a residual network rise while it learns, however its branches are begun?"),
+    Protocol,
+    measure,
+    conclude,
+    cells=cells,
+)
