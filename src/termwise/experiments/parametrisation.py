@@ -225,7 +225,7 @@ def _directions(values: Mapping[str, Mapping[str, Sequence[float]]], protocol: P
     return [
         *(row(f"{CHANGE}, {name}", each, DIRECTION.get(name)) for name, each in changes.items()),
         *(row(f"{LAST}, {name}", values[name][LAST], each) for name, each in ends.items()),
-        *(row(f"{MOST}, {name}", own[MOST], NEVER if name == HE else None) for name, own in values.items()),
+        row(f"{MOST}, {HE}", values[HE][MOST], NEVER),
     ]
 
 
