@@ -27,7 +27,6 @@ from termwise.experiments.parametrisation import (
     ZERO,
     Protocol,
     blocks,
-    cells,
     conclude,
     first_above_half,
     measure,
@@ -36,7 +35,7 @@ from termwise.experiments.parametrisation import (
 )
 
 PROTOCOL = Protocol()
-NAMES = cells(PROTOCOL)
+NAMES = EXPERIMENT.cells(PROTOCOL)
 
 
 @pytest.mark.parametrize("cell", NAMES)
@@ -188,8 +187,3 @@ def test_few_seeds_and_unknown_times_decide_nothing() -> None:
     assert "not every seed has a number" in note
     points = [line for line in unknown.tables["endpoints"] if line["estimate"] is None]
     assert [(line["cell"], line["endpoint"]) for line in points] == [(GAIN, "learned")]
-
-
-def test_every_way_to_begin_is_a_cell() -> None:
-    assert EXPERIMENT.cells(PROTOCOL) == NAMES
-    assert len(PROTOCOL.rates) == len(NAMES)

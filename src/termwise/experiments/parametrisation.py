@@ -71,8 +71,10 @@ class Protocol(OnImages):
         depth: of the network, 6n + 2 for 3n blocks.
         width: channels of the first stage.
         gain: of the branches that have a small one.
-        rates: peaks of the learning rate, of the cells in their order.
         epochs: of the training.
+        rate: the learning rate at its peak. Of 0.006, 0.02 and 0.06 the last gave the lowest loss on training data in
+            all four ways, on a seed that nothing else is measured on. By He's weights the network does not learn at
+            all at the lowest of them, and in half as many epochs.
         batch: samples an update.
         probe: samples of the test part that the network is measured on.
         ratio: between one recorded step and the next, roughly.
@@ -81,8 +83,8 @@ class Protocol(OnImages):
     depth: int = 50
     width: int = 8
     gain: float = 0.2
-    rates: tuple[float, float, float, float] = (0.02, 0.006, 0.02, 0.02)
-    epochs: int = 5
+    epochs: int = 10
+    rate: float = 0.06
     batch: int = 64
     probe: int = 96
     ratio: float = 2**0.5
@@ -131,8 +133,7 @@ def measure(job: Job) -> Rows:
         seed=seed,
     )
     job.progress("training and recording")
-    rate = dict(zip(cells(protocol), protocol.rates, strict=True))[cell]
-    optimiser = Optimiser(learning_rate=rate)
+    optimiser = Optimiser(learning_rate=protocol.rate)
     settings = Training(epochs=protocol.epochs, batch_size=protocol.batch, optimiser=optimiser)
     train_network(model, data, recorder, settings=settings, seed=seed)
     found = numbers(recorder.timeline, chance=1 / data.classes)
