@@ -73,8 +73,7 @@ class Protocol(OnImages):
         gain: of the branches that have a small one.
         epochs: of the training.
         rate: the learning rate at its peak. Of 0.006, 0.02 and 0.06 the last gave the lowest loss on training data in
-            all four ways, on a seed that nothing else is measured on. By He's weights the network does not learn at
-            all at the lowest of them, and in half as many epochs.
+            all four ways, on a seed that nothing else is measured on.
         batch: samples an update.
         probe: samples of the test part that the network is measured on.
         ratio: between one recorded step and the next, roughly.
@@ -171,16 +170,17 @@ def first_above_half(accuracies: Sequence[float], chance: float) -> int | None:
 def _at(moment: Moment) -> dict[str, Any]:
     """At one record the mean length, and what short paths are: their share by norm, and their accuracy with all c."""
     profile = moment.profile
+    assert profile.accuracy is not None  # the probe has classes
     longest = max(profile.depths) // QUARTER
     share = profile.share.where(origin="input")
-    held = [origin != "input" or depth <= longest for origin, depth in moment.parts]
+    held = [origin != "input" or depth is None or depth <= longest for origin, depth in moment.parts]
     heads = moment.terms[held].sum(axis=0, dtype=np.float64)
     return {
         "step": moment.step,
-        "mean_length": float(profile.mean_depth.value),
+        "mean_length": profile.mean_depth.value,
         "short_share": float(share["norm_share"][share["depth"].astype(int) <= longest].sum()),
         "short_accuracy": float((heads.argmax(axis=1) == moment.targets).mean()),
-        "accuracy": float(profile.accuracy),
+        "accuracy": profile.accuracy,
     }
 
 
