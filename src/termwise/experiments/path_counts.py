@@ -330,7 +330,8 @@ def _chart(found: Mapping[str, Line], names: Sequence[str]) -> Chart:
         }.items()
     )
     reading = say(
-        "To the left lines of networks lie on each other. By norm, lines are means over seeds, bands 95 % intervals."
+        "Of all paths the lines of both networks lie on each other. By norm, lines are means over seeds, bands 95 % "
+        "intervals."
     )
     return Chart("by-length", say(template, blocks=abs(apart["found"])), reading, plots)
 
