@@ -30,6 +30,8 @@ NAMES = (
     "dense-vs-res",
     "overfitting",
     "capacity",
+    "parametrisation",
+    "path-counts",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
 
