@@ -27,5 +27,6 @@ NAMES = (
     "dense-vs-res",
     "overfitting",
     "capacity",
+    "pre-norm",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""

@@ -20,7 +20,7 @@ All three are expected above 0, from that paper.  The claim is the fourth: of th
 of the one with the longer paths less that of the other is above 0, if it is the shallower one that is better.
 
 Each network has the learning rate that was best for it on seed 1000 alone, of 0.0005, 0.001, 0.002 and 0.004, by the
-mean training loss of the last 50 updates; updates and batch were set by what half an hour of one core allows.
+mean training loss of the last 50 updates; updates and batch were set by what ten minutes of one core allow.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ LENGTH, FIRST_LENGTH = "mean path length, blocks", "mean path length at first we
 LOSS, ACCURACY = "test loss, nats a token", "test accuracy"
 DEEP, SHALLOW = "loss that a layer of the deeper half costs", "loss that a layer of the other half costs"
 ADDED = "what a layer of the deeper half adds, over what passes it"
+CLAIM = f"{LOSS}, of the network of longer paths less the other"
 QUANTITIES = (LENGTH, FIRST_LENGTH, LOSS, ACCURACY, DEEP, SHALLOW, ADDED)
 SHALLOWER = Expected("above 0, if the shallower is better", ABOVE.low)
 _BATCHES = 1  # the key of the random stream of batches
@@ -202,9 +203,7 @@ def by_layer(model: nets.Transformer, probe: tuple[Tensor, Tensor]) -> list[dict
     draws = deletion(model, probe, removed=(0, 1), draws=count, layers=names).draws.rows()
     whole = draws[0]["loss"]
     costs = {int(line["gone"]): line["loss"] - whole for line in draws[1:]}
-    return [
-        {"layer": i + 1, "cost": costs[i], "added": added} for i, added in enumerate(additions(model, probe[0]))
-    ]
+    return [{"layer": i + 1, "cost": costs[i], "added": added} for i, added in enumerate(additions(model, probe[0]))]
 
 
 def additions(model: nets.Transformer, inputs: Tensor) -> list[float]:
@@ -239,7 +238,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
         row(f"{LENGTH}, scaled less plain", gained[LENGTH], ABOVE),
         row(f"{LOSS}, plain less scaled", -gained[LOSS], ABOVE),
         row(f"{DEEP}, scaled less plain", gained[DEEP], ABOVE),
-        row(f"{LOSS}, of the network of longer paths less the other", np.sign(gained[LENGTH]) * gained[LOSS], SHALLOWER),
+        row(CLAIM, np.sign(gained[LENGTH]) * gained[LOSS], SHALLOWER),
         *(row(f"{name}, {network}", each[network]) for name, each in numbers.items() for network in each),
     ]
     tables = {
@@ -260,3 +259,146 @@ def _values(values: Sequence[Line], quantity: str, network: str) -> np.ndarray:
 
 def _pair(means: Mapping[str, Mapping[str, float]], name: str) -> dict[str, float]:
     return {"plain": means[name][PLAIN], "scaled": means[name][SCALED]}
+
+
+def _notes(found: Sequence[Line], means: Mapping[str, Mapping[str, float]], protocol: Protocol) -> list[Sentence]:
+    """Where the two end; what came out otherwise than published, and what was measured of it."""
+    length, loss, deep, claim, *_ = found
+    notes = [
+        say(
+            "The least possible loss is {least:.3f}; without scaling it ends at {plain:.3f}, with scaling at "
+            "{scaled:.3f}.",
+            least=least_loss(protocol.length),
+            **_pair(means, LOSS),
+        ),
+        say(
+            "A layer of the deeper half adds {plain:.2f} of what passes it without scaling, {scaled:.2f} with: the "
+            "nearer to 0, the nearer it is to the identity.",
+            **_pair(means, ADDED),
+        ),
+    ]
+    first = _pair(means, FIRST_LENGTH)
+    if length["found"] < 0 and first["scaled"] < first["plain"]:
+        notes.append(
+            say(
+                "Scaling shortens the paths to begin with, for a deep branch of a scaled input is smaller: at first "
+                "weights the mean length is {plain:.2f} blocks without it and {scaled:.2f} with. Training takes these "
+                "to {plain_end:.2f} and {scaled_end:.2f}.",
+                **first,
+                plain_end=means[LENGTH][PLAIN],
+                scaled_end=means[LENGTH][SCALED],
+            )
+        )
+    if deep["verdict"] == "fails":
+        notes.append(
+            say(
+                "The deep layers of the network without scaling are not the idle ones: without one of them its loss "
+                "grows by {plain:.3f}, that of the scaled network by {scaled:.3f}.",
+                **_pair(means, DEEP),
+            )
+        )
+    if claim["verdict"] == "fails":
+        notes.append(
+            say("The better of the two networks is the one of longer paths: that shallow terms dominate is no merit.")
+        )
+    elif claim["verdict"] == "holds":
+        notes.append(
+            say(
+                "The better of the two networks is the one of shorter paths, in the mean {short:.2f} blocks against "
+                "{long:.2f}: it is no example against the claim.",
+                short=min(means[LENGTH].values()),
+                long=max(means[LENGTH].values()),
+            )
+        )
+    elif loss["verdict"] != "holds":
+        notes.append(
+            say(
+                "That scaling lowers the loss is not found with {depth} layers and {updates} updates, so these "
+                "networks are no evidence for the defect, and none against it in networks of another size.",
+                depth=protocol.depth,
+                updates=protocol.updates,
+            )
+        )
+    return notes
+
+
+# The figures.
+
+
+def _course(found: Line, means: Mapping[str, Mapping[str, float]], protocol: Protocol) -> Chart:
+    template = {
+        "holds": "With scaled norms the loss ends lower: at {scaled:.3f} nats a token, without them at {plain:.3f}",
+        "fails": "With scaled norms the loss ends no lower: at {scaled:.3f} nats a token, without them at {plain:.3f}",
+    }.get(found["verdict"], "The loss over the training ends at {scaled:.3f} with scaled norms, at {plain:.3f} without")
+    plot = Plot(
+        "by_step",
+        "lines",
+        Axis("step", say("updates")),
+        Axis("loss", say("training loss, nats a token")),
+        series="network",
+        interval=("loss_low", "loss_high"),
+        marks=(Mark(least_loss(protocol.length), say("least possible")),),
+    )
+    reading = say(
+        "A point is the mean loss of the last {window} updates. Lines are means over seeds, bands 95 % intervals. The "
+        "title is about the test loss at the end.",
+        window=protocol.window,
+    )
+    return Chart("course", say(template, **_pair(means, LOSS)), reading, (plot,))
+
+
+def _layers(found: Line, means: Mapping[str, Mapping[str, float]]) -> Chart:
+    template = {
+        "holds": "Scaled norms give deep layers work: without one the loss grows by {scaled:.3f}, else by {plain:.3f}",
+        "fails": "Scaled norms give deep layers no more work: without one the loss grows by {scaled:.3f}, else by "
+        "{plain:.3f}",
+    }.get(found["verdict"], "Without a layer of the deeper half the loss grows by {plain:.3f}, scaled by {scaled:.3f}")
+
+    def panel(column: str, label: str, heading: str) -> Plot:
+        return Plot(
+            "by_layer",
+            "lines",
+            Axis("layer", say("layer")),
+            Axis(column, say(label)),
+            series="network",
+            interval=(f"{column}_low", f"{column}_high"),
+            heading=say(heading),
+        )
+
+    plots = (
+        panel("cost", "loss without it less loss with it, nats", "what a layer is worth"),
+        panel("added", "norm of what it adds over what passes", "how far it is from the identity"),
+    )
+    reading = say("Each layer is taken away alone. Lines are means over seeds, bands 95 % intervals.")
+    return Chart("by-layer", say(template, **_pair(means, DEEP)), reading, plots)
+
+
+def _lengths(found: Line, means: Mapping[str, Mapping[str, float]]) -> Chart:
+    template = {
+        "holds": "Paths are longer with scaled norms: {scaled:.2f} blocks in the mean, {plain:.2f} without",
+        "fails": "Paths are not longer with scaled norms: {scaled:.2f} blocks in the mean, {plain:.2f} without",
+    }.get(found["verdict"], "How long paths are: in the mean {scaled:.2f} blocks by scaled norms, {plain:.2f} without")
+    plot = Plot(
+        "by_length",
+        "lines",
+        Axis("length", say("blocks on the path")),
+        Axis("share", say("share of the norms"), low=0.0),
+        series="network",
+        interval=("share_low", "share_high"),
+    )
+    reading = say("After training. Lines are means over seeds, bands 95 % intervals.")
+    return Chart("lengths", say(template, **_pair(means, LENGTH)), reading, (plot,))
+
+
+def _cells(protocol: Protocol) -> tuple[str, str]:
+    return PLAIN, SCALED
+
+
+EXPERIMENT = Experiment(
+    "pre-norm",
+    say("Is the transformer of the shorter paths the better one?"),
+    Protocol,
+    measure,
+    conclude,
+    cells=_cells,
+)
