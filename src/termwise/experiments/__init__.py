@@ -28,5 +28,6 @@ NAMES = (
     "overfitting",
     "capacity",
     "pre-norm",
+    "nonlinear-advantage",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""

@@ -3,8 +3,8 @@
 After C. Mehmeti-Goepel, J. Disselhoff 2023, *Nonlinear Advantage: Trained Networks Might Not Be As Complex as You
 Think* (arXiv 2211.17180), who make channels linear while a network trains: the earlier that begins, the more it costs,
 while much of what is nonlinear can go in the end.  "Low degree first" (Sun, Ding, Guo 2022), taken as a law, says the
-opposite: what is learned early is of low degree, so early on nothing beyond it is used, and nonlinearity that is missing
-then cannot cost more than nonlinearity that is missing later.
+opposite: what is learned early is of low degree, so early on nothing beyond it is used, and what is taken away then
+cannot cost more than what is taken away later.
 
 A residual network is trained on the digits.  At a given part of the training the same share of the channels of every
 ReLU, drawn at random, becomes the identity, and the training goes on to its end, with as many updates in all.  (The
@@ -180,3 +180,149 @@ def _cells(protocol: Protocol) -> dict[str, tuple[str, float]]:
     """What is done to a network, and when, by the name of its cell."""
     taken = {f"taken-{time:g}": (TAKEN, time) for time in protocol.times}
     return {"never": (NEVER, 0.0), **taken, "back": (BACK, protocol.early)}
+
+
+# What follows.
+
+Line = Mapping[str, Any]
+
+
+def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
+    """What it costs to take nonlinearity away, by when that is done."""
+    lines = [line | {"network": _words(line["kind"], line["time"])} for line in rows["values"]]
+    networks = [_words(*cell) for cell in _cells(protocol).values()]
+    loss = {network: _values(lines, network, LOSS) for network in networks}
+    early, late = (_words(TAKEN, time) for time in (protocol.early, protocol.late))
+    never, back = _words(NEVER, 0.0), _words(BACK, protocol.early)
+    difference = loss[early] - loss[late]
+    found = [
+        row(f"{LOSS}, {early} less {late}", difference, ABOVE),
+        row("the same number, by the law of low degree first", difference, BY_LAW),
+        row(f"{LOSS}, {back} less {never}", loss[back] - loss[never], BY_LAW),
+        *(row(f"{name}, {network}", _values(lines, network, name)) for name in QUANTITIES for network in networks),
+    ]
+    means = {name: {n: float(_values(lines, n, name).mean()) for n in networks} for name in QUANTITIES}
+    of_taken = [line for line in lines if line["kind"] == TAKEN]
+    tables = {
+        "by_time": over_seeds(_wide(of_taken), ["time"], [*_COLUMNS.values()]),
+        "by_network": over_seeds(_wide(lines), ["network"], [*_COLUMNS.values()]),
+    }
+    charts = (_by_time(found[0], means, protocol), _by_network(found[2], means, protocol))
+    return Conclusion(found, tuple(_notes(found, means, protocol)), tables, charts)
+
+
+_COLUMNS = {LOSS: "loss", ACCURACY: "accuracy", FITTED: "fitted", LENGTH: "length"}
+
+
+def _words(kind: str, time: float) -> str:
+    """What was done to a network, and when."""
+    return kind if kind == NEVER else f"{kind} at {time:g}"
+
+
+def _values(lines: Sequence[Line], network: str, quantity: str) -> np.ndarray:
+    """One number a seed, in the order of the seeds."""
+    chosen = [line for line in lines if (line["network"], line["quantity"]) == (network, quantity)]
+    return np.array([line["value"] for line in sorted(chosen, key=lambda line: line["seed"])], dtype=float)
+
+
+def _wide(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """A row for each network and seed, with a column for each quantity."""
+    wide: dict[tuple[str, int], dict[str, Any]] = {}
+    for line in lines:
+        each = wide.setdefault((line["network"], line["seed"]), {name: line[name] for name in ("network", "time")})
+        each[_COLUMNS[line["quantity"]]] = line["value"]
+    return [*wide.values()]
+
+
+def _notes(found: Sequence[Line], means: Mapping[str, Mapping[str, float]], protocol: Protocol) -> list[Sentence]:
+    """What the times make of the network; why the late one is no better, where it is not."""
+    published, *_ = found
+    early, late = (_words(TAKEN, time) for time in (protocol.early, protocol.late))
+    notes = [
+        say(
+            "Never taken, the test loss is {never:.3f} and the accuracy {accuracy:.3f}. With {share:.1%} of the "
+            "channels linear from {first:g} of the training on the loss is {early:.3f}, from {last:g} on {late:.3f}, "
+            "and the accuracies are {right:.3f} and {later:.3f}.",
+            never=means[LOSS][NEVER],
+            accuracy=means[ACCURACY][NEVER],
+            share=protocol.share,
+            first=protocol.early,
+            last=protocol.late,
+            early=means[LOSS][early],
+            late=means[LOSS][late],
+            right=means[ACCURACY][early],
+            later=means[ACCURACY][late],
+        )
+    ]
+    if published["verdict"] != "holds" and means[FITTED][late] > means[FITTED][early]:
+        notes.append(
+            say(
+                "What is taken late leaves fewer updates to adapt in, and small ones: the loss on the training data "
+                "itself ends at {late:.4f}, and at {early:.4f} where it was taken early. The paper takes slowly "
+                "and lets the network choose what; here neither is done.",
+                late=means[FITTED][late],
+                early=means[FITTED][early],
+            )
+        )
+    return notes
+
+
+# The figures.
+
+
+def _by_time(found: Line, means: Mapping[str, Mapping[str, float]], protocol: Protocol) -> Chart:
+    template = {
+        "holds": "Nonlinearity taken early costs more: a test loss of {early:.3f}, taken late {late:.3f}",
+        "fails": "Nonlinearity taken early costs no more: a test loss of {early:.3f}, taken late {late:.3f}",
+    }.get(found["verdict"], "The test loss by when nonlinearity is taken: early {early:.3f}, late {late:.3f}")
+
+    def panel(quantity: str, heading: str) -> Plot:
+        column = _COLUMNS[quantity]
+        return Plot(
+            "by_time",
+            "lines",
+            Axis("time", say("part of the training after which it is taken")),
+            Axis(column, say(quantity)),
+            interval=(f"{column}_low", f"{column}_high"),
+            marks=(Mark(means[quantity][NEVER], say(NEVER)),),
+            heading=say(heading),
+        )
+
+    plots = (panel(LOSS, "what it costs"), panel(LENGTH, "how deep in nonlinearities the network is"))
+    reading = say(
+        "{share:.1%} of the channels of every ReLU become linear. Lines are means over seeds, bands 95 % intervals.",
+        share=protocol.share,
+    )
+    early, late = (means[LOSS][_words(TAKEN, time)] for time in (protocol.early, protocol.late))
+    return Chart("by-time", say(template, early=early, late=late), reading, plots)
+
+
+def _by_network(found: Line, means: Mapping[str, Mapping[str, float]], protocol: Protocol) -> Chart:
+    template = {
+        "fails": "Nonlinearity that is missing at first is never made up for: {back:.3f} nats against {never:.3f}",
+        "holds": "Nonlinearity that is missing at first costs nothing: {back:.3f} nats against {never:.3f}",
+    }.get(found["verdict"], "Linear at first, the network ends at a test loss of {back:.3f}, else at {never:.3f}")
+    plot = Plot(
+        "by_network",
+        "points",
+        Axis("network", say("what was done to nonlinearity"), scale="ordinal"),
+        Axis("loss", say(LOSS), low=0.0),
+        interval=("loss_low", "loss_high"),
+    )
+    reading = say(
+        "Given back: all channels are linear up to {time:g} of the training, and none after it. Points are means over "
+        "seeds, lines 95 % intervals.",
+        time=protocol.early,
+    )
+    values = {"back": means[LOSS][_words(BACK, protocol.early)], "never": means[LOSS][NEVER]}
+    return Chart("by-network", say(template, **values), reading, (plot,))
+
+
+EXPERIMENT = Experiment(
+    "nonlinear-advantage",
+    say("Does it cost more to take nonlinearity away early in the training than late?"),
+    Protocol,
+    measure,
+    conclude,
+    cells=lambda protocol: tuple(_cells(protocol)),
+)
