@@ -27,10 +27,10 @@ def test_scaling_a_norm_is_scaling_its_parameters(data: Any) -> None:
     tokens = data.test_inputs[:5]
     assert not torch.allclose(plain(tokens), scaled(tokens), atol=1e-3)
     with torch.no_grad():
-        for l, layer in enumerate(plain.blocks, 1):  # noqa: E741
+        for number, layer in enumerate(plain.blocks, 1):
             for name in ("norm1", "norm2"):
-                layer.get_submodule(name).weight.div_(math.sqrt(l))  # type: ignore[operator,union-attr]
-                layer.get_submodule(name).bias.div_(math.sqrt(l))  # type: ignore[operator,union-attr]
+                layer.get_submodule(name).weight.div_(math.sqrt(number))  # type: ignore[operator,union-attr]
+                layer.get_submodule(name).bias.div_(math.sqrt(number))  # type: ignore[operator,union-attr]
     torch.testing.assert_close(plain(tokens), scaled(tokens))
 
 

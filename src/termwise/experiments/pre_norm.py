@@ -110,9 +110,9 @@ class ScaledNorm(nn.Module):
 
 def scale_norms(model: nets.Transformer) -> nets.Transformer:
     """Put 1 / sqrt(l) behind both norms of the l-th layer, counted from 1; the last norm of all stays as it is."""
-    for l, layer in enumerate(model.blocks, 1):  # noqa: E741 (the paper's letter)
+    for number, layer in enumerate(model.blocks, 1):
         for name in ("norm1", "norm2"):
-            setattr(layer, name, ScaledNorm(getattr(layer, name), 1 / math.sqrt(l)))
+            setattr(layer, name, ScaledNorm(getattr(layer, name), 1 / math.sqrt(number)))
     return model
 
 
@@ -152,48 +152,40 @@ def measure(job: Job) -> Rows:
     protocol, network = job.protocol, job.cell
     data = load("induction", size=protocol.length)
     probe = data.test_inputs[: protocol.probe], data.test_targets[: protocol.probe]
-    model = built(network, data, protocol, job.seed)
-    first = profile(model.eval(), probe, unit="blocks", replicates=2).mean_depth.value
+    model = built(network, data, protocol, job.seed).eval()
+    first = profile(model, probe, unit="blocks", replicates=2)
     job.progress("training")
     losses = descend(model.train(), data, protocol, protocol.rate(network), job.seed)
     job.progress("measuring its paths")
-    model.eval()
-    found = profile(model, probe, unit="blocks", replicates=2)
+    last = profile(model.eval(), probe, unit="blocks", replicates=2)
     layers = by_layer(model, probe)
-    loss, accuracy = tested(model, data)
     half = protocol.depth // 2
     values = {
-        LENGTH: found.mean_depth.value,
-        FIRST_LENGTH: first,
-        LOSS: loss,
-        ACCURACY: accuracy,
+        LENGTH: last.mean_depth.value,
+        FIRST_LENGTH: first.mean_depth.value,
+        **tested(model, data),
         DEEP: float(np.mean([line["cost"] for line in layers[half:]])),
         SHALLOW: float(np.mean([line["cost"] for line in layers[:half]])),
         ADDED: float(np.mean([line["added"] for line in layers[half:]])),
     }
-    shares = found.share.where(origin="input")
+    lengths = [
+        {"length": line["depth"], "share": line["norm_share"]} for line in last.share.where(origin="input").rows()
+    ]
     course = [
         {"step": n + protocol.window, "loss": float(np.mean(losses[n : n + protocol.window]))}
         for n in range(0, protocol.updates, protocol.window)
     ]
-    rows = {
-        "values": [{"quantity": name, "value": value} for name, value in values.items()],
-        "layers": layers,
-        "lengths": [
-            {"length": int(k), "share": float(share)}
-            for k, share in zip(shares["depth"], shares["norm_share"], strict=True)
-        ],
-        "course": course,
-    }
+    quantities = [{"quantity": name, "value": value} for name, value in values.items()]
+    rows = {"values": quantities, "layers": layers, "lengths": lengths, "course": course}
     return {table: [{"network": network, **line} for line in lines] for table, lines in rows.items()}
 
 
 @torch.no_grad()
-def tested(model: nn.Module, data: DataSet) -> tuple[float, float]:
+def tested(model: nn.Module, data: DataSet) -> dict[str, float]:
     """Mean loss in nats and accuracy over all tokens of the test part."""
     logits, targets = model(data.test_inputs).flatten(0, 1), data.test_targets.flatten()
     right = (logits.argmax(dim=1) == targets).double().mean()
-    return float(F.cross_entropy(logits.double(), targets)), float(right)
+    return {LOSS: float(F.cross_entropy(logits.double(), targets)), ACCURACY: float(right)}
 
 
 def by_layer(model: nets.Transformer, probe: tuple[Tensor, Tensor]) -> list[dict[str, Any]]:
