@@ -12,7 +12,7 @@ from torch import nn
 
 from termwise.data import load
 from termwise.experiments import pre_norm
-from termwise.experiments.pre_norm import PLAIN, SCALED
+from termwise.experiments.pre_norm import PLAIN, SAME, SCALED
 
 SMALL = pre_norm.Protocol(depth=3, width=8, length=24, updates=2, batch=4)
 
@@ -70,23 +70,20 @@ def test_training_is_adam_over_one_cycle_and_both_see_the_same_batches(data: Any
     assert float(moved.median()) == pytest.approx(rate, rel=1e-3)
 
 
-def rows(plain: dict[str, float], scaled: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
-    both = {PLAIN: plain, SCALED: scaled}
+def rows(
+    plain: dict[str, float], scaled: dict[str, float], same: dict[str, float] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    each = {PLAIN: plain, SCALED: scaled, SAME: plain if same is None else same}
+    places = [{"seed": seed, "network": network} for network in each for seed in range(5)]
     return {
         "values": [
-            {"seed": seed, "network": network, "quantity": name, "value": each.get(name, 1.0) + 0.001 * (seed % 3)}
-            for network, each in both.items()
-            for seed in range(5)
+            {**place, "quantity": name, "value": each[place["network"]].get(name, 1.0) + 0.001 * (place["seed"] % 3)}
+            for place in places
             for name in pre_norm.QUANTITIES
         ],
-        "layers": [
-            {"seed": s, "network": n, "layer": k, "cost": 0.1, "added": 0.2}
-            for n in both
-            for s in (0, 1)
-            for k in (1, 2)
-        ],
-        "lengths": [{"seed": s, "network": n, "length": 1, "share": 1.0} for n in both for s in (0, 1)],
-        "course": [{"seed": s, "network": n, "step": 25, "loss": 1.0} for n in both for s in (0, 1)],
+        "layers": [{**place, "layer": layer, "cost": 0.1, "added": 0.2} for place in places for layer in (1, 12)],
+        "lengths": [{**place, "length": 1, "share": 1.0} for place in places],
+        "course": [{**place, "step": 25, "loss": 1.0} for place in places],
     }
 
 
@@ -108,6 +105,8 @@ def test_as_published_the_claim_fails() -> None:
     assert [line["verdict"] for line in concluded.found[:4]] == ["holds", "holds", "holds", "fails"]
     assert [line["found"] for line in concluded.found[:4]] == pytest.approx([2.0, 0.1, 0.29, -0.1])
     assert "shallow terms dominate is no merit" in str(concluded.notes[-1])
+    assert not any("learning rate" in str(note) for note in concluded.notes)
+    assert {line["layer"] for line in concluded.tables["deeper"]} == {12}
     course, layers, lengths = (str(chart.title) for chart in concluded.charts)
     assert course.startswith("With scaled norms the loss ends lower: at 0.701 nats a token, without them at 0.801")
     assert layers.startswith("Scaled norms give deep layers work: without one the loss grows by 0.301")
@@ -132,3 +131,18 @@ def test_where_the_loss_is_the_same_nothing_is_decided_and_that_is_said() -> Non
     said = " ".join(map(str, concluded.notes))
     assert "no evidence for the defect, and none against it" in said
     assert "at first weights the mean length is 3.00 blocks without it and 2.00 with" in said
+
+
+def test_a_difference_that_is_gone_at_the_same_rate_is_said_to_be_that_of_the_rate() -> None:
+    made = rows(SHORT | {pre_norm.LOSS: 1.9}, LONG | {pre_norm.LOSS: 1.1}, SHORT | {pre_norm.LOSS: 1.2})
+    concluded = pre_norm.conclude(made, pre_norm.Protocol())
+    assert concluded.found[5]["found"] == pytest.approx(0.1)
+    said = " ".join(map(str, concluded.notes))
+    assert (
+        "at the rate of the scaled network the plain one ends at 1.201, and of a difference of 0.80 nats 0.10" in said
+    )
+
+
+def test_each_network_has_its_rate() -> None:
+    rates = [pre_norm.Protocol(plain_rate=1.0, scaled_rate=2.0).rate(network) for network in (PLAIN, SCALED, SAME)]
+    assert rates == [1.0, 2.0, 2.0]
