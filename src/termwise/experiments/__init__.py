@@ -32,6 +32,8 @@ NAMES = (
     "capacity",
     "parametrisation",
     "path-counts",
+    "pre-norm",
+    "nonlinear-advantage",
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
 
