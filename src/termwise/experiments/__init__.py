@@ -37,7 +37,16 @@ NAMES = (
 )
 """As on the command line; each is `EXPERIMENT` in the module of its name."""
 
-COLLECTIONS = {"counter-examples": ("even-activation", "lone-parity")}
+COLLECTIONS = {
+    "counter-examples": (
+        "even-activation",
+        "lone-parity",
+        "parametrisation",
+        "path-counts",
+        "pre-norm",
+        "nonlinear-advantage",
+    )
+}
 """Names that stand for several: the cases in which the claims fail."""
 
 VERDICT = "claims"
