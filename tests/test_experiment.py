@@ -15,7 +15,7 @@ from termwise.cli import main
 from termwise.errors import RecordError, RunError, UsageError
 from termwise.experiments import COLLECTIONS, NAMES, Result, find, run
 from termwise.experiments.common import over_seeds, row
-from termwise.experiments.experiment import Conclusion, Experiment, Job, Progress, Rows
+from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.records import read_record, write_record
 from termwise.sentences import say
 from termwise.verdict.decision import Expected
@@ -24,7 +24,7 @@ from termwise.verdict.decision import Expected
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     size: int = 3
-    rates: tuple[float, ...] = (0.5,)
+    rate: float = 0.5
 
     @staticmethod
     def quick() -> Protocol:
@@ -39,13 +39,12 @@ def measure(job: Job) -> Rows:
     measured.append((job.seed, job.cell))
     job.progress("measuring")
     assert torch.get_num_threads() == 1
-    (rate,) = job.prepared["rates"]
     mark = job.directory / "half-way"
     found = mark.exists()
     mark.touch()
     if failing and not found:
         raise RuntimeError("stopped")
-    values = [{"k": k, "value": job.seed + rate["rate"] * k} for k in range(job.protocol.size)]
+    values = [{"k": k, "value": job.seed + job.protocol.rate * k} for k in range(job.protocol.size)]
     return {"values": values, "marks": [{"found": found}], "none": []}
 
 
@@ -56,17 +55,12 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
         [row("value", [each["value"] for each in rows["values"] if each["k"] == 0], Expected("about 2", 0, 4))],
         (say("{n} rows", n=len(rows["values"])),),
         {"means": summary},
-        (Chart("means", say("They rise by {rate}", rate=rows["rates"][0]["rate"]), say("a line"), (plot,)),),
+        (Chart("means", say("They rise by {rate}", rate=protocol.rate), say("a line"), (plot,)),),
         beside="means",
     )
 
 
-def prepare(protocol: Protocol, progress: Progress) -> Rows:
-    progress("preparing")
-    return {"rates": [{"rate": rate} for rate in protocol.rates]}
-
-
-EXPERIMENT = Experiment("toy", say("Is it so?"), Protocol, measure, conclude, prepare)
+EXPERIMENT = Experiment("toy", say("Is it so?"), Protocol, measure, conclude)
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +79,7 @@ def _numbers(result: Result) -> tuple[Any, ...]:
 def test_seeds_are_measured_and_concluded_from() -> None:
     lines: list[str] = []
     result = run(EXPERIMENT, range(5), progress=lines.append)
-    assert [line for line in lines if "done" not in line] == ["preparing", *(f"seed {k}: measuring" for k in range(5))]
+    assert [line for line in lines if "done" not in line] == [f"seed {k}: measuring" for k in range(5)]
     assert [line.partition(";")[0] for line in lines if "done" in line] == [
         f"seed {k}: done, {k + 1} of 5" for k in range(5)
     ]
@@ -130,7 +124,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     lines: list[str] = []
     result = run(EXPERIMENT, range(4), directory=tmp_path, progress=lines.append)
     assert measured == [(0, ""), (2, ""), (1, ""), (3, "")]
-    assert "preparing" not in lines and lines[0] == "2 of 4 jobs are done already"
+    assert lines[0] == "2 of 4 jobs are done already"
     assert _numbers(result) == _numbers(run(EXPERIMENT, range(4)))
 
 
@@ -140,7 +134,7 @@ def test_a_job_that_is_stopped_finds_what_it_had(tmp_path: Path) -> None:
         run(EXPERIMENT, [0], directory=tmp_path)
     result = run(EXPERIMENT, [0], directory=tmp_path)
     assert result.tables["marks"].rows() == [{"seed": 0, "found": True}]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy-prepared.termwise", "toy-seed-0.termwise"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy-seed-0.termwise"]
 
 
 def test_each_cell_of_a_seed_is_a_job_of_its_own() -> None:

@@ -187,8 +187,8 @@ def test_rates_that_are_not_the_eigenvalues_fail() -> None:
 def test_a_job_fits_a_cube_or_looks_at_rates(tmp_path: Path) -> None:
     protocol = Protocol.quick()
     assert EXPERIMENT.cells(protocol) == ("7", "8", "kernel")
-    rows = measure(Job(0, "8", protocol, {}, tmp_path, lambda line: None))["learned"]
+    rows = measure(Job(0, "8", protocol, tmp_path, lambda line: None))["learned"]
     assert {(row["inputs"], row["degree"]) for row in rows} == {(8, k) for k in DEGREES}
     assert max(row["step"] for row in rows) == protocol.steps
-    rows = measure(Job(0, "kernel", protocol, {}, tmp_path, lambda line: None))["rates"]
+    rows = measure(Job(0, "kernel", protocol, tmp_path, lambda line: None))["rates"]
     assert [row["eigenvalue"] for row in rows] == eigenvalues(5).tolist()

@@ -100,7 +100,7 @@ def test_the_claim_is_decided_by_the_slope(step: float, verdict: str, title: str
 def test_a_job_trains_on_one_size(tmp_path: Path) -> None:
     protocol = Protocol.quick()
     assert EXPERIMENT.cells(protocol) == ("32", "64", "128")
-    rows = measure(Job(0, "64", protocol, {}, tmp_path, lambda line: None))
+    rows = measure(Job(0, "64", protocol, tmp_path, lambda line: None))
     (line,) = rows["sizes"]
     assert line["size"] == 64 and line["moved"] > 0
     depths = [each["depth"] for each in rows["truncated"]]

@@ -101,7 +101,7 @@ def test_a_job_that_was_killed_goes_on_and_finds_the_same(tmp_path: Path, monkey
 
     def job(directory: str) -> Job:
         (tmp_path / directory).mkdir(exist_ok=True)
-        return Job(0, "densenet-7", protocol, {}, tmp_path / directory, lambda line: None)
+        return Job(0, "densenet-7", protocol, tmp_path / directory, lambda line: None)
 
     def told(self: Together, n: int, **scalars: Any) -> bool:
         steps.append(n)

@@ -105,7 +105,7 @@ def test_of_a_network_of_one_term_the_shares_are_compared() -> None:
 def test_a_job_trains_one_network_and_keeps_all_of_its_terms(tmp_path: Path) -> None:
     protocol = Protocol.quick()
     assert EXPERIMENT.cells(protocol) == ("resnet-8", "plain-8")
-    rows = measure(Job(0, "resnet-8", protocol, {}, tmp_path, lambda line: None))
+    rows = measure(Job(0, "resnet-8", protocol, tmp_path, lambda line: None))
     accuracy, *_ = rows["values"]
     samples = len(load("digits", size=8).test_targets)
     assert accuracy["quantity"] == "accuracy"

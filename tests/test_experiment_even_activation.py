@@ -28,7 +28,7 @@ def test_without_biases_the_network_is_even(name: str) -> None:
 def test_a_job_learns_degree_one_only_with_biases(name: str, tmp_path: Path) -> None:
     protocol = OnTheCube.quick()
     assert EXPERIMENT.cells(protocol) == (*EVEN, CONTROL)
-    rows = measure(Job(0, name, protocol, {}, tmp_path, lambda line: None))["learned"]
+    rows = measure(Job(0, name, protocol, tmp_path, lambda line: None))["learned"]
     assert {row["degree"] for row in rows} == {1, 2, 4}
     first = [row["learned"] for row in rows if row["degree"] == 1]
     assert first[0] == pytest.approx(0, abs=1e-9)

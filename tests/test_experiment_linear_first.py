@@ -229,6 +229,6 @@ def test_a_job_looks_at_every_update_until_linear_accuracy(
     before = [line["step"] for line in itertools.takewhile(lambda line: line["accuracy"] < goal, lines)]
     assert before == list(range(len(before)))
     assert lines[-1]["step"] == protocol.updates
-    rows = measure(Job(0, "", protocol, {}, tmp_path, lambda line: None))
+    rows = measure(Job(0, "", protocol, tmp_path, lambda line: None))
     assert [line["step"] for line in rows["course"]] == [0, 1, 2, 4, 8, 16, 32, 64, 128, 200]
     assert {line["quantity"] for line in rows["values"]} >= {SHARE, BESIDE, REACHED, END, KEPT}

@@ -20,7 +20,7 @@ from termwise.seeds import owned_random
 
 def test_a_job_begins_at_zero_and_measures_all_degrees(tmp_path: Path) -> None:
     protocol = OnTheCube(inputs=5, width=8, rate=1e-2, steps=1)
-    rows = measure(Job(3, "", protocol, {}, tmp_path, lambda line: None))["degrees"]
+    rows = measure(Job(3, "", protocol, tmp_path, lambda line: None))["degrees"]
     assert {(row["energy"], row["share"]) for row in rows if row["step"] == 0} == {(0, None)}
     with owned_random(3):
         model = nets.mlp([5, 8, 1], bias=False)

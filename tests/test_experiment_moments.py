@@ -180,7 +180,7 @@ def by_hand(data: DataSet, protocol: Protocol, seed: int) -> torch.nn.Module:
 
 def test_a_job_trains_on_clones_and_tests_on_real_data(tmp_path: Path) -> None:
     protocol, seed = Protocol.quick(), 3
-    found = measure(Job(seed, "", protocol, {}, tmp_path, lambda line: None))
+    found = measure(Job(seed, "", protocol, tmp_path, lambda line: None))
     assert {(line["network"], line["data"]) for line in found["curves"]} == {
         (REAL, REAL),
         (ISOTROPIC, REAL),

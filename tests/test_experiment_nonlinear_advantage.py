@@ -120,6 +120,6 @@ def test_a_part_of_the_training_is_a_number_of_updates(monkeypatch: pytest.Monke
         advantage, "train_network", lambda model, data, switch, **more: switched.append((cell, switch.at))
     )
     for cell in ("never", "taken-0.125", "all-0.75", "back"):
-        job: Any = advantage.Job(0, cell, protocol, {}, None, lambda line: None)  # type: ignore[arg-type]
+        job: Any = advantage.Job(0, cell, protocol, None, lambda line: None)  # type: ignore[arg-type]
         advantage.measure(job)
     assert dict(switched) == {"never": 0, "taken-0.125": 2, "all-0.75": 12, "back": 2}

@@ -253,12 +253,12 @@ def test_each_claim_is_decided_by_its_number(
 def test_a_job_records_one_training(tmp_path: Path) -> None:
     protocol = Protocol.quick()
     assert EXPERIMENT.cells(protocol) == ("0", "40")
-    rows = measure(Job(0, "40", protocol, {}, tmp_path, lambda line: None))
+    rows = measure(Job(0, "40", protocol, tmp_path, lambda line: None))
     assert [line["step"] for line in rows["course"]] == [0, 2, 4]
     assert [line["past_epoch"] for line in rows["course"]] == [False, True, True]
     assert {line["noise"] for each in rows.values() for line in each} == {40}
     for name in (WRONG, RIGHT):
         shares = [line["share"] for line in rows["margins"] if line["samples"] == name]
         assert sum(shares) == pytest.approx(1)
-    again = measure(Job(0, "40", protocol, {}, tmp_path, lambda line: None))  # from the records that are there
+    again = measure(Job(0, "40", protocol, tmp_path, lambda line: None))  # from the records that are there
     assert again["course"] == rows["course"]

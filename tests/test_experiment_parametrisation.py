@@ -123,7 +123,7 @@ def test_the_numbers_of_a_training_are_those_of_its_terms() -> None:
 
 def test_a_job_gives_all_rows(tmp_path: Path) -> None:
     cell = f"{CONV}-{NORM}"
-    rows = measure(Job(0, cell, Protocol.quick(), {}, tmp_path, lambda line: None))
+    rows = measure(Job(0, cell, Protocol.quick(), tmp_path, lambda line: None))
     assert {*rows} == {"values", "shares", "times", "course"}
     assert {line["cell"] for lines in rows.values() for line in lines} == {cell}
     assert {line["terms"] for line in rows["times"]} == {INPUT_BORN, WITH_CONSTANTS}

@@ -157,7 +157,7 @@ def test_each_network_is_what_its_name_says() -> None:
 def test_the_shuffled_twin_sees_as_many_updates(tmp_path: Path) -> None:
     steps = {}
     for cell in cells(Protocol.quick())[:: len(CELLS) - 1]:
-        rows = measure(Job(0, cell, Protocol.quick(), {}, tmp_path / cell, lambda line: None))
+        rows = measure(Job(0, cell, Protocol.quick(), tmp_path / cell, lambda line: None))
         steps[cell] = max(line["step"] for line in rows["course"])
         assert {line["network"] for lines in rows.values() for line in lines} == {cell}
     assert len(steps) == 2
@@ -189,7 +189,7 @@ def test_the_numbers_are_those_of_the_timeline() -> None:
 
 def test_a_job_that_was_stopped_goes_on_and_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = dataclasses.replace(Protocol.quick(), epochs=2, ratio=2)
-    whole = measure(Job(0, "resnet-8", protocol, {}, tmp_path / "whole", lambda line: None))
+    whole = measure(Job(0, "resnet-8", protocol, tmp_path / "whole", lambda line: None))
     begun: list[int] = []
 
     def stopped(*arguments: Any, **options: Any) -> Trained:
@@ -203,7 +203,7 @@ def test_a_job_that_was_stopped_goes_on_and_finds_the_same(tmp_path: Path, monke
         return train_network(*arguments, **options, progress=progress)
 
     monkeypatch.setattr("termwise.experiments.endpoints.train_network", stopped)
-    job = Job(0, "resnet-8", protocol, {}, tmp_path / "parts", lambda line: None)
+    job = Job(0, "resnet-8", protocol, tmp_path / "parts", lambda line: None)
     with pytest.raises(KeyboardInterrupt):
         measure(job)
     assert repr(measure(job)) == repr(whole)

@@ -68,7 +68,7 @@ def test_the_kernel_of_hats_is_flat_and_that_of_relus_is_not() -> None:
 def test_what_is_learned_of_a_frequency_by_the_discrete_fourier_transform(name: str, tmp_path: Path) -> None:
     protocol = Protocol.quick()
     assert EXPERIMENT.cells(protocol) == (RELU, HAT)
-    rows = measure(Job(0, name, protocol, {}, tmp_path, lambda line: None))["learned"]
+    rows = measure(Job(0, name, protocol, tmp_path, lambda line: None))["learned"]
     torch.manual_seed(0)
     model = one_layer({RELU: nn.ReLU(), HAT: Hat()}[name], protocol.width, protocol.slope)
     x = grid(protocol.points)

@@ -36,7 +36,6 @@ class Job:
         seed: of all that is random in it.
         cell: which of the experiment's cells; "" where it has but one.
         protocol: of the experiment.
-        prepared: what `prepare` gave.
         directory: of this job alone: what is kept here is found again when the job was stopped and goes on.
         progress: told what is going on, a line at a time.
     """
@@ -44,7 +43,6 @@ class Job:
     seed: int
     cell: str
     protocol: Any
-    prepared: Rows
     directory: Path
     progress: Progress
 
@@ -84,7 +82,6 @@ class Experiment:
             that makes the smallest one.
         measure: does a job, and gives tables as rows.
         conclude: from the tables of all jobs (each row has its `seed`) and the protocol.
-        prepare: what all jobs need and none may choose for itself, such as a learning rate.
         cells: of a protocol, the parts of a seed that can be measured apart; names that may stand in file names.
     """
 
@@ -93,7 +90,6 @@ class Experiment:
     protocol: Any
     measure: Callable[[Job], Rows]
     conclude: Callable[[Rows, Any], Conclusion]
-    prepare: Callable[[Any, Progress], Rows] | None = None
     cells: Callable[[Any], Sequence[str]] = _whole
 
 

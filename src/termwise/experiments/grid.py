@@ -23,7 +23,6 @@ from termwise.loop import threads
 from termwise.records import Record, Table, read_record, write_record
 
 _JOB = "experiment-job"
-_PREPARED = "prepared"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,6 @@ def run_all(
     todo = []
     for part in parts:
         own = kept[part.experiment.name]
-        own.prepare(progress)
         todo += [_Task(part, *each, alone=len(parts) == 1) for each in part.jobs if own.missing(_name(*each))]
     total = sum(len(part.jobs) for part in parts)
     if len(todo) < total:
@@ -198,30 +196,23 @@ class Kept:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self, progress: Progress) -> None:
-        """What all jobs need, unless it is there."""
-        if self._experiment.prepare is not None and self.missing(_PREPARED):
-            with threads(1):
-                self.write(_PREPARED, self._experiment.prepare(self._protocol, progress))
-
     def do(self, seed: int, cell: str, progress: Progress) -> str:
         """Do a job, keep what it found, and throw away what it kept meanwhile."""
         scratch = self.directory / f"{self._experiment.name}-{_name(seed, cell)}"
         scratch.mkdir(exist_ok=True)
-        prepared = {} if self.missing(_PREPARED) else _rows(self.read(_PREPARED))
 
         with threads(1):
-            rows = self._experiment.measure(Job(seed, cell, self._protocol, prepared, scratch, progress))
+            rows = self._experiment.measure(Job(seed, cell, self._protocol, scratch, progress))
         path = self.write(_name(seed, cell), rows)
         shutil.rmtree(scratch)
         return path.name
 
     def rows(self, jobs: Sequence[tuple[int, str]]) -> Rows:
-        """What was prepared, and what all jobs found."""
-        rows = {} if self.missing(_PREPARED) else _rows(self.read(_PREPARED))
+        """What all jobs found."""
+        rows: dict[str, list[dict[str, Any]]] = {}
         for seed, cell in jobs:
-            for name, each in _rows(self.read(_name(seed, cell))).items():
-                rows.setdefault(name, []).extend({"seed": seed, **row} for row in each)
+            for name, table in self.read(_name(seed, cell)).items():
+                rows.setdefault(name, []).extend({"seed": seed, **row} for row in table.rows())
         return rows
 
     def missing(self, what: str) -> bool:
@@ -245,10 +236,6 @@ class Kept:
 
     def _path(self, what: str) -> Path:
         return self.directory / f"{self._experiment.name}-{what}.termwise"
-
-
-def _rows(tables: Mapping[str, Table]) -> dict[str, list[dict[str, Any]]]:
-    return {name: table.rows() for name, table in tables.items()}
 
 
 def _concluded(part: Part, kept: Kept) -> Result:
