@@ -148,8 +148,10 @@ def test_each_cell_of_a_seed_is_a_job_of_its_own() -> None:
 
 def test_seeds_of_other_settings_are_refused(tmp_path: Path) -> None:
     run(EXPERIMENT, [0], directory=tmp_path)
+    measured.clear()
     with pytest.raises(RunError, match="other settings"):
-        run(EXPERIMENT, [0], Protocol(2), directory=tmp_path)
+        run(EXPERIMENT, [0, 1], Protocol(2), directory=tmp_path)
+    assert measured == []  # nothing was spent on what could not be concluded from
 
 
 def test_processes_find_what_one_process_finds(tmp_path: Path) -> None:

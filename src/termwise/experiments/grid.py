@@ -200,7 +200,6 @@ class Kept:
         """Do a job, keep what it found, and throw away what it kept meanwhile."""
         scratch = self.directory / f"{self._experiment.name}-{_name(seed, cell)}"
         scratch.mkdir(exist_ok=True)
-
         with threads(1):
             rows = self._experiment.measure(Job(seed, cell, self._protocol, scratch, progress))
         path = self.write(_name(seed, cell), rows)
@@ -216,8 +215,11 @@ class Kept:
         return rows
 
     def missing(self, what: str) -> bool:
-        """Whether there is no such file."""
-        return not self._path(what).exists()
+        """Whether there is no such file; one of other settings is refused here, before hours are spent on the rest."""
+        if not self._path(what).exists():
+            return True
+        self.read(what)
+        return False
 
     def read(self, what: str) -> Mapping[str, Table]:
         """The tables of a file."""
