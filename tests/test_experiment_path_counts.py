@@ -120,7 +120,9 @@ def test_the_claim_of_more_short_paths_fails_and_counts_are_binomial() -> None:
     assert len(found) == 5 and {*found.values()} == {"holds"}
     first, second, last = map(str, conclusion.notes)
     assert "4.00 at first" in first and "3.02" in first
-    assert "resnet-38-weaker is shorter than resnet-38 by 1.96 blocks" in second and second.endswith("is higher.")
+    assert "resnet-38-weaker is shorter than resnet-38 by 1.96 blocks" in second and second.endswith(
+        "higher: that shorter is better is not shown."
+    )
     assert last.startswith("Not tested")
     title = "As many paths of each length; by what they carry the trained DenseNet is 1.0 blocks shorter"
     assert str(conclusion.charts[0].title) == title
@@ -132,8 +134,8 @@ def test_it_would_hold_if_there_were_more_and_shorter_were_better() -> None:
     found = verdicts(conclusion)
     assert (found[experiment.MORE], found[experiment.BETTER]) == ("holds", "holds")
     assert found[f"largest difference from a binomial coefficient, {DENSE}"] == "fails"
-    (note,) = conclusion.notes
-    assert str(note).startswith("Not tested")
+    better, last = map(str, conclusion.notes)
+    assert "lower. H4 would have it so, and yet it is no proof" in better and last.startswith("Not tested")
     assert "As many" not in str(conclusion.charts[0].title)
 
 

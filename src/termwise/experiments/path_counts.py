@@ -285,15 +285,19 @@ def _notes(found: Mapping[str, Line], names: Sequence[str]) -> tuple[Sentence, .
                 },
             )
         )
-    if found[SHORTER]["verdict"] == "holds" and found[BETTER]["verdict"] != "holds":
+    if found[SHORTER]["verdict"] == "holds":
+        template = {
+            "holds": "lower. H4 would have it so, and yet it is no proof: branches that begin weaker change more than "
+            "the length of paths.",
+            "fails": "higher: that shorter is better is not shown.",
+        }.get(found[BETTER]["verdict"], "not clearly apart: that shorter is better is not shown.")
         notes.append(
             say(
-                "That shorter is better is not shown: {weaker} is shorter than {residual} by {shorter:.2f} blocks in "
-                "the mean, and its loss on test data is {loss}.",
+                "{weaker} is shorter than {residual} by {shorter:.2f} blocks in the mean, and its loss on test data is "
+                + template,
                 weaker=weaker,
                 residual=residual,
                 shorter=found[SHORTER]["found"],
-                loss="higher" if found[BETTER]["verdict"] == "fails" else "not clearly apart",
             )
         )
     notes.append(
