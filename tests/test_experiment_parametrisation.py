@@ -13,6 +13,7 @@ from torch import nn
 
 import termwise as tw
 from termwise import nets
+from termwise.experiments.common import CLOSURE
 from termwise.experiments.experiment import Conclusion, Job
 from termwise.experiments.networks import Branch
 from termwise.experiments.parametrisation import (
@@ -143,7 +144,7 @@ def concluded(ways: dict[str, tuple[float, float]], seeds: int = 5, unknown: str
         for seed in range(seeds):
             own, end = {"seed": seed, "cell": name}, last + 0.01 * seed
             most = 0.9 if last < 6 else 0.1 + 0.01 * seed
-            values = {FIRST: first, LAST: end, EARLY: SHORT[way_of(name)], MOST: most, "accuracy": 0.9}
+            values = {FIRST: first, LAST: end, EARLY: SHORT[way_of(name)], MOST: most, "accuracy": 0.9, CLOSURE: 1e-6}
             values["credit drift"] = 0.2 if (name, seed) == (NAMES[0], 0) else 0.01
             rows["values"] += [{**own, "quantity": quantity, "value": value} for quantity, value in values.items()]
             noise = np.random.default_rng(seed).uniform(0, 2, size=8)

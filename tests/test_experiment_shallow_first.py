@@ -14,10 +14,10 @@ import termwise as tw
 from termwise import nets
 from termwise.data import load
 from termwise.experiments import shallow_first, variants
+from termwise.experiments.common import CLOSURE
 from termwise.experiments.endpoints import (
     ACCURACY,
     AT_FIRST,
-    CLOSURE,
     INPUT_BORN,
     TERMS,
     WITH_CONSTANTS,

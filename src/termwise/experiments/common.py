@@ -6,9 +6,11 @@ An experiment gives one number a seed for each of its quantities; what these dec
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from termwise.data import DataSet, load
+from termwise.errors import ClosureWarning
 from termwise.loop import Training, train_network
 from termwise.recorder import Recorder
 from termwise.seeds import owned_random
+from termwise.timeline import Timeline
 from termwise.verdict.claims import ABOVE, Verdict
 from termwise.verdict.decision import Expected, interval
 
@@ -132,6 +136,22 @@ def trained(
 def error(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     """The part of the samples that a classifier is wrong on."""
     return float((model(inputs).argmax(dim=1) != targets).double().mean())
+
+
+CLOSURE = "closure error of the records at worst"
+
+
+def worst_closure(timeline: Timeline) -> float:
+    """Of all records: the parts add up to the whole within so much of it."""
+    return max(profile.closure for profile in timeline.profiles)
+
+
+@contextlib.contextmanager
+def closure_reported() -> Iterator[None]:
+    """No warning of every record that misses the bound, where the worst closure is among the numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ClosureWarning)
+        yield
 
 
 class Nobody:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,8 +21,16 @@ from torch import Tensor, nn
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.credit import CONVERGED
 from termwise.data import DataSet
-from termwise.errors import ClosureWarning
-from termwise.experiments.common import OnImages, by_quantity, over_seeds, row, verdict_row
+from termwise.experiments.common import (
+    CLOSURE,
+    OnImages,
+    by_quantity,
+    closure_reported,
+    over_seeds,
+    row,
+    verdict_row,
+    worst_closure,
+)
 from termwise.experiments.experiment import Conclusion, Job, Rows
 from termwise.loop import Optimiser, Training, train_network
 from termwise.nets.names import BUILDERS, parse
@@ -50,7 +57,7 @@ from termwise.verdict import (
 INPUT_BORN, WITH_CONSTANTS = "input-born", "with constants"
 AT_FIRST = "first weights"
 SHUFFLED = "labels shuffled"
-ACCURACY, CLOSURE = "accuracy on the probe at the end", "closure error of the records at worst"
+ACCURACY = "accuracy on the probe at the end"
 
 Terms = Literal["input-born", "with constants"]
 TERMS: tuple[Terms, ...] = (INPUT_BORN, WITH_CONSTANTS)
@@ -133,8 +140,7 @@ def measure(job: Job) -> Rows:
     job.progress("training and recording")
     settings = Training(epochs=epochs, batch_size=protocol.batch, optimiser=Optimiser(learning_rate=protocol.rate))
     directory = job.directory / "training"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ClosureWarning)  # the worst one is among the numbers
+    with closure_reported():
         train_network(model, training, recorder, settings=settings, seed=seed, directory=directory, name=job.cell)
     return {
         name: [{"network": job.cell, **line} for line in lines] for name, lines in numbers(recorder.timeline).items()
@@ -161,8 +167,11 @@ def numbers(timeline: Timeline) -> dict[str, list[dict[str, Any]]]:
         values += [{"terms": terms, "quantity": name, "value": value} for name, value in measured.items()]
         found = times_learned(timeline, constants=constants)
         times += [{"terms": terms, "depth": depth, "time": time} for depth, time in sorted(found.items())]
-    closure = max(profile.closure for profile in timeline.profiles)
-    whole = {ACCURACY: timeline.table["accuracy"][-1], CLOSURE: closure, "credit drift": timeline.credit_drift}
+    whole = {
+        ACCURACY: timeline.table["accuracy"][-1],
+        CLOSURE: worst_closure(timeline),
+        "credit drift": timeline.credit_drift,
+    }
     values += [{"terms": "all", "quantity": name, "value": value} for name, value in whole.items()]
     depths = zip(timeline.steps, mean_depths(timeline), strict=True)
     course = [{"step": step, "mean_depth": float(depth)} for step, depth in depths]

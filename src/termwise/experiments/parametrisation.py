@@ -42,7 +42,16 @@ from termwise import nets
 from termwise.charts import Axis, Chart, Mark, Plot
 from termwise.credit import CONVERGED
 from termwise.data import DataSet
-from termwise.experiments.common import OnImages, by_quantity, over_seeds, row, verdict_row
+from termwise.experiments.common import (
+    CLOSURE,
+    OnImages,
+    by_quantity,
+    closure_reported,
+    over_seeds,
+    row,
+    verdict_row,
+    worst_closure,
+)
 from termwise.experiments.experiment import Conclusion, Experiment, Job, Rows
 from termwise.experiments.networks import Branch, ResidualMLP
 from termwise.loop import Optimiser, Training, train_network
@@ -159,7 +168,8 @@ def measure(job: Job) -> Rows:
     rate = dict(zip(cells(protocol), protocol.rates, strict=True))[cell]
     optimiser = Optimiser(learning_rate=rate)
     settings = Training(epochs=protocol.epochs, batch_size=protocol.batch, optimiser=optimiser)
-    train_network(model, data, recorder, settings=settings, seed=seed)
+    with closure_reported():
+        train_network(model, data, recorder, settings=settings, seed=seed)
     found = numbers(recorder.timeline, chance=1 / data.classes)
     return {name: [{"cell": cell, **line} for line in lines] for name, lines in found.items()}
 
@@ -175,6 +185,7 @@ def numbers(timeline: Timeline, chance: float) -> dict[str, list[dict[str, Any]]
         MOST: max(line["short_share"] for line in course),
         ACCURACY: course[-1]["accuracy"],
         DRIFT: timeline.credit_drift,
+        CLOSURE: worst_closure(timeline),
     }
     shares, times = [], []
     for terms in (INPUT_BORN, WITH_CONSTANTS):
@@ -218,6 +229,7 @@ def conclude(rows: Rows, protocol: Protocol) -> Conclusion:
     found = [verdict_row(each) for each in endpoints]
     found += [row(f"{EARLY}, {name}", values[name][EARLY], SUFFICES) for name in names]
     found += _directions(values, protocol)
+    found += [row(f"{CLOSURE}, {name}", values[name][CLOSURE]) for name in names]
     numbers = {line["quantity"]: line for line in found}
     ends = _ends(values)
     lines = [{"kind": kind_of(line["cell"]), "way": way_of(line["cell"]), **line} for line in rows["course"]]
