@@ -245,7 +245,7 @@ def _notes(found: Sequence[Line], means: Mapping[str, Mapping[str, float]], prot
     early, late = (_words(TAKEN, time) for time in (protocol.early, protocol.late))
     notes = [
         say(
-            "Never taken, the test loss is {never:.3f} and the accuracy {accuracy:.3f}. With {share:.1%} of the "
+            "Never taken, the test loss is {never:.3f} and the accuracy {accuracy:.3f}. With {share:.0%} of the "
             "channels linear from {first:g} of the training on the loss is {early:.3f}, from {last:g} on {late:.3f}, "
             "and the accuracies are {right:.3f} and {later:.3f}.",
             never=means[LOSS][NEVER],
@@ -295,7 +295,7 @@ def _by_time(found: Line, means: Mapping[str, Mapping[str, float]], protocol: Pr
 
     plots = (panel(LOSS, "what it costs"), panel(LENGTH, "how deep in nonlinearities the network is"))
     reading = say(
-        "{share:.1%} of the channels of every ReLU become linear. Lines are means over seeds, bands 95 % intervals.",
+        "{share:.0%} of the channels of every ReLU become linear. Lines are means over seeds, bands 95 % intervals.",
         share=protocol.share,
     )
     early, late = (means[LOSS][_words(TAKEN, time)] for time in (protocol.early, protocol.late))
