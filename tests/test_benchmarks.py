@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -13,12 +14,16 @@ import pytest
 import torch
 
 import termwise as tw
-from benchmarks import peers, rivals
+from benchmarks import findings, peers, rivals
 from benchmarks.expansion import exponent, plain_gradient, squared
 from benchmarks.measuring import Row, Run, medians
 from benchmarks.performance import table, tried
 from termwise import nets
+from termwise.errors import UsageError
+from termwise.experiments import VERDICT, Result
 from termwise.nets.resnet import ResNet
+from termwise.records import Table
+from termwise.sentences import say
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = 3
@@ -161,3 +166,44 @@ def test_the_table_says_what_was_met() -> None:
     assert lines[-2:] == ["1. extrapolated.", "2. cannot run."]
     assert "- time:" in tried(rows) and "peer" not in tried(rows)
     assert tried(rows[:2]) == ""
+
+
+def test_the_tables_of_the_findings_are_what_was_saved(tmp_path: Path) -> None:
+    verdicts = [
+        {"claim": "H1", "endpoint": "share", "of": "net", "estimate": -0.5, "low": -0.75, "high": -0.25, "p": 0.01}
+    ]
+    lines = [{**line, "p_holm": 0.05, "verdict": "fails"} for line in verdicts]
+    found = {
+        "quantity": "H1: a | b",
+        "found": -0.5,
+        "low": -0.75,
+        "high": -0.25,
+        "expected": "above 0",
+        "verdict": "fails",
+    }
+    settings = {"protocol": {"scale": "standard", "data": "digits", "sha256": "0123456789abcdef"}, "quick": False}
+    settings |= {"seeds": [0, 1], "versions": {"termwise": "1", "torch": "2"}}
+    tables = {
+        name: Table({key: [line[key] for line in lines] for key in lines[0]}) for name in ("verdicts", "endpoints")
+    }
+    single = Table({key: [value] for key, value in found.items()})
+    claims = Result(VERDICT, say("All?"), single, tables, (say("A note."),), (), "endpoints", settings)
+    claims.save(tmp_path / f"{VERDICT}.termwise")
+    twice = Table({key: [value, value] for key, value in found.items()})
+    other = dataclasses.replace(claims, name="lesion", question=say("Can it?"), found=twice, tables={}, beside=None)
+    other.save(tmp_path / "lesion.termwise")
+    results = findings.read(tmp_path)
+    assert [result.name for result in results] == [VERDICT, "lesion"]
+    text = findings.claims(results[0])
+    assert "`termwise reproduce --standard` on digits (sha256 0123456789ab), 2 seeds" in text
+    assert "| H1: a \\| b | -0.5 [-0.75, -0.25] | 0.05 | **fails** |" in text
+    assert "- A note." in text and "| H1 | share | net | -0.5 [-0.75, -0.25] | fails |" in text
+    (experiment,) = findings.experiments(results[1:])
+    assert experiment.startswith("### Can it? (`lesion`)")
+    assert experiment.count("| H1: a \\| b | -0.5 [-0.75, -0.25] | above 0 | fails |") == 2
+    page = "a\n<!-- claims -->\nold\n<!-- end of claims -->\nb\n"
+    once = findings.written(page, {"claims": "new"})
+    assert once == "a\n<!-- claims -->\nnew\n<!-- end of claims -->\nb\n"
+    assert findings.written(once, {"claims": "new"}) == once
+    with pytest.raises(UsageError, match=r"claims\.termwise"):
+        findings.read(tmp_path / "nowhere")
