@@ -17,6 +17,8 @@ import transformers
 
 from termwise import DepthProfile, Timeline, rules
 from termwise.experiments import NAMES, find
+from termwise.experiments.reproduce import plan
+from termwise.verdict import CLAIMS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, LARGE = DOCS / "add-a-rule.md", DOCS / "large-models.md"
@@ -103,3 +105,13 @@ def test_the_page_on_large_models_is_what_the_benchmark_wrote() -> None:
     table = LARGE.read_text().partition("<!-- measured -->")[2].partition("<!-- end -->")[0]
     for name in (LARGEST, *PUBLISHED):
         assert f"| {name}" in table
+
+
+def test_the_page_of_findings_has_the_claims_and_every_experiment_that_was_run() -> None:
+    page = (DOCS / "findings.md").read_text()
+    claims = page.partition("<!-- claims -->")[2].partition("<!-- end of claims -->")[0]
+    assert "`termwise reproduce --standard` on fashion-mnist" in claims
+    assert [line[2:4] for line in claims.splitlines() if line.startswith("| H") and ": " in line] == [*CLAIMS]
+    headings = re.findall(r"^### (.*) \(`([a-z-]+)`\)$", page, re.MULTILINE)
+    run = {part.experiment.name: str(part.experiment.question) for part in plan("standard").parts}
+    assert {name: question for question, name in headings} == run
