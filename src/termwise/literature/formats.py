@@ -1,8 +1,8 @@
 """Works as text, as BibTeX and as RIS.
 
-BibTeX is UTF-8, with `eprint` and `archiveprefix` for arXiv and `titleaddon` (of biblatex) for a title in Chinese. Words
-that a bibliography style must not put into lower case are braced.  RIS has the title in Chinese as TT, "translated
-title".  The DOI of a work that arXiv alone has is the one that arXiv gives it, 10.48550/arXiv.NUMBER.
+BibTeX is UTF-8, with `eprint` and `archiveprefix` for arXiv and `titleaddon` (of biblatex) for a title in Chinese.
+Words that a bibliography style must not put into lower case are braced.  RIS has the title in Chinese as TT, the
+"translated title"; there the DOI of a work that arXiv alone has is the one that arXiv gives it, 10.48550/arXiv.NUMBER.
 """
 
 from __future__ import annotations

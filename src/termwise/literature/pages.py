@@ -18,8 +18,8 @@ _HEAD: dict[Language, str] = {
 
 *[中文](literature.zh.md)*
 
-The paper whose claims Termwise was made to test, what the method rests on, the works nearest to it, and those around the
-paper. The sentence below each is ours. Behind it is the key by which a work is cited:
+The paper whose claims Termwise was made to test, what the method rests on, the works nearest to it, and those around
+the paper. At the end of each is the key by which it is cited, and below it a sentence of ours:
 
 ```
 termwise cite                                     # Termwise and the paper
@@ -31,8 +31,8 @@ termwise cite --all                               # everything on this page
 
 *[English](literature.md)*
 
-本页列出 Termwise 所检验的论文、方法的依据、最接近的工作，以及与该论文相关的文献。每条文献下方的说明由本项目撰写，
-说明之后是引用该文献所用的键：
+本页列出 Termwise 所检验的论文、方法的依据、最接近的工作，以及与该论文相关的文献。\
+每条文献末尾是引用时使用的键，下一行的说明由本项目撰写：
 
 ```
 termwise cite                                     # Termwise 与所检验的论文
@@ -56,7 +56,8 @@ def write(directory: Path) -> None:
 
 def _section(part: Part, language: Language) -> str:
     entries = "".join(_entry(work, language) for work in part.work)
-    return f"## {part.heading[language]}\n\n{part.text[language].strip()}\n\n{entries}"
+    said = [part.text.get(language), entries, *(work.summary.get(language) for work in part.work)]
+    return "\n\n".join((f"## {part.heading[language]}", *(each.strip() for each in said if each))) + "\n"
 
 
 def _entry(work: Work, language: Language) -> str:
@@ -69,7 +70,7 @@ def _entry(work: Work, language: Language) -> str:
         )
         if number
     ]
-    return f"- {reference(work, links, '*')}\n  {work.relation[language]} `{work.key}`\n"
+    return f"- {reference(work, links, '*')} `{work.key}`\\\n  {work.relation[language]}\n"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         kind: what it is.
         title: in English.
         relation: to Termwise, a sentence in each language.
+        summary: what it says and what Termwise does with it, in Markdown; of the paper alone.
         title_zh: the title in Chinese, where it has one.
         authors: each "Family, Given", or the name of a group without a comma; "others" for those not named.
         year: of publication; of a preprint, of its first version.
@@ -41,6 +42,7 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     kind: Kind
     title: str
     relation: dict[Language, str]
+    summary: dict[Language, str] = {}
     title_zh: str = ""
     authors: tuple[str, ...] = ()
     year: int | None = None
@@ -66,10 +68,10 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Works that belong together: a heading, what is to be said of them (in Markdown), and the works themselves."""
+    """Works that belong together: a heading, what is said of them all (in Markdown), and the works."""
 
     heading: dict[Language, str]
-    text: dict[Language, str]
+    text: dict[Language, str] = {}
     work: tuple[Work, ...]
 
 
