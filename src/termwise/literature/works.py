@@ -82,7 +82,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 @functools.cache
 def parts() -> tuple[Part, ...]:
     """All parts, in the order of the pages."""
-    return msgspec.toml.decode(files(__package__).joinpath("works.toml").read_bytes(), type=_File).part
+    return msgspec.toml.decode(files("termwise.literature").joinpath("works.toml").read_bytes(), type=_File).part
 
 
 def find(keys: Sequence[str] | None = None) -> tuple[Work, ...]:
