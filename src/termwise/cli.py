@@ -386,6 +386,22 @@ def report(
     print(f"report: {write_page(run)}")
 
 
+@app.command
+def cite(
+    *keys: Annotated[str, Parameter(help="Of works; by default Termwise itself, and the paper whose claims it tests.")],
+    format: Annotated[
+        Literal["text", "bibtex", "ris"], Parameter(help="To read, or for a reference manager.")
+    ] = "text",
+    everything: Annotated[bool, Parameter(name="--all", help="The whole literature.", negative=())] = False,
+) -> None:
+    """Say how to cite Termwise, the paper whose claims it tests, and the works that it rests on."""
+    from termwise.literature import cite as cited
+
+    if keys and everything:
+        raise UsageError(f"cite: --all has {', '.join(keys)} in it; give one or the other.")
+    print(cited(None if everything else keys or ("termwise", "sun2022"), format).rstrip())
+
+
 def _load(model: str, weights: Path | None, device: str, dtype: str | None, **options: Any) -> tuple[Any, torch.device]:
     """The model where it is to run, and that place."""
     from termwise.inputs import device_of, place
