@@ -117,6 +117,20 @@ def trace(
     return Timeline([moment for moment in recorder.timeline.moments if moment.step in steps], skipped)
 
 
+def require_fit(model: nn.Module, checkpoints: Collection[str | os.PathLike[str]]) -> None:
+    """Refuse what `trace` would refuse of the checkpoints' names and of the first that can be read.
+
+    Raises:
+        UsageError, DataError, ModelError: see `trace`.
+    """
+    found, skipped = find_checkpoints(checkpoints)
+    _require_two(found, skipped)
+    twin = _copied(model)
+    for checkpoint in found:
+        if _fitted(twin, checkpoint) is None:
+            break
+
+
 def _require_two(usable: Sequence[Checkpoint], skipped: Sequence[str]) -> None:
     if len(usable) > 1:
         return
