@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from snapshots import snapshot, unchanged
 from termwise import Timeline, nets, trace
 from termwise.checkpoints import find_checkpoints
+from termwise.cli import main
 from termwise.errors import DataError, ModelError, TermwiseError, UsageError
 from termwise.loop import Training, train_network
-from termwise.records import Table
+from termwise.records import Table, read_parquet, read_summary
 from termwise.timeline import Recorder, log_spaced
 
 STEPS = (0, 1, 2, 4, 8, 12)
@@ -325,3 +327,79 @@ def test_what_takes_no_weights_is_refused(folder: Path) -> None:
 
     with pytest.raises(ModelError, match="cannot be copied"):
         trace(Held(), [folder], PROBE)
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with data, and in it `r`: what `termwise train` left."""
+    monkeypatch.chdir(tmp_path)
+    inputs = torch.randn(90, 6, generator=torch.Generator().manual_seed(0)).numpy()
+    np.savez("d.npz", inputs=inputs, targets=np.arange(90) % 3)
+    assert run("train", "mlp-6-4-3", "--data", "d.npz", "--directory", "r", "--epochs", "2", "--batch-size", "16") == 0
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    """The exit code."""
+    try:
+        main(list(arguments))
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+def traced(*checkpoints: str, model: str = "mlp-6-4-3", directory: str = "t") -> int:
+    return run("trace", model, *checkpoints, "--data", "d.npz", "--directory", directory)
+
+
+def test_the_command_writes_the_tables_that_the_training_wrote(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert traced("r/networks/mlp-6-4-3") == 0
+    out = capsys.readouterr().out
+    there, found = read_summary(ran / "r"), read_summary(ran / "t")
+    for name in ("steps", "spectrum"):
+        ours, theirs = (read_parquet(ran / run / "tables" / f"{name}.parquet") for run in ("t", "r"))
+        assert ours.columns == theirs.columns and without_scalars(ours) == without_scalars(theirs)
+    assert found.verdict in out and found.verdict.startswith("From the checkpoint of step 0 to that of step ")
+    assert (found.seed, found.skipped, found.networks[0].training_seconds) == (None, [], None)
+    assert found.data == there.data and found.networks[0].mean_depth == there.networks[0].mean_depth
+    page = (ran / "t" / "report.html").read_text()
+    assert "trained elsewhere" in page and "from the checkpoints of a training" in page and "Left out" not in page
+
+
+def test_the_command_says_on_the_page_what_was_left_out(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints = ran / "r" / "networks" / "mlp-6-4-3" / "checkpoints"
+    last = max(checkpoints.iterdir())
+    last.write_bytes(b"<b>damaged</b>")
+    (ran / "model.py").write_text("from termwise import nets\n\n\ndef build():\n    return nets.mlp([6, 4, 3])\n")
+    assert traced(str(checkpoints), model="model.py:build") == 0
+    assert f"termwise: left out: {last}: not readable as weights" in capsys.readouterr().err
+    (line,) = read_summary(ran / "t").skipped
+    page = (ran / "t" / "report.html").read_text()
+    assert "Left out" in page and str(last) in page and str(last) in line
+
+
+def test_the_command_refuses_before_it_writes(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = "r/networks/mlp-6-4-3"
+    cases = [
+        (traced(folder, model="mlp-6-5-3"), 1, "step-00000000.safetensors does not fit Sequential"),
+        (traced("nowhere"), 1, "nowhere: there is no such file or directory"),
+        (traced("r/tables"), 1, "there is no checkpoint in it"),
+        (traced(folder, model="resnet"), 2, "none of the known forms"),
+        (traced(folder, model="mlp-7-4-3"), 1, "fails on one sample of d.npz"),
+        (run("trace", "mlp-6-4-3", "--data", "d.npz", "--directory", "t"), 2, "CHECKPOINTS"),
+        (
+            run("trace", "mlp-6-4-3", folder, "--data", "d.npz", "--directory", "t", "--calibration", "1"),
+            2,
+            "calibration",
+        ),
+    ]
+    captured = capsys.readouterr()
+    for code, expected, message in cases:
+        assert code == expected and message in captured.err + captured.out, message
+    assert not (ran / "t").exists() and "Traceback" not in captured.err
+    assert traced(folder) == 0
+    assert run("trace", "mlp-6-4-3", folder, "--data", "d.npz", "--directory", "t", "--unit", "activations") == 1
+    assert "a run of other settings" in capsys.readouterr().err
