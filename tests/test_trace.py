@@ -374,10 +374,14 @@ def test_the_command_says_on_the_page_what_was_left_out(ran: Path, capsys: pytes
     last = max(checkpoints.iterdir())
     last.write_bytes(b"<b>damaged</b>")
     (ran / "model.py").write_text("from termwise import nets\n\n\ndef build():\n    return nets.mlp([6, 4, 3])\n")
-    assert traced(str(checkpoints), model="model.py:build") == 0
+    assert (
+        run("trace", "model.py:build", str(checkpoints), "--data", "d.npz", "--directory", "t", "--calibration", "0")
+        == 0
+    )
     assert f"termwise: left out: {last}: not readable as weights" in capsys.readouterr().err
     (line,) = read_summary(ran / "t").skipped
     page = (ran / "t" / "report.html").read_text()
+    assert "statistics that they had" in page and "statistics re-estimated" not in page
     assert "Left out" in page and str(last) in page and str(last) in line
 
 

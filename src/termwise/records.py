@@ -348,6 +348,7 @@ class RunSummary(msgspec.Struct):
     data: DataSummary
     verdict: str
     networks: list[NetworkSummary]
+    reestimated: bool = True  # batch-norm statistics, on a copy; else as the model had them
     skipped: list[str] = []  # checkpoints that could not be used, and why
     format: str = "termwise-run"
     version: int = VERSION

@@ -374,6 +374,7 @@ def conclude(
         ),
         verdict=verdict,
         networks=[outcome.summary for outcome in outcomes],
+        reestimated=inputs.calibration is not False,
         skipped=[line for outcome in outcomes for line in outcome.timeline.skipped],
     )
     write_summary(run.path, summary)

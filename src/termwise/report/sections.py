@@ -245,7 +245,10 @@ def meaning(run: Run) -> Html:
     fills = {"unit": run.summary.unit, "cancellation": listing(items)}
 
     def column(title: str, prefix: str) -> Html:
-        entries = [element("li", say(key, **fills)) for key in ENGLISH if key.startswith(prefix)]
+        keys = [key for key in ENGLISH if key.startswith(prefix)]
+        if not run.summary.reestimated:
+            keys = ["asfound" if key == "does.eval" else key for key in keys]
+        entries = [element("li", say(key, **fills)) for key in keys]
         return element("div", element("h3", say(title)), element("ul", *entries))
 
     columns = [column("meaning.does", "does."), column("meaning.doesnot", "doesnot.")]

@@ -177,6 +177,8 @@ ENGLISH: dict[str, str] = {
     "the input’s they alone would fake “shallow first”.",
     "does.eval": "Networks are profiled in eval mode with batch-norm statistics re-estimated on a copy: "
     "early in training the running statistics lag behind, which alone can fake the same thing.",
+    "asfound": "Networks are profiled in eval mode with the batch-norm statistics that they had: early in "
+    "training these lag behind the weights, which alone can fake “shallow first”.",
     "doesnot.norm": "Norms ignore cancellation. Here the terms’ norms add up to {cancellation} the norm of "
     "the output, so a large share is not a large effect; the accuracies by depth are the check.",
     "doesnot.monotone": "Truncation is not monotone: adding a term can lower the accuracy, and a term that "
