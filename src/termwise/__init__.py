@@ -8,6 +8,7 @@ from termwise.lengths import GradientLengths, gradient_lengths, path_gradient
 from termwise.profile import DepthProfile, profile
 from termwise.support import Support, support
 from termwise.timeline import Recorder, Timeline
+from termwise.trace import trace
 
 __all__ = [
     "DegreeSpectrum",
@@ -27,4 +28,5 @@ __all__ = [
     "path_gradient",
     "profile",
     "support",
+    "trace",
 ]

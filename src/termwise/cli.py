@@ -374,6 +374,65 @@ def reproduce(
 
 
 @app.command
+def trace(
+    model: Annotated[str, Parameter(help=f"{' | '.join(FORMS)} (that file is run), or as for `train`: resnet-20, ...")],
+    checkpoints: Annotated[
+        list[str],
+        Parameter(
+            help="Files of weights (.safetensors; .pt, .pth, .bin or .ckpt of plain tensors), directories of them, or "
+            "STEP:FILE where the name does not tell the step."
+        ),
+    ],
+    /,
+    *,
+    directory: Annotated[Path, Parameter(help="Where records, tables and report are kept; a stopped trace goes on.")],
+    data: Data = "digits",
+    probe: Annotated[int, Parameter(help="Samples of the test part that every record is measured on.")] = 256,
+    calibration: Annotated[
+        int, Parameter(help="Training samples for the batch-norm statistics; 0: those in the checkpoints.")
+    ] = 512,
+    unit: Units = None,
+    constants: Constants = "pooled",
+    output: Output = None,
+    size: Annotated[int | None, Parameter(help="Resize images to so many pixels; of tokens, the length.")] = None,
+    channels: Annotated[int | None, Parameter(help="Repeat the one channel of grey images so often.")] = None,
+    degrees: Annotated[
+        bool, Parameter(help="Record the polynomial degrees in the input as well; it takes longer.", negative=())
+    ] = False,
+    threads: Annotated[int, Parameter(help="Of PyTorch, while the trace lasts.")] = 2,
+    name: Annotated[str | None, Parameter(help="The title of the report.")] = None,
+) -> None:
+    """Make the timeline of a training that is over from its checkpoints, and write the report; nothing is trained."""
+    from rich.progress import Progress
+
+    from termwise.traced import TraceConfig, run_trace
+    from termwise.training import Recording
+
+    recording = Recording(probe=probe, calibration=calibration, unit=_unit(unit), constants=constants, degrees=degrees)
+    config = TraceConfig(
+        name if name is not None else f"{model} on {data.partition(':')[0]}, from checkpoints",
+        model,
+        data=data,
+        size=size,
+        channels=channels,
+        output=output,
+        recording=recording,
+        threads=threads,
+    )
+    require_single(config.name)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("checkpoints", total=None)
+        summary = run_trace(
+            config,
+            checkpoints,
+            directory,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    _tell(summary, directory, "records")
+
+
+@app.command
 def report(
     run: Annotated[
         Path, Parameter(help="The directory of a finished run, or of experiments; or one saved experiment.")
@@ -431,13 +490,20 @@ def _network(spelling: str) -> Any:
 def _run(config: Any, directory: Path) -> None:
     """Train with a live display, write the report, and say where everything is."""
     from termwise.display import Display
-    from termwise.report import write_page
     from termwise.training import run_training
 
     require_single(config.name)
     console = Console()
     with Display(console) as display:
         summary = run_training(config, directory, progress=display.show)
+    _tell(summary, directory, "checkpoints")
+
+
+def _tell(summary: Any, directory: Path, networks: str) -> None:
+    """Write the report, and say what a run shows and where everything is; `networks`: what their folders hold."""
+    from termwise.report import write_page
+
+    console = Console()
     page = write_page(directory)
     console.print()
     console.print(summary.verdict, highlight=False, markup=False, soft_wrap=True)
@@ -446,7 +512,7 @@ def _run(config: Any, directory: Path) -> None:
         ("report", page),
         ("tables", directory / "tables"),
         ("summary", directory / "summary.json"),
-        ("checkpoints", directory / "networks"),
+        (networks, directory / "networks"),
     ):
         console.print(f"{label:<12} {path}", highlight=False, markup=False, soft_wrap=True)
 

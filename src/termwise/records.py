@@ -328,7 +328,7 @@ class NetworkSummary(msgspec.Struct):
     cancellation: float
     credit_closure: float | None
     credit_drift: float | None
-    training_seconds: float
+    training_seconds: float | None  # None: not recorded while it was trained, but traced from checkpoints
     recording_seconds: float
     operators: list[dict[str, Any]]
 
@@ -342,12 +342,14 @@ class RunSummary(msgspec.Struct):
     torch: str
     python: str
     threads: int
-    seed: int
+    seed: int | None  # None: traced from checkpoints
     unit: str
     constants: str
     data: DataSummary
     verdict: str
     networks: list[NetworkSummary]
+    reestimated: bool = True  # batch-norm statistics, on a copy; else as the model had them
+    skipped: list[str] = []  # checkpoints that could not be used, and why
     format: str = "termwise-run"
     version: int = VERSION
 

@@ -93,6 +93,7 @@ def verdict(
     unit: str,
     samples: int,
     hypotheses: Sequence[str],
+    when: str = "While training",
 ) -> str:
     """One sentence on what the run shows, and one on what it leaves open.
 
@@ -102,12 +103,13 @@ def verdict(
         unit: of depth, in the plural.
         samples: of the probe.
         hypotheses: those that a run like this bears on, such as H1.
+        when: between the first record and the last.
     """
     changes = _joined([_change(network, unit, first=i == 0) for i, network in enumerate(networks)])
     end = _end(networks, difference, unit)
     counted = _counted(networks)
     undecided = f"{_joined(hypotheses)} stay{'s' if len(hypotheses) == 1 else ''} undecided"
-    shown = f"While training, {changes}; {end} (95 % intervals over {samples} probe samples)"
+    shown = f"{when}, {changes}; {end} (95 % intervals over {samples} probe samples)"
     return f"{shown}. {counted}One seed: {undecided}."
 
 

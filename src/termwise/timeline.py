@@ -56,8 +56,12 @@ class Timeline:
     information from the whole network, at initialisation and after.
     """
 
-    def __init__(self, moments: Sequence[Moment]) -> None:
+    def __init__(self, moments: Sequence[Moment], skipped: Sequence[str] = ()) -> None:
         """Put moments in order of their steps.
+
+        Args:
+            moments: at least one.
+            skipped: what could not be recorded, a line each.
 
         Raises:
             UsageError: when there is none.
@@ -66,6 +70,7 @@ class Timeline:
         if not moments:
             raise UsageError("a timeline needs at least one record.")
         self._moments = sorted(moments, key=lambda moment: moment.step)
+        self._skipped = tuple(skipped)
         if len(set(self.steps)) < len(moments):
             raise UsageError("a timeline needs one record a step: some step is there twice.")
         require_alike(self._moments, "timeline")
@@ -84,6 +89,11 @@ class Timeline:
     def profiles(self) -> tuple[DepthProfile, ...]:
         """The profile at each step."""
         return tuple(moment.profile for moment in self._moments)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The checkpoints that `termwise.trace` could not use, and why; none where a Recorder was there."""
+        return self._skipped
 
     @property
     def timings(self) -> tuple[Timing | None, ...]:
@@ -195,7 +205,8 @@ class Timeline:
 
     def __str__(self) -> str:
         """Closure, a line a record, the credit's closure and drift, and when each part and each degree was learned."""
-        lines = [self._headline(), *self._timing_text(), "", *_steps_text(self.table), "", *self._credit_text()]
+        head = [self._headline(), *self._timing_text(), *(f"left out: {line}" for line in self._skipped)]
+        lines = [*head, "", *_steps_text(self.table), "", *self._credit_text()]
         learned = self.time_learned
         lines += [] if learned is None else ["", *_times_text(learned)]
         return "\n".join(lines if self._course is None else [*lines, "", *self._course.text()])
@@ -242,7 +253,8 @@ class Timeline:
         records = [moment.to_record() for moment in self._moments]
         tables = {f"{i}-{name}": table for i, record in enumerate(records) for name, table in record.tables.items()}
         arrays = {f"{i}-{name}": array for i, record in enumerate(records) for name, array in record.arrays.items()}
-        write_record(path, Record(KIND, {"moments": [record.metadata for record in records]}, tables, arrays))
+        notes = {"moments": [record.metadata for record in records], "skipped": list(self._skipped)}
+        write_record(path, Record(KIND, notes, tables, arrays))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Timeline:
@@ -255,11 +267,14 @@ class Timeline:
         notes = whole.metadata.get("moments")
         if not isinstance(notes, list) or not notes or not all(isinstance(note, dict) for note in notes):
             raise RecordError(f"{path}: no timeline is in it. Open it with what wrote it.")
+        skipped = whole.metadata.get("skipped", [])
+        if not isinstance(skipped, list) or not all(isinstance(line, str) for line in skipped):
+            raise RecordError(f"{path}: its list of what was left out is damaged. Open it with what wrote it.")
         moments: list[Moment] = []
         for i, note in enumerate(notes):
             tables, arrays = _under(f"{i}-", whole.tables), _under(f"{i}-", whole.arrays)
             moments.append(moment_of(Record(RECORD_KIND, note, tables, arrays), f"{path}, record {i}"))
-        return Timeline(moments)
+        return Timeline(moments, skipped)
 
     @staticmethod
     def from_directory(path: str | os.PathLike[str]) -> Timeline:

@@ -15,9 +15,9 @@ import math
 import os
 import platform
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,7 +28,6 @@ from termwise.batches import fingerprint
 from termwise.data import DataSet, load
 from termwise.errors import UsageError
 from termwise.loop import Optimiser, Progress, Trained, Training, threads, train_network
-from termwise.moments import read_directory
 from termwise.nets.names import BUILDERS
 from termwise.program import Constants, Product
 from termwise.records import (
@@ -86,7 +85,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         constants: "pooled" or "by_depth".
         product: "half" or "cauchy".
         probe: held-out samples that every record is measured on; all there are, if there are fewer.
-        calibration: training samples for the batch-norm statistics.
+        calibration: training samples for the batch-norm statistics; 0: the statistics as the model has them.
         ratio: between one recorded step and the next, roughly; None for the Recorder's own schedule, which is denser
             where the loss changes.
         batch_size: of the measurement.
@@ -107,10 +106,16 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Refuse what gives no intervals or no schedule."""
         for name, least in {"probe": 2, "calibration": 2, "batch_size": 1, "replicates": 20}.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"recording: {name} is {getattr(self, name)}; it must be at least {least}.")
+            given = getattr(self, name)
+            if given < least and (name, given) != ("calibration", 0):
+                raise UsageError(f"recording: {name} is {given}; it must be at least {least}.")
         if self.ratio is not None and not 1 < self.ratio < math.inf:
             raise UsageError(f"recording: ratio is {self.ratio}; it must be above 1.")
+
+    def options(self) -> dict[str, Any]:
+        """Those that a Recorder and `termwise.trace` have by the same names."""
+        names = ("unit", "constants", "product", "batch_size", "replicates", "degrees")
+        return {name: getattr(self, name) for name in names}
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,20 +184,19 @@ def build_network(network: NetworkConfig, data: DataSet, seed: int) -> nn.Module
         return builder(**arguments)
 
 
-class _Inputs(NamedTuple):
-    """What all networks of a run share."""
+class Inputs(NamedTuple):
+    """What all networks of a run share; calibration is False where statistics are not estimated anew."""
 
     data: DataSet
     probe: tuple[Tensor, Tensor]
-    calibration: Tensor
+    calibration: Tensor | Literal[False]
 
 
-class _Outcome(NamedTuple):
-    """What is left of one network when it has been trained."""
+class Outcome(NamedTuple):
+    """What is left of one network when it has been recorded."""
 
     summary: NetworkSummary
     timeline: Timeline
-    records: Path
 
 
 def run_training(
@@ -224,17 +228,31 @@ def run_training(
         data = load(config.data, size=config.size) if data is None else data
         if not data.train_inputs.is_floating_point():
             raise UsageError(f"{data.name}: these are tokens, and the networks to train here take images or vectors.")
-        recording = config.recording
-        probe = _draw(data.test_inputs, data.test_targets, recording.probe)
-        calibration, _ = _draw(data.train_inputs, data.train_targets, recording.calibration)
-        inputs = _Inputs(data, probe, calibration)
-        with RunDirectory(directory, _manifest(config, inputs)) as run:
+        inputs = draw_inputs(data, config.recording)
+        with RunDirectory(directory, manifest_of(config, inputs)) as run:
             folders = slugs(network.name for network in config.networks)
             outcomes = [
                 _train(network, slug, config, inputs, run.network(slug), progress, save_every)
                 for network, slug in zip(config.networks, folders, strict=True)
             ]
-            return _conclude(run, config, inputs, outcomes)
+            samples = len(inputs.probe[0])
+            return conclude(
+                run,
+                inputs,
+                outcomes,
+                name=config.name,
+                recording=config.recording,
+                threads=config.threads,
+                seed=config.seed,
+                verdict=_sentence(config, samples, outcomes),
+            )
+
+
+def draw_inputs(data: DataSet, recording: Recording) -> Inputs:
+    """Probe and calibration samples, the same for every run on these data."""
+    probe = _draw(data.test_inputs, data.test_targets, recording.probe)
+    calibration, _ = _draw(data.train_inputs, data.train_targets, recording.calibration)
+    return Inputs(data, probe, calibration if recording.calibration else False)
 
 
 def _draw(inputs: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -244,7 +262,8 @@ def _draw(inputs: Tensor, targets: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return inputs[rows], targets[rows]
 
 
-def _manifest(config: RunConfig, inputs: _Inputs) -> Manifest:
+def manifest_of(config: msgspec.Struct, inputs: Inputs) -> Manifest:
+    """The manifest of a run by all of its configuration; its `name` is for people."""
     plain = msgspec.to_builtins(config)
     return Manifest(
         name=plain.pop("name"),
@@ -261,28 +280,22 @@ def _train(
     network: NetworkConfig,
     slug: str,
     config: RunConfig,
-    inputs: _Inputs,
+    inputs: Inputs,
     folder: Path,
     progress: Callable[[Progress], Any] | None,
     save_every: float,
-) -> _Outcome:
+) -> Outcome:
     """Train and record one network."""
-    records = folder / "records"
     own = stream(config.seed, zlib.crc32(network.name.encode()))
     model = build_network(network, inputs.data, own)
     recording = config.recording
     recorder = Recorder(
         model,
         inputs.probe,
-        unit=recording.unit,
-        constants=recording.constants,
-        product=recording.product,
         schedule=None if recording.ratio is None else log_spaced(recording.ratio),
         calibration=inputs.calibration,
-        directory=records,
-        batch_size=recording.batch_size,
-        replicates=recording.replicates,
-        degrees=recording.degrees,
+        directory=folder / "records",
+        **recording.options(),
     )
     trained = train_network(
         model,
@@ -295,20 +308,22 @@ def _train(
         name=network.name,
         progress=None if progress is None else _with_measures(progress, recorder),
     )
-    timeline = recorder.timeline
+    seconds = {"training_seconds": trained.training_seconds, "recording_seconds": trained.recording_seconds}
+    return outcome_of(model, recorder.timeline, name=network.name, slug=slug, **seconds)
+
+
+def outcome_of(model: nn.Module, timeline: Timeline, **known: Any) -> Outcome:
+    """What is left of one network; `known` are its name, its slug, and the seconds that it took."""
     summary = network_summary(
         timeline.table.rows(),
         timeline.profiles[0],
         timeline.profiles[-1],
-        name=network.name,
-        slug=slug,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         credit_closure=timeline.credit_closure,
         credit_drift=timeline.credit_drift,
-        training_seconds=trained.training_seconds,
-        recording_seconds=trained.recording_seconds,
+        **known,
     )
-    return _Outcome(summary, timeline, records)
+    return Outcome(summary, timeline)
 
 
 def _with_measures(progress: Callable[[Progress], Any], recorder: Recorder) -> Callable[[Progress], Any]:
@@ -325,47 +340,63 @@ def _with_measures(progress: Callable[[Progress], Any], recorder: Recorder) -> C
     return tell
 
 
-def _conclude(run: RunDirectory, config: RunConfig, inputs: _Inputs, outcomes: list[_Outcome]) -> RunSummary:
-    """Write the tables of all networks and the summary."""
+def conclude(
+    run: RunDirectory,
+    inputs: Inputs,
+    outcomes: Sequence[Outcome],
+    *,
+    name: str,
+    recording: Recording,
+    threads: int,
+    seed: int | None,
+    verdict: str,
+) -> RunSummary:
+    """Write the tables of all networks and the summary; `seed` is None where nothing was trained."""
     pairs = [outcome.timeline.for_network(outcome.summary.name) for outcome in outcomes]
-    for name, tables in zip(("steps", "spectrum"), zip(*pairs, strict=True), strict=True):
-        write_parquet(run.tables / f"{name}.parquet", concatenate(tables))
+    for kind, tables in zip(("steps", "spectrum"), zip(*pairs, strict=True), strict=True):
+        write_parquet(run.tables / f"{kind}.parquet", concatenate(tables))
     degrees = [named(table, o.summary.name) for o in outcomes if (table := o.timeline.degrees) is not None]
     if degrees:
         write_parquet(run.tables / "degrees.parquet", concatenate(degrees))
     data, probe = inputs.data, len(inputs.probe[0])
-    unit = config.recording.unit if isinstance(config.recording.unit, str) else "modules"
     summary = RunSummary(
-        name=config.name,
+        name=name,
         created=run.manifest.created,
         termwise=run.manifest.termwise,
         torch=run.manifest.torch,
         python=platform.python_version(),
-        threads=config.threads,
-        seed=config.seed,
-        unit=unit,
-        constants=config.recording.constants,
+        threads=threads,
+        seed=seed,
+        unit=unit_name(recording),
+        constants=recording.constants,
         data=DataSummary(
             data.name, data.title, data.sha256, data.attribution, len(data.train_inputs), probe, data.classes
         ),
-        verdict=_sentence(config, unit, probe, outcomes),
+        verdict=verdict,
         networks=[outcome.summary for outcome in outcomes],
+        reestimated=inputs.calibration is not False,
+        skipped=[line for outcome in outcomes for line in outcome.timeline.skipped],
     )
     write_summary(run.path, summary)
     return summary
 
 
-def _sentence(config: RunConfig, unit: str, samples: int, outcomes: list[_Outcome]) -> str:
+def unit_name(recording: Recording) -> str:
+    """The unit of depth in one word, in the plural."""
+    return recording.unit if isinstance(recording.unit, str) else "modules"
+
+
+def _sentence(config: RunConfig, samples: int, outcomes: list[Outcome]) -> str:
     families = {network.family for network in config.networks}
     hypotheses = ["H1", "H4"] if {"resnet", "densenet"} <= families else ["H1"]
     difference = None
     if len(outcomes) == 2:
         difference = depth_difference(*(_last_terms(outcome) for outcome in outcomes))
     summaries = [outcome.summary for outcome in outcomes]
-    return verdict(summaries, difference, unit=unit, samples=samples, hypotheses=hypotheses)
+    return verdict(summaries, difference, unit=unit_name(config.recording), samples=samples, hypotheses=hypotheses)
 
 
-def _last_terms(outcome: _Outcome) -> tuple[tuple[int, ...], np.ndarray]:
+def _last_terms(outcome: Outcome) -> tuple[tuple[int, ...], np.ndarray]:
     """Depths and input-born terms (K, N, C) of the last record."""
-    moment = read_directory(outcome.records)[-1]
+    moment = outcome.timeline.moments[-1]
     return moment.profile.depths, moment.terms[: len(moment.profile.depths)]

@@ -162,6 +162,8 @@ def _interval(network: NetworkSummary, which: int) -> Html:
 
 def _time(network: NetworkSummary) -> str:
     training, recording = network.training_seconds, network.recording_seconds
+    if training is None:
+        return say("cell.time.traced", recording=seconds(recording))
     share = percent(recording / training) if training > 0 else say("undefined")
     return say("cell.time", recording=seconds(recording), training=seconds(training), share=share)
 
@@ -243,7 +245,10 @@ def meaning(run: Run) -> Html:
     fills = {"unit": run.summary.unit, "cancellation": listing(items)}
 
     def column(title: str, prefix: str) -> Html:
-        entries = [element("li", say(key, **fills)) for key in ENGLISH if key.startswith(prefix)]
+        keys = [key for key in ENGLISH if key.startswith(prefix)]
+        if not run.summary.reestimated:
+            keys = ["asfound" if key == "does.eval" else key for key in keys]
+        entries = [element("li", say(key, **fills)) for key in keys]
         return element("div", element("h3", say(title)), element("ul", *entries))
 
     columns = [column("meaning.does", "does."), column("meaning.doesnot", "doesnot.")]
@@ -259,13 +264,15 @@ def methods(run: Run, tables: Tables) -> Html:
     span = {"count": len(steps), "first": integer(steps[0]), "last": integer(steps[-1])}
     sizes = {"train": integer(data.train), "probe": integer(data.probe), "classes": data.classes}
     made = {"created": about.created, "seed": about.seed, "threads": say(threads, threads=about.threads)}
+    how = "methods.created.traced" if about.seed is None else "methods.created.text"
     versions = {"termwise": about.termwise, "torch": about.torch, "python": about.python}
     entries = [
         ("methods.unit", say(unit) if unit in ENGLISH else say("methods.unit.other", unit=about.unit)),
         ("methods.constants", say(constants) if constants in ENGLISH else about.constants),
         ("methods.intervals", say("methods.intervals.text")),
         ("methods.records", say("methods.records.text", **span)),
-        ("methods.created", say("methods.created.text", **made)),
+        ("methods.created", say(how, **made)),
+        *([("methods.skipped", " ".join(about.skipped))] if about.skipped else []),
         ("methods.versions", say("methods.versions.text", **versions)),
         ("methods.data", say("methods.data.text", title=data.title, **sizes)),
         ("methods.attribution", data.attribution),

@@ -160,6 +160,7 @@ ENGLISH: dict[str, str] = {
     "row.inexact": "Frozen or linearised",
     "cell.interval": "{value} [{low}, {high}]",
     "cell.time": "{recording} / {training} ({share})",
+    "cell.time.traced": "{recording} / trained elsewhere",
     "cell.credit.warn": "{value}: depends on how densely the run was recorded",
     "cell.effective.none": "no truncation keeps it",
     "cell.operator": "{operator} ×{count} ({kind})",
@@ -176,6 +177,8 @@ ENGLISH: dict[str, str] = {
     "the input’s they alone would fake “shallow first”.",
     "does.eval": "Networks are profiled in eval mode with batch-norm statistics re-estimated on a copy: "
     "early in training the running statistics lag behind, which alone can fake the same thing.",
+    "asfound": "Networks are profiled in eval mode with the batch-norm statistics that they had: early in "
+    "training these lag behind the weights, which alone can fake “shallow first”.",
     "doesnot.norm": "Norms ignore cancellation. Here the terms’ norms add up to {cancellation} the norm of "
     "the output, so a large share is not a large effect; the accuracies by depth are the check.",
     "doesnot.monotone": "Truncation is not monotone: adding a term can lower the accuracy, and a term that "
@@ -200,6 +203,8 @@ ENGLISH: dict[str, str] = {
     "methods.intervals.text": "95 %, Poisson bootstrap over the probe’s samples, seeded",
     "methods.created": "Run",
     "methods.created.text": "{created}, seed {seed}, {threads}",
+    "methods.created.traced": "{created}, from the checkpoints of a training, {threads}",
+    "methods.skipped": "Left out",
     "methods.threads.one": "1 thread",
     "methods.threads.many": "{threads} threads",
     "methods.versions": "Versions",
