@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import bibtexparser
 import pytest
 import rispy
 import yaml
+from bibtexparser.entrypoint import parse_string
 from bibtexparser.middlewares import LatexDecodingMiddleware, NameParts, SeparateCoAuthors, SplitNameParts
 
 from termwise.cli import main
@@ -46,7 +46,7 @@ ODD = Work(
 def read_bibtex(text: str) -> dict[str, dict[str, Any]]:
     """The fields of each entry, with LaTeX decoded and names taken apart."""
     steps = [SeparateCoAuthors(), LatexDecodingMiddleware(), SplitNameParts()]
-    library = bibtexparser.parse_string(text, append_middleware=steps)
+    library = parse_string(text, append_middleware=steps)
     assert not library.failed_blocks
     return {entry.key: {"type": entry.entry_type} | {f.key: f.value for f in entry.fields} for entry in library.entries}
 
