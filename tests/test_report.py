@@ -21,7 +21,8 @@ import browser as headless
 from run_directories import DENSENET, PLAIN, RESNET, STEPS, Kind, make_run
 from termwise.errors import RecordError
 from termwise.report import write_page
-from termwise.report.strings import ENGLISH, integer, number, percent, seconds
+from termwise.report.strings import integer, number, percent, seconds
+from termwise.report.strings.english import ENGLISH
 from termwise.report.tables import step_axis
 
 HOSTILE = "<script>alert(1)</script>"

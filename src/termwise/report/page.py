@@ -26,7 +26,7 @@ from termwise.report.figures import build_figures
 from termwise.report.markup import Html, element, escape, join, slug
 from termwise.report.reading import Run, read_run
 from termwise.report.results import Study, has_results, read_results
-from termwise.report.strings import ENGLISH, say
+from termwise.report.strings import say, sentences
 from termwise.report.tables import Columns, build_tables
 
 SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
@@ -141,7 +141,7 @@ def _of_experiments(studies: Sequence[Study]) -> _Contents:
 
 def _payload(tables: Mapping[str, Columns], figures: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """Everything that the page's script needs: the tables once, and the figures that share them."""
-    strings = {"columns": columns, "failed": ENGLISH["failed"], "step": ENGLISH["control.step.value"]}
+    strings = {"columns": columns, "failed": sentences()["failed"], "step": sentences()["control.step.value"]}
     return {"language": say("language"), "tables": tables, "figures": figures, "strings": strings}
 
 

@@ -9,7 +9,7 @@ from termwise.records import NetworkSummary
 from termwise.report.charts import Figure, Panel
 from termwise.report.markup import Html, element, escape, join
 from termwise.report.reading import Run
-from termwise.report.strings import ENGLISH, fixed, integer, listing, number, percent, say, seconds
+from termwise.report.strings import fixed, integer, listing, number, percent, say, seconds, sentences
 from termwise.report.tables import Tables
 
 TOLERANCE = 5e-6  # of the closure in float32
@@ -193,7 +193,7 @@ def _inexact(network: NetworkSummary) -> str:
             "cell.operator",
             operator=use["operator"],
             count=use["count"],
-            kind=ENGLISH.get(f"kind.{use['kind']}", use["kind"]),
+            kind=sentences().get(f"kind.{use['kind']}", use["kind"]),
         )
         for use in found
     ]
@@ -245,7 +245,7 @@ def meaning(run: Run) -> Html:
     fills = {"unit": run.summary.unit, "cancellation": listing(items)}
 
     def column(title: str, prefix: str) -> Html:
-        keys = [key for key in ENGLISH if key.startswith(prefix)]
+        keys = [key for key in sentences() if key.startswith(prefix)]
         if not run.summary.reestimated:
             keys = ["asfound" if key == "does.eval" else key for key in keys]
         entries = [element("li", say(key, **fills)) for key in keys]
@@ -267,8 +267,8 @@ def methods(run: Run, tables: Tables) -> Html:
     how = "methods.created.traced" if about.seed is None else "methods.created.text"
     versions = {"termwise": about.termwise, "torch": about.torch, "python": about.python}
     entries = [
-        ("methods.unit", say(unit) if unit in ENGLISH else say("methods.unit.other", unit=about.unit)),
-        ("methods.constants", say(constants) if constants in ENGLISH else about.constants),
+        ("methods.unit", say(unit) if unit in sentences() else say("methods.unit.other", unit=about.unit)),
+        ("methods.constants", say(constants) if constants in sentences() else about.constants),
         ("methods.intervals", say("methods.intervals.text")),
         ("methods.records", say("methods.records.text", **span)),
         ("methods.created", say(how, **made)),
