@@ -304,7 +304,7 @@ def test_closure_is_said_and_a_bad_one_warned_of(run: Path, tmp_path: Path) -> N
 
 
 def test_every_sentence_asked_for_exists() -> None:
-    sources = [p.read_text() for p in files("termwise.report").iterdir() if p.name.endswith(".py")]
+    sources = [path.read_text() for path in Path(str(files("termwise.report"))).rglob("*.py")]
     asked = {key for text in sources for key in re.findall(r'say\(\s*"([^"]+)"', text)}
     assert len(asked) > 50 and not asked - set(ENGLISH)
 

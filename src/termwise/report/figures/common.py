@@ -1,0 +1,41 @@
+"""What the figures share: rows of a table, the networks' names, the words for what moved, the table behind a figure.
+
+A title claims a change only when the intervals of the first and the last record do not overlap (or, for a
+median depth, when it moved by at least one layer); otherwise it says that there is nothing to see.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from termwise.report.charts import Shown
+from termwise.report.reading import Columns, Run
+from termwise.report.strings import listing, say
+
+Row = dict[str, Any]
+
+
+def rows(table: Columns, **where: object) -> list[Row]:
+    """The rows of a table by columns in which every named column has that value."""
+    keep = range(len(next(iter(table.values()))))
+    return [{k: v[i] for k, v in table.items()} for i in keep if all(table[k][i] == v for k, v in where.items())]
+
+
+def names(run: Run) -> list[str]:
+    """The networks' names, in the order of the summary."""
+    return [network.name for network in run.summary.networks]
+
+
+def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:
+    """One clause for each kind of move, its networks listed: (kind, first, last, network)."""
+    clauses = []
+    for kind in dict.fromkeys(kind for kind, *_ in moves):
+        key = "move.end" if kind == "stays" else "move.ends"
+        ends = [say(key, first=first, last=last, network=name) for k, first, last, name in moves if k == kind]
+        clauses.append(say(f"{prefix}.{kind}", ends=listing(ends)))
+    return listing(clauses)
+
+
+def behind(source: str, columns: list[str], **where: str) -> tuple[Shown, ...]:
+    """The one table behind a figure; `where` names the rows, where the table holds more than the figure."""
+    return (Shown(source, columns, (where,)),)
