@@ -23,7 +23,7 @@ from termwise.records import Table, record_kind
 from termwise.report import write_page
 from termwise.report.scales import nice_step
 from termwise.sentences import say
-from test_report import HOSTILE, Page, read
+from test_report import HOSTILE, Page, in_english, read
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_several_experiments_have_a_line_each(tmp_path: Path) -> None:
     assert "Of 6 expectations" in page.text
     assert "first: a quick run, to see that it works." in page.text
     assert page.text.count("quick run: shows nothing") == 3 + 1  # its claims, and its line
-    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    html = in_english(tmp_path / "report.html")
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     assert {"experiment-first", "experiment-second"} <= set(ids)
@@ -222,7 +222,7 @@ def test_the_command_that_gives_a_result_stands_beside_it(tmp_path: Path) -> Non
 
 def alternatives(path: Path) -> dict[str, list[str]]:
     found = re.findall(
-        r'class="chart" role="img" aria-label="([^"]*)" data-figure="toy-(\w+)"', path.read_text(encoding="utf-8")
+        r'class="chart" role="img" tabindex="0" aria-label="([^"]*)" data-figure="toy-(\w+)"', in_english(path)
     )
     return {slug: [text for text, other in found if other == slug] for _, slug in found}
 

@@ -68,11 +68,17 @@ class Page(HTMLParser):
     @property
     def payload(self) -> dict[str, Any]:
         (text,) = (text for fields, text in self.scripts if fields.get("type") == "application/json")
-        return json.loads(text)
+        whole = json.loads(text)
+        return {**whole, **whole["languages"]["en"]}
+
+
+def in_english(path: Path) -> str:
+    """The page as it opens; what it says in Chinese is in a template, of which nothing is there yet."""
+    return re.sub(r"<template.*?</template>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def read(path: Path) -> Page:
-    return Page(path.read_text(encoding="utf-8"))
+    return Page(in_english(path))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +163,7 @@ def test_degrees_are_embedded_as_they_are(tmp_path: Path) -> None:
     (shown,) = payload["figures"]["degrees"]["tables"]
     columns = shown["columns"]
     assert columns[:6] == ["network", "step", "degree", "share", "share_low", "share_high"]
-    assert set(columns) <= set(embedded) & set(payload["strings"]["columns"])
+    assert set(columns) <= set(embedded) & set(payload["columns"])
 
 
 def test_names_of_degrees_stand_apart_and_near_their_shares(tmp_path: Path) -> None:
@@ -227,7 +233,7 @@ def test_policy_allows_exactly_the_scripts_and_the_style(page: Page) -> None:
     assert rules.pop("default-src") == ["'none'"]
     assert rules.pop("script-src") == [sha(text) for text in run_as_code]
     assert rules.pop("style-src") == [sha(text) for text in page.styles]
-    assert rules == {"base-uri": ["'none'"], "form-action": ["'none'"]}
+    assert rules == {"img-src": ["blob:"], "base-uri": ["'none'"], "form-action": ["'none'"]}
 
 
 def test_nothing_is_fetched(page: Page) -> None:
@@ -271,7 +277,7 @@ def test_vendored_scripts_are_the_recorded_ones() -> None:
 
 
 def titles(path: Path) -> dict[str, str]:
-    found = re.findall(r'<h2 id="title-(\w+)">(.*?)</h2>', path.read_text(encoding="utf-8"))
+    found = re.findall(r'<h2 id="title-(\w+)">(.*?)</h2>', in_english(path))
     return {slug: re.sub(r"<[^>]+>", "", text) for slug, text in found}
 
 
@@ -310,7 +316,7 @@ def test_every_sentence_asked_for_exists() -> None:
 
 
 def test_every_column_has_a_heading(page: Page) -> None:
-    headings = page.payload["strings"]["columns"]
+    headings = page.payload["columns"]
     for figure in page.payload["figures"].values():
         (table,) = figure["tables"]
         assert all(headings[column] for column in table["columns"])
@@ -594,7 +600,7 @@ def test_slider_moves_the_figure_and_its_table(chromium: Any, run: Path) -> None
         page.wait_for_timeout(400)
         assert section.locator("output").inner_text() == "step 0"
         assert page.evaluate("document.getElementById('at-truncated').value") == "0"
-        assert page.evaluate("document.getElementById('at-spectrum').value") == str(len(STEPS) - 1)
+        assert page.evaluate("document.getElementById('at-spectrum').value") == "0"
     assert wrong == []
 
 

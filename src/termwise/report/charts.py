@@ -136,6 +136,5 @@ def complete(spec: Spec, alternative: str, *, at: int | None = None, slug: str =
     padding = {"left": 2, "right": 10, "top": 4, "bottom": 2}
     head: Spec = {"$schema": SCHEMA, "description": alternative, "padding": padding}
     if at is not None:
-        bind = {"element": f"#at-{slug}", "event": "input"}
-        head["params"] = [{"name": "at", "value": at, "bind": bind}]
+        head["params"] = [{"name": "at", "value": at}]
     return {**head, **spec}

@@ -66,8 +66,8 @@ class ExperimentsPage:
         several = len(self.studies) > 1
         title = element("h2", say("claims.title"), id_="title-claims")
         note = element("p", say("claims.read"), class_="note")
-        button = element("button", say("control.csv"), type_="button", class_="csv")
-        tools = element("div", button, class_="tools", data_table=0)
+        button = sections.button("csv", say("control.csv.name"))
+        tools = element("div", sections.downloads(button), class_="tools", data_table=0)
         parts = [claims.notices(self.studies)]
         if several:
             parts.append(claims.lines(self.studies, self.ids))

@@ -2,8 +2,9 @@
 (() => {
   "use strict";
   const payload = JSON.parse(document.getElementById("payload").textContent);
-  const say = payload.strings;
-  const views = new Map(); // chart element -> result of vegaEmbed
+  const root = document.documentElement;
+  let said = payload.languages[root.lang]; // figures, headings and words in the language that is shown
+  const views = new Map(); // chart element -> its view, the names of its signals, what ends it
   const widths = new Map(); // chart element -> the width that it was drawn for
 
   // The tables are embedded by columns; figures want rows. Built once, copied per view (Vega writes into its rows).
@@ -23,7 +24,7 @@
     });
   }
 
-  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 
   function theme() {
     const font = getComputedStyle(document.body).fontFamily;
@@ -84,7 +85,7 @@
   // A scale's colours by their names in the style sheet: a list of them, or so many places on a ramp.
   const colors = (range) => (Array.isArray(range) ? range.map((item) => (typeof item === "string" ? color(item) : item)) : ramp(range.ramp, range.count));
 
-  // The specification with its width and its colours. What comes from the data (params, values, domains) is left as it is.
+  // The specification with its width and its colours. What comes from the data (values, domains) is left as it is.
   function sized(node, width) {
     if (Array.isArray(node)) return node.map((item) => sized(item, width));
     if (node === null || typeof node !== "object") return node;
@@ -97,14 +98,16 @@
     return copy;
   }
 
-  // The named data sources of a compiled specification get the embedded rows before its first run.
+  // The named data sources of a compiled specification get the embedded rows before its first run, and its signals the
+  // place where the reader is.
   function filled(spec) {
     for (const source of spec.data) if (source.name in rows) source.values = rows[source.name].map((row) => ({ ...row }));
+    for (const signal of spec.signals ?? []) if (signal.name in place) signal.value = place[signal.name];
     return spec;
   }
 
   async function draw(chart) {
-    const spec = payload.figures[chart.dataset.figure].panels[chart.dataset.panel];
+    const spec = said.figures[chart.dataset.figure].panels[chart.dataset.panel];
     const width = chart.clientWidth;
     widths.set(chart, width);
     views.get(chart)?.finalize();
@@ -113,16 +116,72 @@
         mode: "vega-lite", renderer: "svg", ast: true, actions: false, defaultStyle: false, config: theme(), patch: filled,
         tooltip: { disableDefaultStyle: true },
       };
-      views.set(chart, await vegaEmbed(chart, sized(spec, Math.max(width - (spec.usermeta?.gutter ?? GUTTER) - PADDING, 120)), options));
+      const room = Math.max(width - (spec.usermeta?.gutter ?? GUTTER) - PADDING, 120);
+      const result = await vegaEmbed(chart, sized(spec, room), options);
+      const signals = new Set((result.vgSpec.signals ?? []).map((signal) => signal.name));
+      views.set(chart, { view: result.view, signals, finalize: result.finalize });
+      result.view.addEventListener("pointermove", (_, item) => point(item));
+      result.view.addEventListener("pointerout", () => move({ depthAt: null, stepAt: null }));
     } catch (error) {
       chart.classList.add("failed");
-      chart.textContent = say.failed.replace("{reason}", error.message);
+      chart.textContent = said.strings.failed.replace("{reason}", error.message);
       console.error(error);
     }
   }
 
-  const charts = [...document.querySelectorAll(".chart")];
-  const drawAll = () => Promise.all(charts.map(draw));
+  const charts = () => [...document.querySelectorAll(".chart[data-panel]")];
+  const drawAll = () => Promise.all(charts().map(draw));
+
+  // Where the reader is -------------------------------------------------------------------------------------------
+  // The record that sliders show (a place among the steps), and the depth and the step that are lit in every figure.
+  const place = { at: (payload.steps?.length ?? 1) - 1, depthAt: null, stepAt: null };
+  const pill = document.getElementById("cursor");
+  const steps = payload.steps ?? [];
+  const depths = [...new Set((payload.tables.spectrum?.depth ?? []).filter((depth) => depth !== null))].sort((a, b) => a - b);
+  const whole = (number) => number.toLocaleString(root.lang);
+
+  function move(change) {
+    const news = Object.entries(change).filter(([name, value]) => place[name] !== value);
+    if (!news.length) return;
+    for (const [name, value] of news) place[name] = value;
+    for (const { view, signals } of views.values()) {
+      const known = news.filter(([name]) => signals.has(name));
+      for (const [name, value] of known) view.signal(name, value);
+      if (known.length) view.runAsync();
+    }
+    const words = [];
+    if (place.depthAt !== null) words.push(said.strings.depth.replace("{depth}", place.depthAt));
+    if (place.stepAt !== null) words.push(said.strings.step.replace("{step}", whole(place.stepAt)));
+    pill.textContent = words.join(" · ");
+    pill.hidden = !words.length;
+  }
+
+  // A line or an area has all of its rows: where it lies above what has one, the place stays as it was.
+  function point(item) {
+    if (["line", "area", "rule"].includes(item?.mark?.marktype)) return;
+    const { depth = null, step = null } = item?.datum ?? {};
+    const lit = (value) => (typeof value === "number" ? value : null);
+    move({ depthAt: lit(depth), stepAt: lit(step) });
+  }
+
+  function onKey(event) {
+    const turns = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowDown: [1, -1], ArrowUp: [1, 1] };
+    const keys = said.figures[event.currentTarget.dataset.figure]?.panels[event.currentTarget.dataset.panel]?.usermeta?.keys ?? [];
+    if (event.key === "Escape") return move({ depthAt: null, stepAt: null });
+    const [which, by] = turns[event.key] ?? [];
+    if (!keys[which]) return;
+    event.preventDefault();
+    const [name, all] = keys[which] === "depth" ? ["depthAt", depths] : ["stepAt", steps];
+    const now = all.indexOf(place[name]);
+    move({ [name]: all[now < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(Math.max(now + by, 0), all.length - 1)] });
+  }
+
+  function onFocus(event) {
+    const keys = said.figures[event.currentTarget.dataset.figure]?.panels[event.currentTarget.dataset.panel]?.usermeta?.keys;
+    if (!keys || !event.currentTarget.matches(":focus-visible")) return;
+    pill.textContent = said.strings.keys;
+    pill.hidden = false;
+  }
 
   // Tables and downloads -------------------------------------------------------------------------------------------
   const cell = (key, value) => (key === "network" ? payload.networks[value] : value);
@@ -148,7 +207,7 @@
     for (const key of shown.columns) {
       const th = document.createElement("th");
       th.scope = "col";
-      th.textContent = say.columns[key];
+      th.textContent = said.columns[key];
       head.append(th);
     }
     const body = table.createTBody();
@@ -175,48 +234,196 @@
     return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   }
 
-  function download(table) {
-    const head = table.columns.map((key) => csvField(payload.names?.[key] ?? key)).join(",");
-    const lines = chosen(table, null).map((row) => table.columns.map((key) => csvField(cell(key, row[key]))).join(","));
-    const blob = new Blob([[head, ...lines, ""].join("\n")], { type: "text/csv" });
+  function save(blob, name) {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
-    link.download = table.file;
+    link.download = name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
-  for (const section of document.querySelectorAll("section[data-figure]")) {
-    const slider = section.querySelector("input[type=range]");
-    const refreshes = [...section.querySelectorAll(".tools")].map((tools) => {
-      const shown = payload.figures[section.dataset.figure].tables[tools.dataset.table];
-      tools.querySelector("button.csv").addEventListener("click", () => download(shown));
-      const details = tools.querySelector("details");
-      const refresh = () => details?.open && fillTable(shown, slider ? Number(slider.value) : null, details.querySelector(".scroll"));
-      details?.addEventListener("toggle", refresh);
-      return refresh;
-    });
-    slider?.addEventListener("input", () => {
-      const words = say.step.replace("{step}", payload.steps[slider.value].toLocaleString(payload.language));
-      section.querySelector("output").textContent = words;
-      slider.setAttribute("aria-valuetext", words);
-      refreshes.forEach((refresh) => refresh());
-    });
+  function saveTable(table) {
+    const head = table.columns.map((key) => csvField(payload.names?.[key] ?? key)).join(",");
+    const lines = chosen(table, null).map((row) => table.columns.map((key) => csvField(cell(key, row[key]))).join(","));
+    save(new Blob([[head, ...lines, ""].join("\n")], { type: "text/csv" }), table.file);
   }
+
+  // Pictures ------------------------------------------------------------------------------------------------------
+  const SVG = "http://www.w3.org/2000/svg";
+
+  function piece(tag, attributes, ...children) {
+    const made = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.append(...children);
+    return made;
+  }
+
+  function text(words, x, y, look) {
+    return piece("text", { x, y, fill: look.color, "font-size": look.fontSize, "font-weight": look.fontWeight, "font-family": look.fontFamily }, words);
+  }
+
+  // Words in lines of at most so many pixels; where there are no spaces, as in Chinese, between characters.
+  function folded(words, width, look) {
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.font = `${look.fontWeight} ${look.fontSize} ${look.fontFamily}`;
+    const lines = [""];
+    for (const part of words.match(/[\u3000-\u9fff\uff00-\uffef]|[^\s\u3000-\u9fff\uff00-\uffef]+\s*|\s+/g) ?? []) {
+      if (lines.at(-1) && pen.measureText((lines.at(-1) + part).trimEnd()).width > width) lines.push("");
+      lines[lines.length - 1] += part;
+    }
+    return lines.map((line) => line.trimEnd());
+  }
+
+  // A copy that does not need the style sheet; what Vega has drawn does not anyway.
+  const LOOKS = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "font-family", "font-size", "font-weight", "text-anchor", "visibility"];
+  function copied(svg) {
+    const copy = svg.cloneNode(true);
+    if (svg.classList.contains("marks")) return copy;
+    const [from, to] = [svg, copy].map((each) => [each, ...each.querySelectorAll("*")]);
+    from.forEach((each, i) => {
+      const look = getComputedStyle(each);
+      for (const name of LOOKS) to[i].setAttribute(name, look.getPropertyValue(name));
+    });
+    return copy;
+  }
+
+  // Title, key and panels of a figure as one picture, where they are on the page.
+  function picture(section) {
+    const title = section.querySelector("h2, h3");
+    const body = section.querySelector(".panels").getBoundingClientRect();
+    const paper = color("paper");
+    const width = Math.ceil(body.width) + 2 * 16;
+    const inner = [];
+    const look = getComputedStyle(title);
+    const size = parseFloat(look.fontSize);
+    let top = 16;
+    for (const line of folded(title.textContent, body.width, look)) {
+      inner.push(text(line, 16, top + size, look));
+      top += 1.35 * size;
+    }
+    top += 8;
+    const legend = section.querySelector(".legend");
+    const origin = legend?.getBoundingClientRect();
+    for (const item of legend?.children ?? []) {
+      const box = item.getBoundingClientRect();
+      const swatch = item.querySelector("svg");
+      const mark = swatch && swatch.getBoundingClientRect();
+      const own = getComputedStyle(item);
+      if (mark) {
+        const copy = copied(swatch);
+        for (const [name, value] of Object.entries({ x: 16 + mark.x - origin.x, y: top + mark.y - origin.y, width: mark.width, height: mark.height })) copy.setAttribute(name, value);
+        inner.push(copy);
+      }
+      inner.push(text(item.textContent.trim(), 16 + box.x - origin.x + (mark ? mark.width + 7 : 0), top + box.y - origin.y + 0.72 * box.height, own));
+    }
+    top += (origin?.height ?? 0) + 14;
+    for (const words of section.querySelectorAll(".panel > h3, .panel > h4, .panel > .detail")) {
+      const box = words.getBoundingClientRect();
+      const own = getComputedStyle(words);
+      folded(words.textContent, box.width, own).forEach((line, i) => {
+        inner.push(text(line, 16 + box.x - body.x, top + box.y - body.y + 1.05 * parseFloat(own.fontSize) + i * parseFloat(own.lineHeight), own));
+      });
+    }
+    for (const svg of section.querySelectorAll(".panels svg")) {
+      const box = svg.getBoundingClientRect();
+      const copy = copied(svg);
+      for (const [name, value] of Object.entries({ x: 16 + box.x - body.x, y: top + box.y - body.y, width: box.width, height: box.height })) copy.setAttribute(name, value);
+      inner.push(copy);
+    }
+    const height = Math.ceil(top + body.height + 16);
+    const ground = piece("rect", { width, height, fill: paper });
+    const label = piece("title", {}, title.textContent);
+    const made = piece("svg", { xmlns: SVG, width, height, viewBox: `0 0 ${width} ${height}` }, label, ground, ...inner);
+    return { source: new XMLSerializer().serializeToString(made), width, height };
+  }
+
+  const asBlob = (drawn) => new Blob([drawn.source], { type: "image/svg+xml" });
+
+  async function savePng(drawn, name) {
+    const image = new Image();
+    image.src = URL.createObjectURL(asBlob(drawn));
+    await image.decode();
+    const canvas = Object.assign(document.createElement("canvas"), { width: 2 * drawn.width, height: 2 * drawn.height });
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    URL.revokeObjectURL(image.src);
+    canvas.toBlob((blob) => save(blob, name), "image/png");
+  }
+
+  // Every figure's controls ---------------------------------------------------------------------------------------
+  let tables = []; // what fills those that are open
+  function equip() {
+    tables = [];
+    for (const section of document.querySelectorAll("section[data-figure]")) {
+      const name = section.dataset.figure;
+      const slider = section.querySelector("input[type=range]");
+      for (const tools of section.querySelectorAll(".tools")) {
+        const shown = said.figures[name].tables[tools.dataset.table];
+        tools.querySelector("button.csv").addEventListener("click", () => saveTable(shown));
+        tools.querySelector("button.svg")?.addEventListener("click", () => save(asBlob(picture(section)), `termwise-${name}.svg`));
+        tools.querySelector("button.png")?.addEventListener("click", () => savePng(picture(section), `termwise-${name}.png`));
+        const details = tools.querySelector("details");
+        const refresh = () => details?.open && fillTable(shown, slider ? place.at : null, details.querySelector(".scroll"));
+        details?.addEventListener("toggle", refresh);
+        tables.push(refresh);
+      }
+      for (const chart of section.querySelectorAll(".chart")) {
+        chart.addEventListener("keydown", onKey);
+        chart.addEventListener("focus", onFocus);
+        chart.addEventListener("blur", () => { move({ depthAt: null, stepAt: null }); pill.hidden = true; });
+      }
+      slider?.addEventListener("input", () => choose(Number(slider.value)));
+    }
+    if (steps.length) choose(place.at);
+  }
+
+  // All figures show the same record.
+  function choose(at) {
+    move({ at });
+    const words = said.strings.step.replace("{step}", whole(steps[at]));
+    for (const box of document.querySelectorAll(".slider")) {
+      const slider = box.querySelector("input");
+      slider.value = at;
+      slider.setAttribute("aria-valuetext", words);
+      box.querySelector("output").textContent = words;
+    }
+    for (const refresh of tables) refresh();
+  }
+
+  // Another language ----------------------------------------------------------------------------------------------
+  const nav = document.querySelector(".languages");
+  const page = document.getElementById("page");
+  const kept = Object.fromEntries([...document.querySelectorAll("template")].map((each) => [each.lang, each.content]));
+  kept[root.lang] = document.createDocumentFragment();
+  kept[root.lang].append(...page.cloneNode(true).childNodes);
+  function speak(language) {
+    if (language === root.lang) return;
+    for (const { finalize } of views.values()) finalize();
+    views.clear();
+    page.replaceChildren(kept[language].cloneNode(true));
+    root.lang = language;
+    said = payload.languages[language];
+    document.querySelector(".licences summary").textContent = said.strings.licences;
+    for (const button of nav.children) button.setAttribute("aria-pressed", String(button.dataset.language === language));
+    equip();
+    drawAll();
+  }
+  for (const button of nav.children) button.addEventListener("click", () => speak(button.dataset.language));
+  nav.hidden = false;
+  equip();
 
   // Redrawing: another width, another colour scheme, paper ----------------------------------------------------------
   let timer = 0;
   const later = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => charts.filter((chart) => chart.clientWidth !== widths.get(chart)).forEach(draw), 120);
+    timer = setTimeout(() => charts().filter((chart) => chart.clientWidth !== widths.get(chart)).forEach(draw), 120);
   };
   const printing = (on) => () => {
-    document.documentElement.toggleAttribute("data-theme", false);
-    if (on) document.documentElement.dataset.theme = "print";
+    root.toggleAttribute("data-theme", false);
+    if (on) root.dataset.theme = "print";
     drawAll();
   };
   drawAll().then(() => {
-    document.documentElement.dataset.drawn = "true";
+    root.dataset.drawn = "true";
     new ResizeObserver(later).observe(document.body);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);

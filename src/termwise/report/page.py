@@ -1,5 +1,7 @@
 r"""The page: `write_page` makes one offline HTML file of what a run records, or of what experiments found.
 
+It says everything in every language, of which one is shown, and carries every table once.
+
 Security: every text is escaped (`markup`), `<` in the embedded JSON is written \u003c, and a content security
 policy allows nothing but the page's own scripts and its own style sheet, by their hashes. Vega evaluates its
 expressions with its interpreter, so no `eval` is needed; nothing is fetched.
@@ -10,14 +12,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from termwise.errors import RecordError
+from termwise.errors import RecordError, UsageError
 from termwise.records import write_atomically
 from termwise.report import sections
 from termwise.report.charts import Figure, Shown, column_name
@@ -26,17 +28,19 @@ from termwise.report.figures import build_figures
 from termwise.report.markup import Html, element, escape, join, slug
 from termwise.report.reading import Run, read_run
 from termwise.report.results import Study, has_results, read_results
-from termwise.report.strings import say, sentences
-from termwise.report.tables import Columns, build_tables
+from termwise.report.strings import LANGUAGES, say, sentences, speaking
+from termwise.report.tables import build_tables
 
-SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
+VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
 LICENCES = ("vega.LICENSE", "vega-lite.LICENSE", "vega-embed.LICENSE", "third-party.LICENSES")
 REPORT = "report.html"
+SCRIPT = ("failed", "step", "depth", "keys", "licences")  # what the page's script says
+SWITCH = "Language, 语言"
 
 
 @dataclass(frozen=True)
 class _Contents:
-    """What is between the page's frame and its scripts."""
+    """What the page says in one language, and the figures that its script draws there."""
 
     title: str
     eyebrow: str
@@ -45,10 +49,11 @@ class _Contents:
     head: Html
     main: Html
     methods: Html
-    payload: dict[str, Any]
+    figures: dict[str, Any]
+    columns: Mapping[str, str]
 
 
-def write_page(directory: Path | str, destination: Path | None = None) -> Path:
+def write_page(directory: Path | str, destination: Path | None = None, *, language: str = "en") -> Path:
     """Write the report of a run, or of experiments, whole or not at all, and return where it is.
 
     Args:
@@ -56,93 +61,132 @@ def write_page(directory: Path | str, destination: Path | None = None) -> Path:
             results of experiments, or one such file.
         destination: the file to write; by default `report.html` in the directory, or beside the one file under its
             name.
+        language: that the page opens in, "en" or "zh"; it has both, and a switch.
 
     Raises:
         RecordError: a file is missing, corrupt, of a newer version, or does not fit the others.
+        UsageError: the page has no such language.
     """
     place = Path(directory)
     default = place.with_suffix(".html") if place.is_file() else place / REPORT
-    page = _document(_contents(place)).encode()
+    page = _page(place, language).encode()
     return write_atomically(default if destination is None else Path(destination), lambda file: file.write(page))
 
 
-def _contents(place: Path) -> _Contents:
+def _page(place: Path, language: str) -> str:
     if (place / "summary.json").exists():
-        return _of_run(read_run(place))
+        return _of_run(read_run(place), language)
     if place.is_file() or has_results(place):
-        return _of_experiments(read_results(place))
+        return _of_experiments(read_results(place), language)
     raise RecordError(
         f"{place}: there is neither a finished run (summary.json) nor the result of an experiment (NAME.termwise) in "
         "it. Give the directory of `termwise train` or of `termwise experiment NAME --directory DIR`."
     )
 
 
-def _document(contents: _Contents) -> str:
-    """The page, as HTML."""
+def _of_run(run: Run, language: str) -> str:
+    tables = build_tables(run)
+    names = [network.name for network in run.summary.networks]
+    shared = {"networks": names, "steps": tables.axis.steps, "tables": tables.embedded()}
+
+    def contents() -> _Contents:
+        figures = build_figures(run, tables)
+        drawn = [sections.figure(figure, names, tables.axis.steps) for figure in figures]
+        columns = {name: column_name(name) for figure in figures for shown in figure.shown for name in shown.columns}
+        return _Contents(
+            title=run.summary.name,
+            eyebrow=say("eyebrow"),
+            name=run.summary.name,
+            verdict=sections.unbroken(run.summary.verdict, names),
+            head=sections.closure(run),
+            main=join([*drawn, sections.networks(run), sections.meaning(run)]),
+            methods=sections.methods(run, tables),
+            figures=_figures(figures),
+            columns=columns,
+        )
+
+    return _document(contents, shared, language)
+
+
+def _of_experiments(studies: Sequence[Study], language: str) -> str:
+    embedded = experiments_page(studies).embedded
+    shared = {"tables": embedded.tables, "names": embedded.names}
+
+    def contents() -> _Contents:
+        page = experiments_page(studies)
+        claims = {"claims": {"panels": [], "tables": [_table("claims", page.found, "")]}}
+        return _Contents(
+            title=page.title,
+            eyebrow=page.eyebrow,
+            name=page.title,
+            verdict=escape(page.verdict),
+            head=page.head(),
+            main=page.main(),
+            methods=Html(""),
+            figures=claims | _figures(page.figures),
+            columns=page.embedded.headings,
+        )
+
+    return _document(contents, shared, language)
+
+
+def _document(contents: Callable[[], _Contents], shared: Mapping[str, Any], language: str) -> str:
+    """The page, as HTML: everything in every language, one of them shown; the tables once.
+
+    Raises:
+        UsageError: the page has no such language.
+    """
+    if language not in LANGUAGES:
+        raise UsageError(f"language {language!r}: the page has {', '.join(LANGUAGES)}.")
+    said = {each: _in(each, contents) for each in LANGUAGES}
+    drawn, bodies, switch = {}, {}, []
+    for each, own in said.items():
+        with speaking(each):
+            bodies[each] = _body(own)
+            strings = {name: sentences()[f"script.{name}"] for name in SCRIPT}
+            drawn[each] = {"figures": own.figures, "columns": own.columns, "strings": strings}
+            words = {"lang": each, "data_language": each, "aria_pressed": str(each == language).lower()}
+            switch.append(element("button", say("language.name"), type_="button", **words))
     style = _asset("page.css")
-    scripts = [*(_asset("vendor", name) for name in SCRIPTS), _asset("page.js")]
+    scripts = [*(_asset("vendor", name) for name in VENDORED), _asset("page.js")]
     return Template(_asset("template.html")).substitute(
-        language=say("language"),
+        language=language,
         policy=escape(_policy(scripts, style)),
-        title=escape(f"{contents.title} · Termwise"),
+        title=escape(f"{said[language].title} · Termwise"),
         style=style,
-        eyebrow=escape(contents.eyebrow),
-        name=escape(contents.name),
-        verdict=contents.verdict,
-        head=contents.head,
-        noscript=escape(say("noscript")),
-        main=contents.main,
-        methods=contents.methods,
-        licences=sections.licences([_asset("vendor", name) for name in LICENCES]),
-        payload=_embed(contents.payload),
+        # Without the script there is nothing that could switch.
+        switch=element("nav", *switch, class_="languages", aria_label=SWITCH, hidden=True),
+        shown=element("div", bodies.pop(language), id_="page"),
+        # Of what is in a template nothing is there until the script takes it: no id is there twice.
+        others=join([element("template", body, lang=each) for each, body in bodies.items()]),
+        licences=sections.licences(drawn[language]["strings"]["licences"], map(_licence, LICENCES)),
+        payload=_embed({**shared, "languages": drawn}),
         scripts=join([element("script", Html(script)) for script in scripts]),
     )
 
 
-def _of_run(run: Run) -> _Contents:
-    tables = build_tables(run)
-    figures = build_figures(run, tables)
-    names = [network.name for network in run.summary.networks]
-    drawn = [sections.figure(figure, names, tables.axis.steps) for figure in figures]
-    columns = {column: column_name(column) for figure in figures for shown in figure.shown for column in shown.columns}
-    payload = {
-        "networks": names,
-        "steps": tables.axis.steps,
-        **_payload(tables.embedded(), _figures(figures), columns),
-    }
-    return _Contents(
-        title=run.summary.name,
-        eyebrow=say("eyebrow"),
-        name=run.summary.name,
-        verdict=sections.unbroken(run.summary.verdict, names),
-        head=sections.closure(run),
-        main=join([*drawn, sections.networks(run), sections.meaning(run)]),
-        methods=sections.methods(run, tables),
-        payload=payload,
+def _licence(name: str) -> str:
+    return _asset("vendor", name)
+
+
+def _in(language: str, contents: Callable[[], _Contents]) -> _Contents:
+    with speaking(language):
+        return contents()
+
+
+def _body(said: _Contents) -> Html:
+    """All that the page says in one language."""
+    header = element(
+        "header",
+        element("p", said.eyebrow, class_="eyebrow"),
+        element("h1", said.name),
+        element("p", said.verdict, class_="verdict"),
+        said.head,
     )
-
-
-def _of_experiments(studies: Sequence[Study]) -> _Contents:
-    page = experiments_page(studies)
-    claims = {"claims": {"panels": [], "tables": [_table("claims", page.found, "")]}}
-    embedded = page.embedded
-    payload = _payload(embedded.tables, claims | _figures(page.figures), embedded.headings)
-    return _Contents(
-        title=page.title,
-        eyebrow=page.eyebrow,
-        name=page.title,
-        verdict=escape(page.verdict),
-        head=page.head(),
-        main=page.main(),
-        methods=Html(""),
-        payload={**payload, "names": embedded.names},
-    )
-
-
-def _payload(tables: Mapping[str, Columns], figures: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that the page's script needs: the tables once, and the figures that share them."""
-    strings = {"columns": columns, "failed": sentences()["failed"], "step": sentences()["control.step.value"]}
-    return {"language": say("language"), "tables": tables, "figures": figures, "strings": strings}
+    notice = element("noscript", element("p", say("noscript"), class_="notice"))
+    footer = element("footer", said.methods) if said.methods else Html("")
+    main = element("main", notice, said.main)
+    return join([header, main, footer])
 
 
 def _figures(figures: Sequence[Figure]) -> dict[str, Any]:
@@ -168,7 +212,8 @@ def _policy(scripts: list[str], style: str) -> str:
     """Nothing but these scripts and this style sheet: no connection, frame, form, plug-in or other base."""
     allowed = " ".join(_hash(script) for script in scripts)
     own = f"script-src {allowed}; style-src {_hash(style)}"
-    return f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
+    # A picture is drawn for its download from a blob that the page's own script has made.
+    return f"default-src 'none'; {own}; img-src blob:; base-uri 'none'; form-action 'none'"
 
 
 def _hash(text: str) -> str:

@@ -18,7 +18,6 @@ from termwise.charts import Axis, Chart, Plot
 from termwise.errors import RecordError
 from termwise.experiments import NAMES, VERDICT, Result
 from termwise.records import Table, record_kind
-from termwise.report.strings import say
 
 FOUND = ("quantity", "found", "low", "high", "expected", "verdict")
 VERDICTS = ("holds", "fails", "undecided")
@@ -104,7 +103,7 @@ def _rows(table: Table) -> list[Row]:
 def plain(value: Any) -> Any:
     """A cell as the page knows it: a number or a text; None where there is none."""
     if isinstance(value, bool):
-        return say("yes") if value else say("no")
+        return "yes" if value else "no"
     if isinstance(value, float) and math.isnan(value):
         return None
     # JavaScript has no larger whole numbers.

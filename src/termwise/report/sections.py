@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from termwise.records import NetworkSummary
 from termwise.report.charts import Figure, Panel
 from termwise.report.markup import Html, element, escape, join
 from termwise.report.reading import Run
-from termwise.report.strings import fixed, integer, listing, number, percent, say, seconds, sentences
+from termwise.report.strings import (
+    fixed,
+    integer,
+    listing,
+    number,
+    percent,
+    say,
+    seconds,
+    sentences,
+)
 from termwise.report.tables import Tables
 
 TOLERANCE = 5e-6  # of the closure in float32
@@ -83,22 +92,34 @@ def figure(figure: Figure, names: Sequence[str] = (), steps: Sequence[int] = (),
 
 
 def _tools(figure: Figure) -> Iterator[Html]:
-    """The words that show a table, and its download, for each table behind a figure."""
+    """The words that show a table, and the downloads: of each table behind a figure, and of its picture."""
     several = len(figure.shown) > 1
     for index, shown in enumerate(figure.shown):
         words = say("control.table.at" if figure.slider else "control.table")
-        name = say("control.table.name", name=shown.name.replace("_", " ")) if several else ""
+        name = shown.name.replace("_", " ")
         details = element(
             "details",
-            element("summary", words, name),
+            element("summary", words, say("control.table.name", name=name) if several else ""),
             element("div", class_="scroll", tabindex="0", role="region", aria_labelledby=f"title-{figure.slug}"),
         )
-        button = element("button", say("control.csv"), type_="button", class_="csv")
-        yield element("div", details, button, class_="tools", data_table=index)
+        csv = say("control.csv.of", name=name) if several else say("control.csv.name")
+        pictures = [button(kind, say(f"control.{kind}.name")) for kind in ("svg", "png") if not index]
+        yield element("div", details, downloads(button("csv", csv), *pictures), class_="tools", data_table=index)
+
+
+def downloads(*buttons: Html) -> Html:
+    """What can be had, after the word that says so."""
+    return element("span", element("span", say("control.download")), *buttons, class_="downloads")
+
+
+def button(kind: str, name: str) -> Html:
+    """A download: csv, svg or png."""
+    return element("button", say(f"control.{kind}"), type_="button", class_=kind, aria_label=name)
 
 
 def _panel(slug: str, index: int, panel: Panel, level: int) -> Html:
-    chart = element("div", class_="chart", role="img", aria_label=panel.alternative, data_figure=slug, data_panel=index)
+    names = {"data_figure": slug, "data_panel": index}
+    chart = element("div", class_="chart", role="img", tabindex="0", aria_label=panel.alternative, **names)
     heading = [element(f"h{level}", panel.heading)] if panel.heading else []
     detail = [element("p", panel.detail, class_="detail")] if panel.detail else []
     return element("div", *heading, *detail, chart, class_="panel")
@@ -282,6 +303,7 @@ def methods(run: Run, tables: Tables) -> Html:
     return Html(element("h2", say("methods.title")) + element("dl", join(pairs)))
 
 
-def licences(texts: list[str]) -> Html:
+def licences(title: str, texts: Iterable[str]) -> Html:
     """The licences of the vendored scripts, which travel with them."""
-    return element("details", element("summary", say("licences.title")), element("pre", "\n\n".join(texts)))
+    inner = element("summary", title), element("pre", "\n\n".join(texts), lang="en")
+    return element("footer", element("details", *inner), class_="licences")

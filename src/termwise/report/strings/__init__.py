@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 
-from termwise.errors import UsageError
 from termwise.report.strings.chinese import CHINESE
 from termwise.report.strings.english import ENGLISH
 
@@ -21,13 +20,7 @@ _spoken: ContextVar[str] = ContextVar("spoken", default="en")
 
 @contextlib.contextmanager
 def speaking(language: str) -> Iterator[None]:
-    """Sentences in that language.
-
-    Raises:
-        UsageError: there is no table for it.
-    """
-    if language not in LANGUAGES:
-        raise UsageError(f"language {language!r}: the page speaks {' and '.join(LANGUAGES)}.")
+    """Sentences in that language, one of `LANGUAGES`."""
     token = _spoken.set(language)
     try:
         yield

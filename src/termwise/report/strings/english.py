@@ -4,7 +4,7 @@ Placeholders are filled by `say`; numbers arrive formatted, so that no sentence 
 """
 
 ENGLISH: dict[str, str] = {
-    "language": "en",
+    "language.name": "English",
     "eyebrow": "Termwise depth report",
     "and": " and ",
     "comma": ", ",
@@ -23,10 +23,21 @@ ENGLISH: dict[str, str] = {
     "control.step": "Recorded step",
     "control.table": "Show as table",
     "control.table.at": "Show as table, at the step chosen above",
-    "control.csv": "Download the data (CSV)",
+    "control.download": "Download",
+    "control.csv": "CSV",
+    "control.csv.name": "CSV: download the data",
+    "control.csv.of": "CSV: download the data, {name}",
+    "control.svg": "SVG",
+    "control.svg.name": "SVG: download the picture",
+    "control.png": "PNG",
+    "control.png.name": "PNG: download the picture",
     "control.step.value": "step {step}",
-    "failed": "This figure could not be drawn: {reason}",
-    "chart": "chart",
+    # said by the page's script
+    "script.failed": "This figure could not be drawn: {reason}",
+    "script.step": "step {step}",
+    "script.depth": "depth {depth}",
+    "script.licences": "Licences of the scripts inside this page",
+    "script.keys": "Arrow keys: move over depths and steps. Esc: leave.",
     # spectrum
     "spectrum.title": "The middle 80 % of the input-born output lies {ranges}",
     "spectrum.range": "at depths {low} to {high} in {network}",
@@ -211,7 +222,6 @@ ENGLISH: dict[str, str] = {
     "methods.records": "Records",
     "methods.records.text": "{count} steps from {first} to {last}; tables embedded to six significant "
     "digits, in full in tables/*.parquet",
-    "licences.title": "Licences of the scripts inside this page",
     # columns of the tables
     "column.network": "network",
     "column.step": "step",
