@@ -22,9 +22,10 @@ from termwise import nets, records
 from termwise.data import DataSet
 from termwise.errors import DataError, ModelError, RunError, UsageError
 from termwise.profile import Estimate, profile
-from termwise.records import NetworkSummary, RunSummary, read_parquet, read_summary
+from termwise.records import Finding, NetworkSummary, RunSummary, read_parquet, read_summary
+from termwise.report.conclusion import sentence
 from termwise.rundir import Manifest, RunDirectory, read_manifest
-from termwise.summary import depth_difference, mean_depth_with_constants, verdict
+from termwise.summary import depth_difference, mean_depth_with_constants
 from termwise.timeline import Timeline, log_spaced
 from termwise.training import (
     NetworkConfig,
@@ -439,12 +440,12 @@ PLAIN = numbers("P", (9.0, 9.0, 9.0), (9.0, 9.0, 9.0), depths=[9], longest=9)
 def test_the_sentence(
     networks: list[NetworkSummary], difference: Estimate | None, hypotheses: list[str], expected: str
 ) -> None:
-    assert verdict(networks, difference, unit="layers", samples=256, hypotheses=hypotheses) == expected
+    assert sentence(networks, Finding(difference, hypotheses), samples=256) == expected
 
 
 def test_the_sentence_claims_no_more_than_its_numbers() -> None:
     def say(networks: list[NetworkSummary], difference: Estimate | None) -> str:
-        return verdict(networks, difference, unit="layers", samples=256, hypotheses=["H1"])
+        return sentence(networks, Finding(difference, ["H1"]), samples=256)
 
     text = say([STAYED, FELL], Estimate(0.1, -0.1, 0.3))
     assert "C went from 4.0 [3.8, 4.2] to 4.3 [4.1, 4.5] layers (of 20), no clear change" in text
@@ -546,5 +547,5 @@ def test_the_verdict_says_what_counting_constants_would_show() -> None:
         msgspec.structs.replace(network, mean_depth_with_constants=counted)
         for network, counted in ((FELL, (12.0, 6.04)), (ROSE, (7.0, 5.0)))
     ]
-    sentence = verdict(told, None, unit="layers", samples=20, hypotheses=["H1"])
-    assert "With the paths of constants counted in, it would be 12.0 to 6.0 and 7.0 to 5.0." in sentence
+    said = sentence(told, Finding(None, ["H1"]), samples=20)
+    assert "With the paths of constants counted in, it would be 12.0 to 6.0 and 7.0 to 5.0." in said

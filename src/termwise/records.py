@@ -333,6 +333,20 @@ class NetworkSummary(msgspec.Struct):
     operators: list[dict[str, Any]]
 
 
+class Finding(msgspec.Struct):
+    """What the sentence of a run is made of, beside the numbers of its networks.
+
+    Attributes:
+        difference: mean path length at the end of the first of two networks less that of the second, and its interval.
+        hypotheses: those that a run like this bears on, such as H1.
+        checkpoints: the steps of the first and the last one, where it was traced from these.
+    """
+
+    difference: tuple[float, float, float] | None
+    hypotheses: list[str]
+    checkpoints: tuple[int, int] | None = None
+
+
 class RunSummary(msgspec.Struct):
     """summary.json of a run directory."""
 
@@ -349,6 +363,7 @@ class RunSummary(msgspec.Struct):
     verdict: str
     networks: list[NetworkSummary]
     reestimated: bool = True  # batch-norm statistics, on a copy; else as the model had them
+    finding: Finding | None = None  # None: written before there was one; the verdict is all there is
     skipped: list[str] = []  # checkpoints that could not be used, and why
     format: str = "termwise-run"
     version: int = VERSION

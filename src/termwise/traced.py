@@ -21,9 +21,8 @@ from termwise.inputs import check_input, repeat_channels
 from termwise.loop import threads
 from termwise.models import load_model
 from termwise.nets.names import parse
-from termwise.records import RunSummary
+from termwise.records import Finding, RunSummary
 from termwise.rundir import RunDirectory, slugs
-from termwise.summary import verdict
 from termwise.trace import require_fit, trace
 from termwise.training import (
     NetworkConfig,
@@ -33,7 +32,6 @@ from termwise.training import (
     draw_inputs,
     manifest_of,
     outcome_of,
-    unit_name,
 )
 
 
@@ -111,15 +109,8 @@ def run_trace(
             )
             seconds = {"training_seconds": None, "recording_seconds": time.monotonic() - start}
             outcome = outcome_of(model, timeline, name=config.model, slug=slug, **seconds)
-            sentence = verdict(
-                [outcome.summary],
-                None,
-                unit=unit_name(config.recording),
-                samples=len(inputs.probe[0]),
-                hypotheses=["H1"],
-                when=f"From the checkpoint of step {timeline.steps[0]} to that of step {timeline.steps[-1]}",
-            )
-            about: dict[str, Any] = {"name": config.name, "threads": config.threads, "seed": None, "verdict": sentence}
+            finding = Finding(None, ["H1"], (timeline.steps[0], timeline.steps[-1]))
+            about: dict[str, Any] = {"name": config.name, "threads": config.threads, "seed": None, "finding": finding}
             return conclude(run, inputs, [outcome], recording=config.recording, **about)
 
 

@@ -32,6 +32,7 @@ from termwise.nets.names import BUILDERS
 from termwise.program import Constants, Product
 from termwise.records import (
     DataSummary,
+    Finding,
     NetworkSummary,
     RunSummary,
     concatenate,
@@ -40,7 +41,7 @@ from termwise.records import (
 )
 from termwise.rundir import Manifest, RunDirectory, now, slugs, termwise_version
 from termwise.seeds import owned_random, stream
-from termwise.summary import depth_difference, network_summary, verdict
+from termwise.summary import depth_difference, network_summary
 from termwise.timeline import Recorder, Timeline, log_spaced, named
 
 __all__ = [
@@ -235,7 +236,6 @@ def run_training(
                 _train(network, slug, config, inputs, run.network(slug), progress, save_every)
                 for network, slug in zip(config.networks, folders, strict=True)
             ]
-            samples = len(inputs.probe[0])
             return conclude(
                 run,
                 inputs,
@@ -244,7 +244,7 @@ def run_training(
                 recording=config.recording,
                 threads=config.threads,
                 seed=config.seed,
-                verdict=_sentence(config, samples, outcomes),
+                finding=_finding(config, outcomes),
             )
 
 
@@ -349,9 +349,11 @@ def conclude(
     recording: Recording,
     threads: int,
     seed: int | None,
-    verdict: str,
+    finding: Finding,
 ) -> RunSummary:
     """Write the tables of all networks and the summary; `seed` is None where nothing was trained."""
+    from termwise.report.conclusion import in_english
+
     pairs = [outcome.timeline.for_network(outcome.summary.name) for outcome in outcomes]
     for kind, tables in zip(("steps", "spectrum"), zip(*pairs, strict=True), strict=True):
         write_parquet(run.tables / f"{kind}.parquet", concatenate(tables))
@@ -372,11 +374,13 @@ def conclude(
         data=DataSummary(
             data.name, data.title, data.sha256, data.attribution, len(data.train_inputs), probe, data.classes
         ),
-        verdict=verdict,
+        verdict="",
+        finding=finding,
         networks=[outcome.summary for outcome in outcomes],
         reestimated=inputs.calibration is not False,
         skipped=[line for outcome in outcomes for line in outcome.timeline.skipped],
     )
+    summary.verdict = in_english(summary)
     write_summary(run.path, summary)
     return summary
 
@@ -386,14 +390,13 @@ def unit_name(recording: Recording) -> str:
     return recording.unit if isinstance(recording.unit, str) else "modules"
 
 
-def _sentence(config: RunConfig, samples: int, outcomes: list[Outcome]) -> str:
+def _finding(config: RunConfig, outcomes: list[Outcome]) -> Finding:
     families = {network.family for network in config.networks}
     hypotheses = ["H1", "H4"] if {"resnet", "densenet"} <= families else ["H1"]
     difference = None
     if len(outcomes) == 2:
-        difference = depth_difference(*(_last_terms(outcome) for outcome in outcomes))
-    summaries = [outcome.summary for outcome in outcomes]
-    return verdict(summaries, difference, unit=unit_name(config.recording), samples=samples, hypotheses=hypotheses)
+        difference = tuple(depth_difference(*(_last_terms(outcome) for outcome in outcomes)))
+    return Finding(difference, hypotheses)
 
 
 def _last_terms(outcome: Outcome) -> tuple[tuple[int, ...], np.ndarray]:

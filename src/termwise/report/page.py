@@ -23,6 +23,7 @@ from termwise.errors import RecordError, UsageError
 from termwise.records import write_atomically
 from termwise.report import sections
 from termwise.report.charts import Figure, Shown, column_name
+from termwise.report.conclusion import conclusion
 from termwise.report.experiments import experiments_page
 from termwise.report.figures import build_figures
 from termwise.report.markup import Html, element, escape, join, slug
@@ -97,7 +98,7 @@ def _of_run(run: Run, language: str) -> str:
             title=run.summary.name,
             eyebrow=say("eyebrow"),
             name=run.summary.name,
-            verdict=sections.unbroken(run.summary.verdict, names),
+            verdict=sections.unbroken(conclusion(run.summary), names),
             head=sections.closure(run),
             main=join([*drawn, sections.networks(run), sections.meaning(run)]),
             methods=sections.methods(run, tables),
@@ -105,7 +106,7 @@ def _of_run(run: Run, language: str) -> str:
             columns=columns,
         )
 
-    return _document(contents, shared, language)
+    return _document(contents, shared, language, unit=run.summary.unit)
 
 
 def _of_experiments(studies: Sequence[Study], language: str) -> str:
@@ -130,7 +131,9 @@ def _of_experiments(studies: Sequence[Study], language: str) -> str:
     return _document(contents, shared, language)
 
 
-def _document(contents: Callable[[], _Contents], shared: Mapping[str, Any], language: str) -> str:
+def _document(
+    contents: Callable[[], _Contents], shared: Mapping[str, Any], language: str, *, unit: str = "layers"
+) -> str:
     """The page, as HTML: everything in every language, one of them shown; the tables once.
 
     Raises:
@@ -138,7 +141,7 @@ def _document(contents: Callable[[], _Contents], shared: Mapping[str, Any], lang
     """
     if language not in LANGUAGES:
         raise UsageError(f"language {language!r}: the page has {', '.join(LANGUAGES)}.")
-    said = {each: _in(each, contents) for each in LANGUAGES}
+    said = {each: _in(each, unit, contents) for each in LANGUAGES}
     drawn, bodies, switch = {}, {}, []
     for each, own in said.items():
         with speaking(each):
@@ -169,8 +172,8 @@ def _licence(name: str) -> str:
     return _asset("vendor", name)
 
 
-def _in(language: str, contents: Callable[[], _Contents]) -> _Contents:
-    with speaking(language):
+def _in(language: str, unit: str, contents: Callable[[], _Contents]) -> _Contents:
+    with speaking(language, unit=unit):
         return contents()
 
 

@@ -15,32 +15,28 @@ from termwise.report.strings.english import ENGLISH
 
 LANGUAGES: Mapping[str, Mapping[str, str]] = {"en": ENGLISH, "zh": CHINESE}
 
-_spoken: ContextVar[str] = ContextVar("spoken", default="en")
+_spoken: ContextVar[tuple[str, str]] = ContextVar("spoken", default=("en", "layers"))
 
 
 @contextlib.contextmanager
-def speaking(language: str) -> Iterator[None]:
-    """Sentences in that language, one of `LANGUAGES`."""
-    token = _spoken.set(language)
+def speaking(language: str, *, unit: str = "layers") -> Iterator[None]:
+    """Sentences in that language, one of `LANGUAGES`, which call the steps of depth by that unit."""
+    token = _spoken.set((language, unit))
     try:
         yield
     finally:
         _spoken.reset(token)
 
 
-def spoken() -> str:
-    """The language that is spoken: en or zh."""
-    return _spoken.get()
-
-
 def sentences() -> Mapping[str, str]:
     """The table of the language that is spoken, placeholders unfilled."""
-    return LANGUAGES[spoken()]
+    return LANGUAGES[_spoken.get()[0]]
 
 
 def say(key: str, **values: object) -> str:
-    """The sentence of that key, with its placeholders filled."""
-    return sentences()[key].format(**values)
+    """The sentence of that key, with its placeholders filled; `{unit}` is that of depth, in the plural."""
+    unit = _spoken.get()[1]
+    return sentences()[key].format(**{"unit": sentences().get(f"unit.{unit}", unit), **values})
 
 
 def listing(items: list[str]) -> str:

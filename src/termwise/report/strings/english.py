@@ -6,12 +6,39 @@ Placeholders are filled by `say`; numbers arrive formatted, so that no sentence 
 ENGLISH: dict[str, str] = {
     "language.name": "English",
     "eyebrow": "Termwise depth report",
+    "unit.layers": "layers",
+    "unit.blocks": "blocks",
+    "unit.activations": "activations",
+    "unit.modules": "modules",
     "and": " and ",
     "comma": ", ",
     "none": "none",
     "undefined": "undefined",
     "noscript": "The figures are drawn by scripts inside this file; without them only the text and the "
     "tables are shown.",
+    # conclusion
+    "conclusion.trained": "While training, {changes}; {end} (95 % intervals over {samples} probe samples).",
+    "conclusion.traced": "From the checkpoint of step {first} to that of step {last}, {changes}; {end} (95 % intervals "
+    "over {samples} probe samples).",
+    "conclusion.change.only": "{subject} stayed {length} {unit}, the only length it has",
+    "conclusion.change.falls": "{subject} fell from {before} to {after} {unit} (of {longest})",
+    "conclusion.change.rises": "{subject} rose from {before} to {after} {unit} (of {longest})",
+    "conclusion.change.stays": "{subject} went from {before} to {after} {unit} (of {longest}), no clear change",
+    "conclusion.subject": "the mean path length of {network}",
+    "conclusion.subject.other": "that of {network}",
+    "conclusion.end.one": "at the end it reaches {accuracy} accuracy",
+    "conclusion.end.many": "at the end the accuracies are {accuracies}",
+    "conclusion.end.same": "at the end {one} and {other} cannot be told apart by it (they differ by {difference} "
+    "{unit}) at {accuracy} and {other_accuracy} accuracy",
+    "conclusion.end.shorter": "at the end {one} is shorter by {difference} {unit} at {accuracy} accuracy against the "
+    "{other_accuracy} of {other}",
+    "conclusion.accuracy": "{network} {accuracy}",
+    "conclusion.counted": "With the paths of constants counted in, it would be {means}.",
+    "conclusion.counted.item": "{before} to {after}",
+    "conclusion.seed.one": "One seed: {hypotheses} stays undecided.",
+    "conclusion.seed.many": "One seed: {hypotheses} stay undecided.",
+    "and.long": ", and ",
+    "sentence.gap": " ",
     # closure
     "closure.good": "The parts add up to the whole within {closure}.",
     "closure.bad": "The parts miss the whole by {closure}: do not trust the figures below.",
@@ -44,18 +71,18 @@ ENGLISH: dict[str, str] = {
     "spectrum.range.one": "at depth {low} in {network}",
     "spectrum.title.plain": "Every path of {networks} from the input has one length: there is nothing to split",
     "spectrum.read": "Bars: the share of the output's norm that is born at the input and passes exactly "
-    "that many layers; the whisker is its 95 % interval over samples. Constants (biases, shifts of norms) "
+    "that many {unit}; the whisker is its 95 % interval over samples. Constants (biases, shifts of norms) "
     "are drawn beside them on the same scale, in units of the input-born sum, and are not part of it. "
     "Behind: how many of the paths have that length. The title is about the last record.",
     "spectrum.alt": "{network}, {step}: {count} terms at depths {shortest} to {longest}; largest norm share "
     "{share} at depth {depth}; most paths ({paths}) at depth {mode}. {constants}",
     "spectrum.alt.constants": "Constants: {share} of the input-born sum.",
     "spectrum.axis": "share",
-    "depth.axis": "depth (layers on the path)",
+    "depth.axis": "depth ({unit} on the path)",
     "spectrum.constant": "const.",
     "spectrum.frozen": "frozen",
-    "panel.paths": "{count}, {shortest} to {longest} layers long",
-    "panel.paths.same": "{count}, {shortest} layers long",
+    "panel.paths": "{count}, {shortest} to {longest} {unit} long",
+    "panel.paths.same": "{count}, {shortest} {unit} long",
     "panel.paths.count": "{paths} paths",
     "panel.paths.one": "1 path",
     "key.input": "input-born terms",
@@ -118,7 +145,7 @@ ENGLISH: dict[str, str] = {
     "averaged in.",
     "mean.alt": "{network}: mean path length {first} at step {start} and {last} at step {end}.",
     "mean.alt.constants": "Constants: {first} and {last}.",
-    "mean.axis": "mean depth (layers)",
+    "mean.axis": "mean depth ({unit})",
     "key.constants.dashed": "constants, dashed",
     # degrees over training
     "degrees.title.move": "Of the output’s variance, the part of degree {degree} in the input {moves}",
@@ -153,8 +180,8 @@ ENGLISH: dict[str, str] = {
     "row.effective": "Effective depth (99 % of the accuracy)",
     "row.mean.first": "Mean path length at the first record",
     "row.mean.last": "Mean path length at the last record",
-    "row.shortest": "Shortest path (layers)",
-    "row.longest": "Longest path (layers)",
+    "row.shortest": "Shortest path ({unit})",
+    "row.longest": "Longest path ({unit})",
     "row.closure": "Closure, worst record",
     "row.constant": "Constants, share of the output (aligned)",
     "row.frozen": "Frozen values, share of the output (aligned)",
@@ -265,6 +292,7 @@ ENGLISH: dict[str, str] = {
     "claims.expected": "expected",
     "claims.verdict": "verdict",
     "claims.interval": "[{low}, {high}]",
+    "claims.value": "{value} {interval}",
     "claims.read": "Found is the mean over seeds, with its 95 % interval in brackets. An expectation holds where the "
     "whole interval lies within it, and fails where the whole interval lies outside, on one side; else it is "
     "undecided.",
