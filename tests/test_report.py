@@ -457,7 +457,7 @@ def test_bad_runs_are_refused_and_the_old_page_stays(tmp_path: Path, what: str, 
 
 MARKS = """(chart) => Object.fromEntries(["rect", "line", "area", "symbol", "rule"].map((kind) => {
   const found = [...chart.querySelectorAll(`svg .mark-${kind}:not(.role-axis-grid):not(.role-axis-tick) > *`)];
-  const inside = found.filter((item) => !item.closest(".role-axis"));
+  const inside = found.filter((item) => !item.closest(".role-axis") && item.getAttribute("fill-opacity") !== "0");
   return [kind, inside.filter((item) => { const box = item.getBBox(); return box.width + box.height > 0; }).length];
 }))"""
 

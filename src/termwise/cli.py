@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import webbrowser
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +68,10 @@ Scheduler = Annotated[
     dict[str, str] | None,
     Parameter(help="Options of the cluster's scheduler: --slurm.partition long --slurm.time 600.", negative=()),
 ]
+Language = Annotated[
+    Literal["en", "zh"], Parameter(name="--lang", help="That the page opens in: English or Chinese; it has both.")
+]
+Open = Annotated[bool, Parameter(help="Open the page in the browser.", negative=())]
 Output = Annotated[
     int | str | None, Parameter(help="Key or index of the tensor to profile, where the model returns several.")
 ]
@@ -438,11 +443,37 @@ def report(
         Path, Parameter(help="The directory of a finished run, or of experiments; or one saved experiment.")
     ],
     /,
+    *,
+    language: Language = "en",
+    open: Open = False,
 ) -> None:
     """Write the page of a run, or of experiments, again, from what is saved."""
     from termwise.report import write_page
 
-    print(f"report: {write_page(run)}")
+    _show(write_page(run, language=language), open)
+
+
+@app.command
+def compare(
+    *runs: Annotated[Path, Parameter(help="Directories of finished runs, two or more.")],
+    to: Annotated[Path, Parameter(help="The page to write.")] = Path("comparison.html"),
+    language: Language = "en",
+    open: Open = False,
+) -> None:
+    """Write one page of several runs: all of their networks side by side, on equal scales.
+
+    Runs that differ in nothing but their seed are taken together: what holds of all seeds has an interval over them.
+    """
+    from termwise.report import write_comparison
+
+    _show(write_comparison(runs, to, language=language), open)
+
+
+def _show(page: Path, open: bool) -> None:
+    """Say where a page is, and open it in the browser where that is wanted."""
+    print(f"report: {page}")
+    if open and not webbrowser.open(page.resolve().as_uri()):
+        print("There is no browser here to open it in.", file=sys.stderr)
 
 
 @app.command

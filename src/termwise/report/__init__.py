@@ -1,5 +1,5 @@
-"""The report: one offline HTML page made of what a run, or an experiment, has saved and nothing else."""
+"""The report: one offline HTML page made of what runs, or experiments, have saved and nothing else."""
 
-from termwise.report.page import write_page
+from termwise.report.page import write_comparison, write_page
 
-__all__ = ["write_page"]
+__all__ = ["write_comparison", "write_page"]

@@ -5,8 +5,9 @@ Depth and step axes, their ticks and the place of step 0 are the same in every f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from termwise.report.strings import say
 from termwise.report.tables import Tables, rounded
@@ -131,10 +132,45 @@ def tooltip(*fields: tuple[str, str, str]) -> list[Spec]:
     ]
 
 
-def complete(spec: Spec, alternative: str, *, at: int | None = None, slug: str = "") -> Spec:
-    """What every specification carries; with `at`, the parameter that follows the figure's slider."""
+Place = Literal["depth", "step"]
+
+
+def lit(which: Place, channel: str, scale: Spec, tables: Tables) -> Spec:
+    """A rule across the plot at the depth, or the step, where the reader is, in this figure or in another one."""
+    zero = rounded(tables.axis.zero)
+    place = {"depth": "depthAt", "step": f"stepAt === 0 ? {zero} : stepAt"}[which]
+    return {
+        "data": {"values": [{}]},
+        "transform": [{"calculate": place, "as": "place"}, {"filter": "isValid(datum.place)"}],
+        "mark": {"type": "rule", "style": "lit", "clip": True},
+        "encoding": {channel: {**scale, "field": "place"}},
+    }
+
+
+def target(which: Place, x: Spec, tips: list[Spec] | None = None) -> Spec:
+    """What can be pointed at: for each row the whole height of the plot around its depth, or its record."""
+    ends = {"depth": ("datum.depth - 0.5", "datum.depth + 0.5"), "step": ("datum.left", "datum.right")}[which]
+    around = [{"calculate": end, "as": name} for end, name in zip(ends, ("from", "to"), strict=True)]
+    encoding: Spec = {"x": {**x, "field": "from"}, "x2": {"field": "to"}}
+    mark = {"type": "rect", "style": "target", "clip": True}
+    return {"transform": around, "mark": mark, "encoding": encoding | ({} if tips is None else {"tooltip": tips})}
+
+
+def complete(spec: Spec, alternative: str, *, at: int | None = None, keys: Sequence[Place] = ()) -> Spec:
+    """What every specification carries.
+
+    Args:
+        spec: all else.
+        alternative: what it shows, in words.
+        at: the place among the steps of the record that is shown, where the reader chooses it.
+        keys: what lies along x, and along y, where `lit` marks it; arrow keys move along it.
+    """
     padding = {"left": 2, "right": 10, "top": 4, "bottom": 2}
     head: Spec = {"$schema": SCHEMA, "description": alternative, "padding": padding}
-    if at is not None:
-        head["params"] = [{"name": "at", "value": at}]
+    params = [] if at is None else [{"name": "at", "value": at}]
+    params += [{"name": f"{name}At", "value": None} for name in keys]
+    if params:
+        head["params"] = params
+    if keys:
+        head["usermeta"] = {"keys": list(keys)}
     return {**head, **spec}

@@ -35,33 +35,33 @@ def sentence(networks: Sequence[NetworkSummary], finding: Finding, *, samples: i
         finding: what its networks have together.
         samples: of the probe.
     """
-    changes = _joined([_change(network, first=i == 0) for i, network in enumerate(networks)])
+    changes = joined([change(network, first=i == 0) for i, network in enumerate(networks)])
     difference = None if finding.difference is None else Estimate(*finding.difference)
     words = {"changes": changes, "end": _end(networks, difference), "samples": integer(samples)}
     if finding.checkpoints is None:
-        shown = say("conclusion.trained", **words)
+        found = say("conclusion.trained", **words)
     else:
         first, last = map(integer, finding.checkpoints)
-        shown = say("conclusion.traced", first=first, last=last, **words)
+        found = say("conclusion.traced", first=first, last=last, **words)
     key = "conclusion.seed.one" if len(finding.hypotheses) == 1 else "conclusion.seed.many"
-    said = [shown, _counted(networks), say(key, hypotheses=_joined(finding.hypotheses))]
+    said = [found, _counted(networks), say(key, hypotheses=joined(finding.hypotheses))]
     return say("sentence.gap").join(filter(None, said))
 
 
 def _counted(networks: Sequence[NetworkSummary]) -> str:
     """What the means would be with the constants' paths among them."""
     pairs = [network.mean_depth_with_constants for network in networks]
-    shown = [say("conclusion.counted.item", before=f"{p[0]:.1f}", after=f"{p[1]:.1f}") for p in pairs if p is not None]
-    return say("conclusion.counted", means=_joined(shown)) if len(shown) == len(pairs) else ""
+    means = [say("conclusion.counted.item", before=f"{p[0]:.1f}", after=f"{p[1]:.1f}") for p in pairs if p is not None]
+    return say("conclusion.counted", means=joined(means)) if len(means) == len(pairs) else ""
 
 
-def _change(network: NetworkSummary, first: bool) -> str:
+def change(network: NetworkSummary, *, first: bool) -> str:
     """What the mean path length of one network did."""
     subject = say("conclusion.subject" if first else "conclusion.subject.other", network=network.name)
     if len(network.depths) == 1:
         return say("conclusion.change.only", subject=subject, length=network.depths[0])
     before, after = (
-        _shown(Estimate(value, *interval))
+        shown(Estimate(value, *interval))
         for value, interval in zip(network.mean_depth, network.mean_depth_interval, strict=True)
     )
     (first_low, first_high), (last_low, last_high) = network.mean_depth_interval
@@ -76,24 +76,25 @@ def _end(networks: Sequence[NetworkSummary], difference: Estimate | None) -> str
     if len(networks) > 2 or difference is None:
         pairs = zip(networks, accuracies, strict=True)
         reached = [say("conclusion.accuracy", network=network.name, accuracy=accuracy) for network, accuracy in pairs]
-        return say("conclusion.end.many", accuracies=_joined(reached))
+        return say("conclusion.end.many", accuracies=joined(reached))
     one, other = (1, 0) if difference.value > 0 else (0, 1)
     key, size = "conclusion.end.shorter", Estimate(abs(difference.value), *sorted(map(abs, difference[1:])))
     if difference.low <= 0 <= difference.high:
         one, other, key, size = 0, 1, "conclusion.end.same", difference
     names = {"one": networks[one].name, "other": networks[other].name}
     reached = {"accuracy": accuracies[one], "other_accuracy": accuracies[other]}
-    return say(key, difference=_shown(size), **names, **reached)
+    return say(key, difference=shown(size), **names, **reached)
 
 
-def _shown(estimate: Estimate) -> str:
-    """With as many places as the interval is worth."""
+def shown(estimate: Estimate) -> str:
+    """A number and its interval, with as many places as the interval is worth."""
     places = 1 if estimate.high - estimate.low >= 0.2 else 2
     value, low, high = (f"{number:.{places}f}" for number in estimate)
     return say("claims.value", value=value, interval=say("claims.interval", low=low, high=high))
 
 
-def _joined(parts: Sequence[str]) -> str:
+def joined(parts: Sequence[str]) -> str:
+    """A list of clauses, in which there may be commas."""
     if len(parts) < 2:
         return "".join(parts)
     comma = say("comma")

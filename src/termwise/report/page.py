@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 from termwise.errors import RecordError, UsageError
 from termwise.records import write_atomically
 from termwise.report import sections
 from termwise.report.charts import Figure, Shown, column_name
+from termwise.report.comparison import compared, merged, notices, read_runs
 from termwise.report.conclusion import conclusion
 from termwise.report.experiments import experiments_page
 from termwise.report.figures import build_figures
@@ -54,6 +55,14 @@ class _Contents:
     columns: Mapping[str, str]
 
 
+class _Head(NamedTuple):
+    """The first words of a page of networks: what it is, its verdict, and what else must be known."""
+
+    eyebrow: str
+    verdict: str
+    notices: list[str]
+
+
 def write_page(directory: Path | str, destination: Path | None = None, *, language: str = "en") -> Path:
     """Write the report of a run, or of experiments, whole or not at all, and return where it is.
 
@@ -74,6 +83,22 @@ def write_page(directory: Path | str, destination: Path | None = None, *, langua
     return write_atomically(default if destination is None else Path(destination), lambda file: file.write(page))
 
 
+def write_comparison(directories: Sequence[Path | str], destination: Path | str, *, language: str = "en") -> Path:
+    """Write the page of several runs, all of their networks side by side, whole or not at all; return where it is.
+
+    Args:
+        directories: of two runs or more.
+        destination: the file to write.
+        language: that the page opens in, "en" or "zh".
+
+    Raises:
+        RecordError: a run cannot be read, or two of them do not measure the same thing.
+        UsageError: these are not two runs, or the page has no such language.
+    """
+    page = _of_runs(read_runs(directories), language).encode()
+    return write_atomically(Path(destination), lambda file: file.write(page))
+
+
 def _page(place: Path, language: str) -> str:
     if (place / "summary.json").exists():
         return _of_run(read_run(place), language)
@@ -86,27 +111,46 @@ def _page(place: Path, language: str) -> str:
 
 
 def _of_run(run: Run, language: str) -> str:
-    tables = build_tables(run)
-    names = [network.name for network in run.summary.networks]
+    def head() -> _Head:
+        return _Head(say("eyebrow"), conclusion(run.summary), [])
+
+    return _of_networks(run, [run], head, language)
+
+
+def _of_runs(runs: Sequence[Run], language: str) -> str:
+    whole = merged(runs)
+
+    def head() -> _Head:
+        return _Head(say("compare.eyebrow", count=len(runs)), compared(runs, whole), notices(runs))
+
+    return _of_networks(whole, runs, head, language)
+
+
+def _of_networks(whole: Run, runs: Sequence[Run], head: Callable[[], _Head], language: str) -> str:
+    """The page of networks that were recorded in one run, or in several that are one as a whole."""
+    tables = build_tables(whole)
+    names = [network.name for network in whole.summary.networks]
     shared = {"networks": names, "steps": tables.axis.steps, "tables": tables.embedded()}
 
     def contents() -> _Contents:
-        figures = build_figures(run, tables)
+        figures = build_figures(whole, tables)
         drawn = [sections.figure(figure, names, tables.axis.steps) for figure in figures]
         columns = {name: column_name(name) for figure in figures for shown in figure.shown for name in shown.columns}
+        eyebrow, verdict, known = head()
+        told = [element("p", notice, class_="notice") for notice in known]
         return _Contents(
-            title=run.summary.name,
-            eyebrow=say("eyebrow"),
-            name=run.summary.name,
-            verdict=sections.unbroken(conclusion(run.summary), names),
-            head=sections.closure(run),
-            main=join([*drawn, sections.networks(run), sections.meaning(run)]),
-            methods=sections.methods(run, tables),
+            title=whole.summary.name,
+            eyebrow=eyebrow,
+            name=whole.summary.name,
+            verdict=sections.unbroken(verdict, names),
+            head=join([*told, sections.closure(whole)]),
+            main=join([*drawn, sections.networks(whole), sections.meaning(whole)]),
+            methods=sections.methods(runs),
             figures=_figures(figures),
             columns=columns,
         )
 
-    return _document(contents, shared, language, unit=run.summary.unit)
+    return _document(contents, shared, language, unit=whole.summary.unit)
 
 
 def _of_experiments(studies: Sequence[Study], language: str) -> str:

@@ -19,7 +19,6 @@ from termwise.report.strings import (
     seconds,
     sentences,
 )
-from termwise.report.tables import Tables
 
 TOLERANCE = 5e-6  # of the closure in float32
 SCALE = (-9.0, -3.0)  # the closure bar's ends, powers of ten
@@ -276,9 +275,19 @@ def meaning(run: Run) -> Html:
     return element("section", element("h2", say("meaning.title")), element("div", *columns, class_="meaning"))
 
 
-def methods(run: Run, tables: Tables) -> Html:
-    """Where the numbers come from: unit, seed, threads, versions, data with attribution and hash."""
-    about, data, steps = run.summary, run.summary.data, tables.axis.steps
+def methods(runs: Sequence[Run]) -> Html:
+    """Where the numbers come from, run by run."""
+    several = len(runs) > 1
+    parts = [element("h2", say("methods.title"))]
+    for run in runs:
+        parts += [element("h3", run.summary.name)] if several else []
+        parts.append(_methods(run))
+    return join(parts)
+
+
+def _methods(run: Run) -> Html:
+    """Unit, seed, threads, versions, data with attribution and hash."""
+    about, data, steps = run.summary, run.summary.data, sorted(set(run.steps["step"]))
     threads = "methods.threads.one" if about.threads == 1 else "methods.threads.many"
     unit = f"methods.unit.{about.unit}"
     constants = f"methods.constants.{about.constants}"
@@ -300,7 +309,7 @@ def methods(run: Run, tables: Tables) -> Html:
         ("methods.hash", data.sha256),
     ]
     pairs = [Html(element("dt", say(key)) + element("dd", text)) for key, text in entries]
-    return Html(element("h2", say("methods.title")) + element("dl", join(pairs)))
+    return element("dl", join(pairs))
 
 
 def licences(title: str, texts: Iterable[str]) -> Html:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from termwise.report.charts import Figure, Panel, Spec, complete, equal, gap, step_x, tooltip, y_axis
+from termwise.report.charts import Figure, Panel, Spec, complete, equal, gap, lit, step_x, target, tooltip, y_axis
 from termwise.report.figures.common import Row, behind, moved, names, rows
 from termwise.report.reading import MEAN_DEGREE, Columns, Run
 from termwise.report.strings import fixed, integer, listing, percent, say
@@ -18,7 +18,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
     top = max([0.0, *(v for name in ("share", "share_high") for v in table[name] if v is not None)]) or 1.0
     for index, network in enumerate(run.summary.networks):
         words = alternative(run, table, index)
-        spec = complete(_spec(tables, index, min(top, 1.05)), words)
+        spec = complete(_spec(tables, index, min(top, 1.05)), words, keys=["step"])
         panels.append(Panel(network.name, detail(table, index), words, spec))
     labels = tables.degree_labels
     key = [(_style(i, len(labels)), say("key.degree", degree=label)) for i, label in enumerate(labels)]
@@ -139,4 +139,6 @@ def _spec(tables: Tables, index: int, top: float) -> Spec:
         at_end = [*own, {"filter": "isValid(datum.label_at)"}]
         lines.append({"transform": at_end, "mark": name, "encoding": beside})
     own = {"data": {"name": "degrees"}, "transform": [equal(network=index)], "layer": [*bands, *lines]}
-    return {"width": "fill", "height": 280, "layer": [*gap(tables), own]}
+    records: Spec = {"data": {"name": "steps"}, "transform": [equal(network=index)]}
+    here = [{**records, "layer": [target("step", x)]}, lit("step", "x", x, tables)]
+    return {"width": "fill", "height": 280, "layer": [*gap(tables), *here, own]}

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, equal, gap, step_x, tooltip, y_axis
+from termwise.report.charts import (
+    Figure,
+    Panel,
+    Spec,
+    complete,
+    depth_ticks,
+    equal,
+    gap,
+    lit,
+    step_x,
+    target,
+    tooltip,
+    y_axis,
+)
 from termwise.report.figures.common import behind, moved, names, rows
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, number, say
@@ -24,7 +37,7 @@ def build(run: Run, tables: Tables) -> Figure:
             "bounds": "flush",
             "resolve": {"scale": {"x": "independent"}},
         }
-        panels.append(Panel(network.name, "", words, complete(spec, words)))
+        panels.append(Panel(network.name, "", words, complete(spec, words, keys=["step", "depth"])))
     key = [("ramp", say("heat.ramp", most=number(most, 2))), ("median", say("key.median"))]
     key.append(("quantile", say("key.quantiles")))
     columns = ["network", "step", "depth", "norm_share", "norm_share_low", "norm_share_high"]
@@ -89,7 +102,9 @@ def _loss_view(tables: Tables, index: int, most: float) -> Spec:
         "mark": {"type": "line", "style": "loss", "point": {"style": "loss-point"}},
         "encoding": {"x": {**x, "field": "at"}, "y": y, "tooltip": tip},
     }
-    return {"width": "fill", "height": 64, "data": {"name": "steps"}, "layer": [*gap(tables), line]}
+    over = {"transform": [equal(network=index)], "layer": [target("step", x, tip)]}
+    layers = [*gap(tables), line, over, lit("step", "x", x, tables)]
+    return {"width": "fill", "height": 64, "data": {"name": "steps"}, "layer": layers}
 
 
 def _heat_view(tables: Tables, index: int, most: float) -> Spec:
@@ -118,4 +133,5 @@ def _heat_view(tables: Tables, index: int, most: float) -> Spec:
         encoding = {"x": {**x, "field": "at"}, "y": {**y, "field": name}}
         lines += [{"mark": {"type": "line", "style": look}, "encoding": encoding} for look in ("halo", style)]
     over = {"data": {"name": "steps"}, "transform": [equal(network=index)], "layer": lines}
-    return {"width": "fill", "height": 280, "layer": [cells, over]}
+    here = [lit("step", "x", x, tables), lit("depth", "y", y, tables)]
+    return {"width": "fill", "height": 280, "layer": [cells, over, *here]}

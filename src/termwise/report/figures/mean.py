@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from termwise.records import NetworkSummary
-from termwise.report.charts import Figure, Panel, Spec, complete, gap, step_x, tooltip, y_axis
+from termwise.report.charts import Figure, Panel, Spec, complete, gap, lit, step_x, target, tooltip, y_axis
 from termwise.report.figures.common import behind, moved, names, rows
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, say
@@ -18,7 +18,7 @@ def build(run: Run, tables: Tables) -> Figure:
     key = [(f"network-{i % 6}", name) for i, name in enumerate(names(run))]
     if any(value is not None for value in tables.steps["mean_depth_constants"]):
         key.append(("dashed", say("key.constants.dashed")))
-    spec = complete(_spec(run, tables, measures), words)
+    spec = complete(_spec(run, tables, measures), words, keys=["step"])
     panels = [Panel("", "", words, spec)]
     return Figure("mean", title(run), say("mean.read"), panels, key, behind("steps", columns))
 
@@ -82,6 +82,8 @@ def _spec(run: Run, tables: Tables, measures: list[str]) -> Spec:
     dashed = {**common, "y": {**y, "field": "mean_depth_constants"}}
     layers: list[Spec] = [
         *gap(tables),
+        target("step", step_x(tables)),
+        lit("step", "x", step_x(tables), tables),
         {"mark": {"type": "area", "style": "mean-band"}, "encoding": band},
         {"mark": {"type": "line", "style": "mean", "point": {"style": "mean-point"}}, "encoding": line},
         {"mark": {"type": "line", "style": "mean-constants"}, "encoding": dashed},

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import json
 
-from termwise.report.charts import AT_THIS_RECORD, Figure, Panel, Spec, complete, depth_ticks, equal, tooltip, y_axis
+from termwise.report.charts import (
+    AT_THIS_RECORD,
+    Figure,
+    Panel,
+    Spec,
+    complete,
+    depth_ticks,
+    equal,
+    lit,
+    target,
+    tooltip,
+    y_axis,
+)
 from termwise.report.figures.common import Row, behind, names, rows
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, listing, number, percent, say
@@ -26,7 +38,7 @@ def build(run: Run, tables: Tables) -> Figure:
         told = say("panel.paths.one") if sum(counts) == 1 else say("panel.paths.count", paths=integer(sum(counts)))
         key = "panel.paths" if network.shortest < network.longest else "panel.paths.same"
         detail = say(key, count=told, shortest=network.shortest, longest=network.longest)
-        top = complete(spec, words, at=len(tables.axis.steps) - 1, slug="spectrum")
+        top = complete(spec, words, at=len(tables.axis.steps) - 1, keys=["depth"])
         panels.append(Panel(network.name, detail, words, top))
     constant = "key.constant.off" if clipped else "key.constant"
     key = [("input", say("key.input")), ("constant", say(constant)), ("paths", say("key.paths"))]
@@ -121,6 +133,7 @@ def _spec(tables: Tables, index: int, ceiling: float) -> Spec:
         {
             "transform": [equal(origin="input"), *_edges("datum.depth", *born)],
             "layer": [
+                target("depth", x, _tips()),
                 {"mark": {"type": "rect", "style": "input"}, "encoding": _bars(x, y)},
                 {"mark": {"type": "rule", "style": "whisker"}, "encoding": whisker},
             ],
@@ -131,6 +144,7 @@ def _spec(tables: Tables, index: int, ceiling: float) -> Spec:
         place = f"isValid(datum.depth) ? datum.depth : {pooled}0"
         edges = _edges(place, *beside)
         layers.append(_constants_layer(x, y, _cut(tables) * ceiling, edges, upright=tables.constants_by_depth))
+    layers.append(lit("depth", "x", x, tables))
     own = [equal(network=index), {"filter": AT_THIS_RECORD}]
     return {"width": "fill", "height": 230, "data": {"name": "spectrum"}, "transform": own, "layer": layers}
 
@@ -154,10 +168,13 @@ def _depth_x(low: int, high: int, apart: dict[str, int]) -> Spec:
 
 
 def _bars(x: Spec, y: Spec) -> Spec:
-    numbers = (("norm_share", "norm_share", ".4f"), ("norm_share_low", "norm_share_low", ".4f"))
-    tips = tooltip(("depth", "depth", "d"), *numbers, ("norm_share_high", "norm_share_high", ".4f"))
     top, bottom = {**y, "field": "norm_share"}, {"datum": 0}
-    return {"x": {**x, "field": "x0"}, "x2": {"field": "x1"}, "y": top, "y2": bottom, "tooltip": tips}
+    return {"x": {**x, "field": "x0"}, "x2": {"field": "x1"}, "y": top, "y2": bottom, "tooltip": _tips()}
+
+
+def _tips() -> list[Spec]:
+    shares = ((name, name, ".4f") for name in ("norm_share", "norm_share_low", "norm_share_high"))
+    return tooltip(("depth", "depth", "d"), *shares)
 
 
 def _paths_layer(index: int, x: Spec, y: Spec) -> Spec:

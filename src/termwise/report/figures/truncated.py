@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from termwise.report.charts import AT_THIS_RECORD, Figure, Panel, Spec, complete, depth_ticks, equal, tooltip, y_axis
+from termwise.report.charts import (
+    AT_THIS_RECORD,
+    Figure,
+    Panel,
+    Spec,
+    complete,
+    depth_ticks,
+    equal,
+    lit,
+    target,
+    tooltip,
+    y_axis,
+)
 from termwise.report.figures.common import behind, names, rows
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, listing, say
@@ -15,7 +27,7 @@ def build(run: Run, tables: Tables) -> Figure:
     for index, network in enumerate(run.summary.networks):
         words = alternative(run, tables, index)
         spec = _spec(tables, index, 1 / max(run.summary.data.classes, 1))
-        top = complete(spec, words, at=len(tables.axis.steps) - 1, slug="truncated")
+        top = complete(spec, words, at=len(tables.axis.steps) - 1, keys=["depth"])
         panels.append(Panel(network.name, "", words, top))
     key = [(name, say(f"key.{name}")) for name in ("head", "tail", "alone", "full", "chance")]
     columns = [f"{part}_accuracy{end}" for part in ("head", "tail", "alone") for end in ("", "_low", "_high")]
@@ -96,7 +108,12 @@ def _spec(tables: Tables, index: int, chance: float) -> Spec:
     whole = {"mark": {"type": "rule", "style": "full"}, "encoding": {"y": {**y, "field": "accuracy"}}}
     layers: list[Spec] = [
         {"data": {"values": [{}]}, **guess},
-        {"data": {"name": "spectrum"}, "transform": [*own, equal(origin="input")], "layer": [*bands, *lines]},
+        {
+            "data": {"name": "spectrum"},
+            "transform": [*own, equal(origin="input")],
+            "layer": [*bands, *lines, target("depth", x, tips)],
+        },
         {"data": {"name": "steps"}, "transform": own, **whole},
+        lit("depth", "x", x, tables),
     ]
     return {"width": "fill", "height": 250, "layer": layers}

@@ -39,6 +39,12 @@ ENGLISH: dict[str, str] = {
     "conclusion.seed.many": "One seed: {hypotheses} stay undecided.",
     "and.long": ", and ",
     "sentence.gap": " ",
+    # comparison
+    "compare.eyebrow": "Termwise comparison of {count} runs",
+    "compare.each": "While training, {changes} (95 % intervals over {samples} probe samples).",
+    "compare.seeds": "Over {count} seeds the mean path length of {network} changes by {move} {unit} "
+    "while it is trained.",
+    "compare.data": "The runs are not on the same data: what differs may be the data and not the networks.",
     # closure
     "closure.good": "The parts add up to the whole within {closure}.",
     "closure.bad": "The parts miss the whole by {closure}: do not trust the figures below.",

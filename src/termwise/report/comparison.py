@@ -1,0 +1,141 @@
+"""Several runs as one: all of their networks side by side, and what holds over the seeds of one of them.
+
+Networks of one name that were trained with different seeds are one network trained several times; any other pair of
+runs is only set side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from termwise.errors import RecordError, UsageError
+from termwise.profile import Estimate
+from termwise.records import NetworkSummary
+from termwise.report.conclusion import change, joined, shown
+from termwise.report.reading import Columns, Run, read_run
+from termwise.report.strings import integer, listing, say
+from termwise.verdict.decision import SEEDS, t_interval
+
+
+def read_runs(directories: Sequence[Path | str]) -> list[Run]:
+    """Runs that can stand side by side.
+
+    Raises:
+        UsageError: there are not two, or one is there twice.
+        RecordError: one of them cannot be read, or they measure depth in different units.
+    """
+    places = [Path(directory) for directory in directories]
+    if len(places) < 2 or len({place.resolve() for place in places}) < len(places):
+        given = ", ".join(map(str, places)) or "none"
+        raise UsageError(f"compare: give the directories of two runs or more, each once; given: {given}.")
+    runs = [read_run(place) for place in places]
+    _require_one(places, "unit of depth", [run.summary.unit for run in runs], "--unit")
+    _require_one(places, "treatment of constants", [run.summary.constants for run in runs], "--constants")
+    _require_one(places, "number of classes", [run.summary.data.classes for run in runs], "--data")
+    return runs
+
+
+def _require_one(places: Sequence[Path], what: str, found: Sequence[Any], option: str) -> None:
+    if len(set(found)) > 1:
+        told = ", ".join(f"{place}: {each}" for place, each in zip(places, found, strict=True))
+        raise RecordError(
+            f"compare: the {what} is not the same ({told}), so the numbers do not measure the same thing. Record one "
+            f"of them again with the {option} of the other: `termwise trace` needs only its checkpoints."
+        )
+
+
+def merged(runs: Sequence[Run]) -> Run:
+    """One run of all networks; where two have the same name, that of their run or its seed stands beside it."""
+    summaries = [run.summary for run in runs]
+    labels = _labels(runs)
+    networks, offsets = [], []
+    taken = [network.name for summary in summaries for network in summary.networks]
+    for summary, label in zip(summaries, labels, strict=True):
+        offsets.append(len(networks))
+        for network in summary.networks:
+            name = network.name if taken.count(network.name) == 1 else f"{network.name}, {label}"
+            networks.append(msgspec.structs.replace(network, name=name))
+    degrees = [run.degrees for run in runs]
+    # The figure of degrees needs the same ones in all networks.
+    alike = None not in degrees and len({_groups(each) for each in degrees if each is not None}) == 1
+    title = listing(list(dict.fromkeys(summary.name for summary in summaries)))
+    summary = msgspec.structs.replace(
+        summaries[0],
+        name=title,
+        networks=networks,
+        reestimated=all(each.reestimated for each in summaries),
+        finding=None,
+        skipped=[line for each in summaries for line in each.skipped],
+    )
+    return Run(
+        summary,
+        _stacked([run.steps for run in runs], offsets),
+        _stacked([run.spectrum for run in runs], offsets),
+        _stacked([each for each in degrees if each is not None], offsets) if alike else None,
+    )
+
+
+def compared(runs: Sequence[Run], whole: Run) -> str:
+    """What the runs show side by side: over the seeds of one network with an interval, else each by itself.
+
+    Args:
+        runs: as they were read.
+        whole: all of them as one.
+    """
+    said, alone = [], list(whole.summary.networks)
+    for name, seeds in _repeated(runs).items():
+        moves = np.array([network.mean_depth[1] - network.mean_depth[0] for network in seeds])
+        words = {"network": name, "count": len(seeds), "move": shown(Estimate(float(moves.mean()), *t_interval(moves)))}
+        said.append(say("compare.seeds", **words))
+        if len(seeds) < SEEDS:
+            said.append(say("claims.notice.few", seeds=SEEDS))
+        depths = [network.mean_depth for network in seeds]
+        alone = [network for network in alone if network.mean_depth not in depths]
+    if alone:
+        changes = joined([change(network, first=i == 0) for i, network in enumerate(alone)])
+        said.insert(0, say("compare.each", changes=changes, samples=integer(whole.summary.data.probe)))
+    return say("sentence.gap").join(said)
+
+
+def notices(runs: Sequence[Run]) -> list[str]:
+    """What makes the runs less comparable."""
+    return [say("compare.data")] if len({run.summary.data.sha256 for run in runs}) > 1 else []
+
+
+def _repeated(runs: Sequence[Run]) -> dict[str, list[NetworkSummary]]:
+    """The networks that were trained with several seeds, on the same data."""
+    found: dict[tuple[Any, ...], dict[int, NetworkSummary]] = {}
+    for run in runs:
+        for network in run.summary.networks:
+            if run.summary.seed is not None:
+                kind = network.name, network.parameters, tuple(network.depths), run.summary.data.sha256
+                found.setdefault(kind, {})[run.summary.seed] = network
+    return {kind[0]: [*seeds.values()] for kind, seeds in found.items() if len(seeds) > 1}
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """What tells runs apart: their names, their seeds, or their order."""
+    names = [run.summary.name for run in runs]
+    seeds = [f"seed {run.summary.seed}" for run in runs]
+    for labels in (names, seeds):
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"run {i + 1}" for i in range(len(runs))]
+
+
+def _groups(degrees: Columns) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(zip(degrees["lowest"], degrees["highest"], strict=True)))
+
+
+def _stacked(tables: Sequence[Columns], offsets: Sequence[int]) -> Columns:
+    """Tables one under the other, in which the networks are counted on."""
+    found: Columns = {name: [] for name in tables[0]}
+    for table, offset in zip(tables, offsets, strict=True):
+        for name, values in table.items():
+            found[name] += [value + offset for value in values] if name == "network" else values
+    return found
