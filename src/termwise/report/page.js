@@ -119,6 +119,7 @@
       };
       const room = Math.max(width - (spec.usermeta?.gutter ?? GUTTER) - PADDING, 120);
       const result = await vegaEmbed(chart, sized(spec, room), options);
+      chart.querySelector("svg").setAttribute("aria-hidden", "true"); // the chart around it says all
       const signals = new Set((result.vgSpec.signals ?? []).map((signal) => signal.name));
       views.set(chart, { view: result.view, signals, finalize: result.finalize });
       result.view.addEventListener("pointermove", (_, item) => point(item));
@@ -157,9 +158,8 @@
     pill.hidden = !words.length;
   }
 
-  // A line or an area has all of its rows: where it lies above what has one, the place stays as it was.
+  // Lines and areas, which have all of their rows, are let through by the style sheet.
   function point(item) {
-    if (["line", "area", "rule"].includes(item?.mark?.marktype)) return;
     const { depth = null, step = null } = item?.datum ?? {};
     const lit = (value) => (typeof value === "number" ? value : null);
     move({ depthAt: lit(depth), stepAt: lit(step) });

@@ -314,5 +314,5 @@ def _methods(run: Run) -> Html:
 
 def licences(title: str, texts: Iterable[str]) -> Html:
     """The licences of the vendored scripts, which travel with them."""
-    inner = element("summary", title), element("pre", "\n\n".join(texts), lang="en")
+    inner = element("summary", title), element("pre", "\n\n".join(texts), lang="en", tabindex="0")
     return element("footer", element("details", *inner), class_="licences")

@@ -13,6 +13,7 @@ from termwise.report.reading import Columns, Run
 from termwise.report.strings import listing, say
 
 Row = dict[str, Any]
+MANY = 3  # networks: beyond, a title counts them
 
 
 def rows(table: Columns, **where: object) -> list[Row]:
@@ -27,9 +28,12 @@ def names(run: Run) -> list[str]:
 
 
 def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:
-    """One clause for each kind of move, its networks listed: (kind, first, last, network)."""
+    """One clause for each kind of move, (kind, first, last, network): its networks listed, or many of them counted."""
     clauses = []
     for kind in dict.fromkeys(kind for kind, *_ in moves):
+        if len(moves) > MANY:
+            clauses.append(say(f"{prefix}.{kind}.count", count=sum(k == kind for k, *_ in moves), all=len(moves)))
+            continue
         key = "move.end" if kind == "stays" else "move.ends"
         ends = [say(key, first=first, last=last, network=name) for k, first, last, name in moves if k == kind]
         clauses.append(say(f"{prefix}.{kind}", ends=listing(ends)))

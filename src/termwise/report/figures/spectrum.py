@@ -17,7 +17,7 @@ from termwise.report.charts import (
     tooltip,
     y_axis,
 )
-from termwise.report.figures.common import Row, behind, names, rows
+from termwise.report.figures.common import MANY, Row, behind, names, rows
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, listing, number, percent, say
 from termwise.report.tables import Tables, rounded
@@ -55,14 +55,17 @@ def build(run: Run, tables: Tables) -> Figure:
 
 def title(run: Run, tables: Tables) -> str:
     """Where the middle 80 % of the input-born norm lies at the last record."""
-    ranges = []
+    ranges, ends = [], []
     for index, name in enumerate(names(run)):
         last = rows(tables.steps, network=index)[-1]
         low, high = last["depth_p10"], last["depth_p90"]
+        ends += [end for end in (low, high) if end is not None]
         key = "spectrum.range.one" if low == high else "spectrum.range"
         ranges.append(say(key, low=fixed(low, 0), high=fixed(high, 0), network=name))
     if all(network.shortest == network.longest for network in run.summary.networks):
         return say("spectrum.title.plain", networks=listing(names(run)))
+    if len(ranges) > MANY:
+        return say("spectrum.title.many", low=fixed(min(ends), 0), high=fixed(max(ends), 0), count=len(ranges))
     return say("spectrum.title", ranges=listing(ranges))
 
 

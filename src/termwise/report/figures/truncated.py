@@ -15,7 +15,7 @@ from termwise.report.charts import (
     tooltip,
     y_axis,
 )
-from termwise.report.figures.common import behind, names, rows
+from termwise.report.figures.common import MANY, behind, names, rows
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, listing, say
 from termwise.report.tables import Tables, rounded
@@ -54,6 +54,9 @@ def title(run: Run) -> str:
             clauses.append(say("truncated.clause", depth=network.effective_depth, network=network.name))
     if all(network.effective_depth is None for network in run.summary.networks):
         return say("truncated.title.none")
+    if len(clauses) > MANY:
+        known = [network.effective_depth for network in run.summary.networks if network.effective_depth is not None]
+        return say("truncated.title.many", low=min(known), high=max(known), known=len(known), count=len(clauses))
     return say("truncated.title", clauses=listing(clauses))
 
 

@@ -73,6 +73,8 @@ ENGLISH: dict[str, str] = {
     "script.keys": "Arrow keys: move over depths and steps. Esc: leave.",
     # spectrum
     "spectrum.title": "The middle 80 % of the input-born output lies {ranges}",
+    "spectrum.title.many": "The middle 80 % of the input-born output lies between depths {low} and {high} in all "
+    "{count} networks",
     "spectrum.range": "at depths {low} to {high} in {network}",
     "spectrum.range.one": "at depth {low} in {network}",
     "spectrum.title.plain": "Every path of {networks} from the input has one length: there is nothing to split",
@@ -106,6 +108,9 @@ ENGLISH: dict[str, str] = {
     "heat.move.falls": "falls {ends}",
     "heat.move.rises": "rises {ends}",
     "heat.move.stays": "stays at {ends}",
+    "heat.move.falls.count": "falls in {count} of {all} networks",
+    "heat.move.rises.count": "rises in {count} of {all} networks",
+    "heat.move.stays.count": "stays in {count} of {all} networks",
     "move.ends": "from {first} to {last} in {network}",
     "move.end": "{last} in {network}",
     "heat.read": "Each column is one record: how the norm of the input-born terms is spread over depth, in "
@@ -123,6 +128,7 @@ ENGLISH: dict[str, str] = {
     "step.axis": "training step (log)",
     # truncation
     "truncated.title": "99 % of the accuracy is kept {clauses}",
+    "truncated.title.many": "The effective depth (99 % of the accuracy) is {low} to {high} in {known} of {count} networks",
     "truncated.clause": "from depth {depth} on in {network}",
     "truncated.clause.all": "only with every term in {network}",
     "truncated.clause.none": "by no truncation of {network}",
@@ -145,6 +151,9 @@ ENGLISH: dict[str, str] = {
     "mean.falls": "falls {ends}",
     "mean.rises": "rises {ends}",
     "mean.stays": "does not measurably change from {ends}",
+    "mean.falls.count": "falls in {count} of {all} networks",
+    "mean.rises.count": "rises in {count} of {all} networks",
+    "mean.stays.count": "does not measurably change in {count} of {all} networks",
     "mean.shorter": "; {network} ends shorter",
     "mean.read": "The mean depth under the norm share of the input-born terms, with its 95 % interval over "
     "samples. Constants, where they are split by depth, are dashed: they are a different thing and never "
@@ -160,6 +169,9 @@ ENGLISH: dict[str, str] = {
     "degrees.falls": "falls {ends}",
     "degrees.rises": "rises {ends}",
     "degrees.stays": "does not measurably change from {ends}",
+    "degrees.falls.count": "falls in {count} of {all} networks",
+    "degrees.rises.count": "rises in {count} of {all} networks",
+    "degrees.stays.count": "does not measurably change in {count} of {all} networks",
     "degrees.share": "{share}\u00a0% [{low},\u00a0{high}]",
     "degrees.read": "Each line is the share of the variance of the output, as a function of its input, that is of "
     "one polynomial degree, with its 95 % interval over circles of inputs. Inputs are Gaussian with the mean and "
