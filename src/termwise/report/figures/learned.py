@@ -45,7 +45,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
     if any(half is not None and fraction < 0 for fraction, half in halves):
         key.append(("dot tail", say("key.learned.against")))
     columns = ["network", "depth", "credit_cumulative", "fraction", "time_10", "time_50", "time_90"]
-    return Figure("learned", title(groups, verdicts), reading(run), panels, key, behind("learned", columns))
+    return Figure("learned", title(groups, verdicts), reading(run, groups), panels, key, behind("learned", columns))
 
 
 def verdict(table: Columns, group: Group) -> Verdict:
@@ -90,10 +90,12 @@ def detail(table: Columns, group: Group) -> str:
     return say("learned.detail", known=len(known), all=len(own), share=percent(share))
 
 
-def reading(run: Run) -> str:
+def reading(run: Run, groups: list[Group]) -> str:
     """How to read the figure, and of which networks the credit depends on how densely they were recorded."""
-    drifts = [(n.name, n.credit_drift) for n in run.summary.networks if n.credit_drift is not None]
-    loose = [say("learned.drift", network=name, drift=percent(drift)) for name, drift in drifts if drift > CONVERGED]
+    worst = {name: max(run.summary.networks[i].credit_drift or 0.0 for i in seeds) for name, seeds in groups}
+    loose = [
+        say("learned.drift", network=name, drift=percent(drift)) for name, drift in worst.items() if drift > CONVERGED
+    ]
     warned = say("learned.warned", networks=listing(loose)) if loose else ""
     return f"{say('learned.read')} {warned}".strip()
 
@@ -139,7 +141,7 @@ def _spec(tables: Tables, table: Columns, group: Group) -> Spec:
             {"calculate": place, "as": "place"},
             {"calculate": "abs(datum.fraction)", "as": "much"},
         ],
-        "layer": [spans, *_dots(table, x, y)],
+        "layer": [spans, *_dots(table, x, y, len(seeds))],
     }
     return {"width": "fill", "height": 280, "layer": [*gap(tables), own]}
 
@@ -150,10 +152,10 @@ def _distance(table: Columns, seeds: list[int]) -> int:
     return min((above - below for below, above in pairwise(depths)), default=1)
 
 
-def _dots(table: Columns, x: Spec, y: Spec) -> list[Spec]:
+def _dots(table: Columns, x: Spec, y: Spec, seeds: int) -> list[Spec]:
     """One half of the credit, those that raised the loss apart; the area is the share of all credit."""
     most = max(abs(fraction or 0.0) for fraction in table["fraction"]) or 1.0
-    scale = {"domain": [0, rounded(most)], "range": [24, 200]}
+    scale = {"domain": [0, rounded(most)], "range": [round(area / seeds**0.75) for area in (24, 200)]}
     size = {"field": "much", "type": "quantitative", "legend": None, "scale": scale}
     times = ((f"time_{level}", f"time_{level}", ".1f") for level in (10, 50, 90))
     tips = tooltip(("depth", "depth", "d"), *times, ("fraction", "fraction", ".1%"))
