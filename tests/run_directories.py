@@ -117,7 +117,7 @@ def _terms(
             "log10_paths": math.log10(paths),
             "learned_norm": float(share[j]) * done,
             "credit": 0.01,
-            "credit_cumulative": done,
+            "credit_cumulative": done * float(share[j]),
         }
         for part in ("norm", "aligned", "margin"):
             value = float(share[j]) * (1 if part == "norm" else 1 + 0.2 * rng.standard_normal())
@@ -174,6 +174,21 @@ def _constants(kind: Kind, step: int, done: float, by_depth: bool) -> list:
             }
         )
     return rows
+
+
+def learn(kind: Kind, rows: list[dict[str, Any]], delay: float) -> None:
+    """Write times learned into a network's terms: from the shallowest to the deepest they grow by a factor e^delay.
+
+    Those with less than 2 % of the final credit have none.
+    """
+    last = max(row["step"] for row in rows)
+    own = [row for row in rows if row["origin"] == "input"]
+    final = {row["depth"]: row["credit_cumulative"] for row in own if row["step"] == last}
+    for row in own:
+        if final[row["depth"]] >= 0.02 * sum(final.values()):
+            place = kind.depths.index(row["depth"]) / max(len(kind.depths) - 1, 1)
+            half = 0.15 * last * math.exp(delay * (place - 0.5))
+            row |= {"time_10": half / 2, "time_50": half, "time_90": min(2 * half, last)}
 
 
 GROUPS = ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 9), (10, None))
@@ -236,13 +251,18 @@ def make_run(
     steps: tuple[int, ...] = STEPS,
     change: dict[str, Any] | None = None,
     degrees: tuple[float, ...] | None = None,
+    learned: tuple[float | None, ...] = (),
 ) -> Path:
     """A run directory of those networks and steps; `change` is merged into the summary at the end.
 
-    With `degrees` each network's share of degree 1 rises by so much.
+    With `degrees` each network's share of degree 1 rises by so much; with `learned` each network's terms have times,
+    deeper ones later by a factor e^(that number), or no times for None.
     """
     rng = np.random.default_rng(0)
     made = [_network(kind, steps, constants == "by_depth", rng) for kind in kinds]
+    for kind, (_, terms), delay in zip(kinds, made, learned, strict=False):
+        if delay is not None:
+            learn(kind, terms, delay)
     tables = {"steps": [row for rows, _ in made for row in rows], "spectrum": [row for _, rows in made for row in rows]}
     if degrees is not None:
         pairs = zip(kinds, degrees, strict=True)

@@ -22,13 +22,20 @@ Columns = dict[str, list[Any]]
 class Run:
     """A run as the page sees it; in the tables `network` is an index into `summary.networks`, NaN is None.
 
-    `degrees` is None where degrees were not recorded.
+    Attributes:
+        summary: of the run.
+        steps: a row a network and record.
+        spectrum: a row a network, record and part of the output; with the columns of `LEARNED` where the file has them.
+        degrees: None where degrees were not recorded.
+        seeds: the networks that are the same but for their seed: a name, and their places in the summary. Where it is
+            empty, each network stands for itself.
     """
 
     summary: RunSummary
     steps: Columns
     spectrum: Columns
     degrees: Columns | None = None
+    seeds: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 SHARE = ("norm_share", "norm_share_low", "norm_share_high")
@@ -47,6 +54,7 @@ STEPS = (
     "constant_share",
 )
 SPECTRUM = ("network", "step", "origin", "depth", "paths", *SHARE, *ACCURACIES)
+LEARNED = ("credit_cumulative", "time_10", "time_50", "time_90")  # null where no credit was recorded
 MEAN_DEGREE = ("mean_degree", "mean_degree_low", "mean_degree_high")
 DEGREES = ("network", "step", "lowest", "highest", "share", "share_low", "share_high", *MEAN_DEGREE, "warnings")
 
@@ -65,7 +73,7 @@ def read_run(directory: Path) -> Run:
         raise RecordError(f"{where}: no network in it, so there is nothing to report. Finish the run first.")
     steps = _read_table(directory / "tables" / "steps.parquet", STEPS, summary)
     path = directory / "tables" / "spectrum.parquet"
-    spectrum = _read_table(path, SPECTRUM, summary)
+    spectrum = _read_table(path, SPECTRUM, summary, LEARNED)
     _check(path, steps, spectrum)
     path = directory / "tables" / "degrees.parquet"
     if not path.exists():
@@ -108,11 +116,13 @@ def _check_degrees(path: Path, steps: Columns, degrees: Columns) -> None:
         )
 
 
-def _read_table(path: Path, names: tuple[str, ...], summary: RunSummary) -> Columns:
+def _read_table(path: Path, names: tuple[str, ...], summary: RunSummary, more: tuple[str, ...] = ()) -> Columns:
+    """The columns of those names, which must be there, and of `more` if all of these are there."""
     table = read_parquet(path).to_arrow()
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise RecordError(f"{path}: no column {', '.join(missing)}. It was written by another version: run it again.")
+    names += more if set(more) <= set(table.column_names) else ()
     columns = {name: [_finite(value) for value in table.column(name).to_pylist()] for name in names}
     return _ordered(path, columns, summary)
 

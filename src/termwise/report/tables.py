@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from termwise.report.reading import Columns, Run
+from termwise.report.reading import LEARNED, Columns, Run
 from termwise.report.strings import say
 
 LABEL = 0.045  # of the height of a figure, what a line of text takes
@@ -46,6 +46,16 @@ class StepAxis:
     def at(self, step: int) -> float:
         """Where a step is drawn."""
         return float(step) if step > 0 else self.zero
+
+    def when(self, time: float) -> float:
+        """Where a time between two recorded steps is drawn.
+
+        Before the first step after 0 it is interpolated in log(time + 1), as times learned are between records.
+        """
+        first = next((step for step in self.steps if step > 0), None)
+        if first is None or time >= first:
+            return max(time, self.zero)
+        return self.zero * (first / self.zero) ** (math.log1p(time) / math.log1p(first))
 
     def cell(self, steps: list[int], row: int) -> tuple[float, float]:
         """How far the record `row` of a network's `steps` reaches: half-way, in log, to its neighbours."""
@@ -96,6 +106,7 @@ class Tables:
     depths: tuple[int, int]  # smallest and largest depth of any term shown
     constants_by_depth: bool
     degrees: Columns | None = None  # above 0, each with its label and its place among them
+    learned: Columns | None = None  # a row a network and depth from the input: its credit, and when it came
 
     @property
     def degree_labels(self) -> list[str]:
@@ -105,7 +116,8 @@ class Tables:
     def embedded(self) -> dict[str, Columns]:
         """What goes into the page, rounded to six significant digits."""
         tables = {"steps": self.steps, "spectrum": self.spectrum, "paths": self.paths}
-        tables |= {} if self.degrees is None else {"degrees": self.degrees}
+        more = {"degrees": self.degrees, "learned": self.learned}
+        tables |= {name: table for name, table in more.items() if table is not None}
         return {name: {key: [rounded(v) for v in values] for key, values in t.items()} for name, t in tables.items()}
 
 
@@ -137,12 +149,17 @@ def build_tables(run: Run) -> Tables:
         columns[name] = {**table, **placed}
     spectrum = columns["spectrum"]
     spectrum["bottom"], spectrum["top"] = _cells(spectrum)
-    paths = _path_shares(spectrum)
-    del spectrum["paths"]
+    paths = _path_shares(spectrum, len(axis.steps) - 1)
+    shares = zip(spectrum["origin"], spectrum["norm_share"], spectrum.pop("paths"), strict=True)
+    spectrum["log10_path_norm"] = [_log10_path(share, n) if origin == "input" else None for origin, share, n in shares]
+    learned = _learned(spectrum, axis)
+    for name in LEARNED:
+        spectrum.pop(name, None)
     known = [depth for depth in spectrum["depth"] if depth is not None] or [0]
     born = {depth for depth, origin in zip(spectrum["depth"], spectrum["origin"], strict=True) if origin == "constant"}
     degrees = None if run.degrees is None else _degrees(run.degrees, axis)
-    return Tables(columns["steps"], spectrum, paths, axis, (min(known), max(known)), bool(born - {None}), degrees)
+    ends = (min(known), max(known))
+    return Tables(columns["steps"], spectrum, paths, axis, ends, bool(born - {None}), degrees, learned)
 
 
 def _degrees(table: Columns, axis: StepAxis) -> Columns:
@@ -230,19 +247,53 @@ def _cells(spectrum: Columns) -> tuple[list[float | None], list[float | None]]:
     return bottom, top
 
 
-def _path_shares(spectrum: Columns) -> Columns:
-    """Paths from the input per network and depth, counted exactly, and their share of the network's paths."""
+def _path_shares(spectrum: Columns, last: int) -> Columns:
+    """Paths from the input per network and depth, counted exactly, and their share of the network's paths.
+
+    They are the same at every position of the slider, of which `last` is the last one.
+    """
     counts: dict[int, dict[int, int]] = {}
     rows = zip(spectrum["network"], spectrum["depth"], spectrum["origin"], spectrum["paths"], strict=True)
     for network, depth, origin, paths in rows:
         if origin == "input":
             counts.setdefault(network, {})[depth] = int(paths)
-    table: Columns = {"network": [], "depth": [], "paths": [], "path_share": []}
+    table: Columns = {"network": [], "depth": [], "paths": [], "log10_paths": [], "path_share": []}
     for network, by_depth in counts.items():
         total = sum(by_depth.values())
         for depth in sorted(by_depth):
             table["network"].append(network)
             table["depth"].append(depth)
             table["paths"].append(str(by_depth[depth]))
+            table["log10_paths"].append(math.log10(by_depth[depth]) if by_depth[depth] else None)
             table["path_share"].append(by_depth[depth] / total if total else 0.0)
+    return table | {"first": [0] * len(table["depth"]), "last": [last] * len(table["depth"])}
+
+
+def _log10_path(share: float | None, paths: str) -> float | None:
+    """log10 of a term's norm share per path, of any number of paths; None of nothing."""
+    return math.log10(share) - math.log10(int(paths)) if share and int(paths) else None
+
+
+def _learned(spectrum: Columns, axis: StepAxis) -> Columns | None:
+    """The final loss credit of each input-born term, its part of sum |C| over all parts, and the times that it came at.
+
+    `step` is the network's first record at which half of it was in. None where no term of any network has a time.
+    """
+    if "time_50" not in spectrum or all(time is None for time in spectrum["time_50"]):
+        return None
+    steps: dict[int, list[int]] = {}
+    for network, step in sorted(set(zip(spectrum["network"], spectrum["step"], strict=True))):
+        steps.setdefault(network, []).append(step)
+    ends = [i for i, step in enumerate(spectrum["step"]) if step == steps[spectrum["network"][i]][-1]]
+    whole = dict.fromkeys(steps, 0.0)
+    for i in ends:
+        whole[spectrum["network"][i]] += abs(spectrum["credit_cumulative"][i] or 0.0)
+    own = [i for i in ends if spectrum["origin"][i] == "input"]
+    table = {name: [spectrum[name][i] for i in own] for name in ("network", "depth", *LEARNED)}
+    credits = zip(table["network"], table["credit_cumulative"], strict=True)
+    table["fraction"] = [None if credit is None else credit / (whole[n] or 1.0) for n, credit in credits]
+    halves = zip(table["network"], table["time_50"], strict=True)
+    table["step"] = [None if half is None else min(t for t in steps[n] if t >= half) for n, half in halves]
+    for level in ("10", "50", "90"):
+        table[f"at_{level}"] = [None if time is None else axis.when(time) for time in table[f"time_{level}"]]
     return table

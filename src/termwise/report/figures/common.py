@@ -27,6 +27,11 @@ def names(run: Run) -> list[str]:
     return [network.name for network in run.summary.networks]
 
 
+def split(run: Run) -> list[int]:
+    """The places of the networks whose paths are of several lengths: of the others there is nothing to see by depth."""
+    return [i for i, network in enumerate(run.summary.networks) if network.shortest < network.longest]
+
+
 def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:
     """One clause for each kind of move, (kind, first, last, network): its networks listed, or many of them counted."""
     clauses = []

@@ -97,6 +97,27 @@ ENGLISH: dict[str, str] = {
     "key.constant": "constants",
     "key.constant.off": "constants (off the scale: the number is the bar's height)",
     "key.paths": "share of all paths",
+    # triptych
+    "triptych.title": "The norm of the output lies {said}",
+    "triptych.shorter": "on shorter paths than the average one in {clauses}",
+    "triptych.longer": "on longer paths than the average one in {clauses}",
+    "triptych.same": "on paths of about the average length in {clauses}",
+    "triptych.clause": "{network} ({value} [{low}, {high}] layers against {paths})",
+    "triptych.title.none": "How many paths there are of each length, and what each of them carries",
+    "triptych.read": "From above: how many paths have that length; how much one of them carries, which is their share "
+    "of the norm divided by their number; and the product, their share of the norm. Whiskers are 95 % intervals over "
+    "samples. Paths of one length can cancel, which single paths would not show: the size is that of their sum, split "
+    "evenly. The title is about the last record and the two vertical lines.",
+    "triptych.alt": "{network}, {step}: most paths ({paths}) at depth {mode}; norm share per path {sizes}; largest "
+    "norm share {share} at depth {depth}.",
+    "triptych.alt.size": "{size} at depth {depth}",
+    "triptych.paths": "number of paths (log)",
+    "triptych.size": "× norm share of one path (log)",
+    "triptych.share": "= norm share of all of them",
+    "triptych.table.norms": "norms",
+    "triptych.table.paths": "paths",
+    "key.mean.paths": "mean length of all paths",
+    "key.mean.norm": "mean path length under the norm share",
     # heat map
     "heat.title.move": "While the loss {loss}, the median depth {moves}",
     "heat.title.still": "While the loss {loss}, the median depth {moves}: nothing moves",
@@ -126,6 +147,51 @@ ENGLISH: dict[str, str] = {
     "heat.loss": "loss",
     "heat.depth": "depth",
     "step.axis": "training step (log)",
+    # ridgeline
+    "ridge.title.move": "The peak of the spectrum {moves}",
+    "ridge.title.still": "The peak of the spectrum {moves}",
+    "ridge.falls": "moves to shorter paths, {ends}",
+    "ridge.rises": "moves to longer paths, {ends}",
+    "ridge.stays": "does not measurably move from {ends}",
+    "ridge.peak": "depth {depth} [{low}, {high}]",
+    "ridge.peak.sure": "depth {depth}",
+    "ridge.title.none": "The spectrum at some records, one above the other",
+    "ridge.read": "Each ridge is the spectrum at one record: the norm share by depth, as a height above its step; the "
+    "first record is at the back, the last in front. The dots are the mean path length. In brackets: the "
+    "depths between which the 95 % intervals of the shares leave the peak.",
+    "ridge.read.some": "Not all records are drawn, but some that lie evenly on the logarithmic step axis.",
+    "ridge.ramp": "first to last record",
+    "ridge.axis": "step",
+    "ridge.alt": "{network}: the spectrum peaks {peaks}; the mean path length goes from {first} to {last}.",
+    "ridge.alt.peak": "at depth {depth} with {share} at step {step}",
+    # time learned
+    "learned.title.one": "Kendall’s τ between depth and time learned is {taus}; one run has no interval, and decides "
+    "nothing",
+    "learned.tau": "{tau} in {network}",
+    "learned.tau.none": "unknown in {network} (in a run fewer than {least} depths have a time)",
+    "learned.neutral": "Kendall’s τ between depth and time learned is {tau}",
+    "learned.holds": "Deeper terms are learned later in {network} (τ {tau} [{low}, {high}], {seeds} seeds)",
+    "learned.fails": "Deeper terms are learned earlier in {network} (τ {tau} [{low}, {high}], {seeds} seeds)",
+    "learned.undecided": "Whether deeper terms are learned later is undecided in {network} (Kendall’s τ {tau} [{low}, "
+    "{high}], {seeds} seeds)",
+    "learned.few": "Kendall’s τ between depth and time learned is {tau} [{low}, {high}] in {network}: {seeds} seeds, "
+    "and fewer than {least} decide nothing",
+    "learned.title.none": "When the terms of each depth were learned: fewer than {least} have a time, so there is no "
+    "order",
+    "learned.read": "A dot is the step at which half of a term’s loss credit is in, the line goes from 10 to 90 % of "
+    "it; the larger the dot, the larger its share of all credit. Terms with less than 2 % of it, and those that pass a "
+    "level more than once, have no time. τ is above 0 where deeper terms come later, below where they come earlier.",
+    "learned.warned": "The credit depends on how densely the run was recorded: leaving out every other record moves it "
+    "by {networks}; trust the times less there.",
+    "learned.drift": "{drift} in {network}",
+    "learned.detail": "{known} of {all} terms have a time; they have {share} of the credit",
+    "learned.alt": "{network}: {seeds} Kendall’s τ between depth and time learned: {tau}.",
+    "learned.alt.seed": "Half of the credit is in first {first}, last {last}.",
+    "learned.alt.end": "at depth {depth} (step {step})",
+    "learned.alt.none": "No term has a time.",
+    "key.learned.half": "half of the credit is in",
+    "key.learned.span": "10 to 90 %",
+    "key.learned.against": "raised the loss",
     # truncation
     "truncated.title": "99 % of the accuracy is kept {clauses}",
     "truncated.title.many": "The effective depth (99 % of the accuracy) is {low} to {high} in {known} of {count} networks",
@@ -287,6 +353,14 @@ ENGLISH: dict[str, str] = {
     "column.depth_p50": "50 %",
     "column.depth_p90": "90 %",
     "column.paths": "paths",
+    "column.log10_paths": "log10 of paths",
+    "column.path_norm": "norm share of one path",
+    "column.log10_path_norm": "log10 of norm share / paths",
+    "column.credit_cumulative": "loss credit (nats)",
+    "column.fraction": "share of credit",
+    "column.time_10": "step of 10 %",
+    "column.time_50": "step of 50 %",
+    "column.time_90": "step of 90 %",
     "column.degree": "degree",
     "column.share": "share",
     "column.mean_degree": "mean degree",
