@@ -37,7 +37,7 @@ class Shown:
         source: the table.
         columns: those of its columns that are shown, by id.
         where: the values that columns must have, for a table that holds more than the figure; any of these will do.
-        name: what it is called, where a figure has several.
+        name: what it is called, where a figure has several; a sentence `table.NAME` says it in the reader's language.
     """
 
     source: str

@@ -15,7 +15,6 @@ import numpy as np
 
 from termwise.errors import RecordError, UsageError
 from termwise.profile import Estimate
-from termwise.records import NetworkSummary
 from termwise.report.conclusion import change, joined, shown
 from termwise.report.reading import Columns, Run, read_run
 from termwise.report.strings import integer, listing, say
@@ -77,6 +76,7 @@ def merged(runs: Sequence[Run]) -> Run:
         _stacked([run.steps for run in runs], offsets),
         _stacked([run.spectrum for run in runs], offsets),
         _stacked([each for each in degrees if each is not None], offsets) if alike else None,
+        _seeds(runs, [network.name for network in networks]),
     )
 
 
@@ -88,14 +88,16 @@ def compared(runs: Sequence[Run], whole: Run) -> str:
         whole: all of them as one.
     """
     said, alone = [], list(whole.summary.networks)
-    for name, seeds in _repeated(runs).items():
+    for name, places in whole.seeds:
+        seeds = [whole.summary.networks[place] for place in places]
+        if len(seeds) < 2:
+            continue
         moves = np.array([network.mean_depth[1] - network.mean_depth[0] for network in seeds])
         words = {"network": name, "count": len(seeds), "move": shown(Estimate(float(moves.mean()), *t_interval(moves)))}
         said.append(say("compare.seeds", **words))
         if len(seeds) < SEEDS:
             said.append(say("claims.notice.few", seeds=SEEDS))
-        depths = [network.mean_depth for network in seeds]
-        alone = [network for network in alone if network.mean_depth not in depths]
+        alone = [network for network in alone if network not in seeds]
     if alone:
         changes = joined([change(network, first=i == 0) for i, network in enumerate(alone)])
         said.insert(0, say("compare.each", changes=changes, samples=integer(whole.summary.data.probe)))
@@ -107,15 +109,20 @@ def notices(runs: Sequence[Run]) -> list[str]:
     return [say("compare.data")] if len({run.summary.data.sha256 for run in runs}) > 1 else []
 
 
-def _repeated(runs: Sequence[Run]) -> dict[str, list[NetworkSummary]]:
-    """The networks that were trained with several seeds, on the same data."""
-    found: dict[tuple[Any, ...], dict[int, NetworkSummary]] = {}
-    for run in runs:
-        for network in run.summary.networks:
-            if run.summary.seed is not None:
-                kind = network.name, network.parameters, tuple(network.depths), run.summary.data.sha256
-                found.setdefault(kind, {})[run.summary.seed] = network
-    return {kind[0]: [*seeds.values()] for kind, seeds in found.items() if len(seeds) > 1}
+def _seeds(runs: Sequence[Run], names: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The networks that are one but for the seed, on the same data: a name, and their places among all networks."""
+    found: dict[tuple[Any, ...], dict[int, int]] = {}
+    networks = [(run.summary, network) for run in runs for network in run.summary.networks]
+    for place, (run, network) in enumerate(networks):
+        kind = network.name, network.parameters, tuple(network.depths), run.data.sha256
+        seeds = found.setdefault(kind, {})
+        # What was traced has no seed that is known; what has the seed of another one is not one more.
+        if run.seed is None or run.seed in seeds:
+            found[*kind, place] = {0: place}
+        else:
+            seeds[run.seed] = place
+    groups = ((kind[0], tuple(seeds.values())) for kind, seeds in found.items() if seeds)
+    return tuple((name if len(places) > 1 else names[places[0]], places) for name, places in groups)
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
@@ -134,8 +141,9 @@ def _groups(degrees: Columns) -> tuple[Any, ...]:
 
 def _stacked(tables: Sequence[Columns], offsets: Sequence[int]) -> Columns:
     """Tables one under the other, in which the networks are counted on."""
-    found: Columns = {name: [] for name in tables[0]}
+    # An older run may lack a column that a newer one has.
+    found: Columns = {name: [] for name in tables[0] if all(name in table for table in tables)}
     for table, offset in zip(tables, offsets, strict=True):
-        for name, values in table.items():
-            found[name] += [value + offset for value in values] if name == "network" else values
+        for name, values in found.items():
+            values += [value + offset for value in table[name]] if name == "network" else table[name]
     return found

@@ -7,10 +7,13 @@
   const views = new Map(); // chart element -> its view, the names of its signals, what ends it
   const widths = new Map(); // chart element -> the width that it was drawn for
 
-  // The tables are embedded by columns; figures want rows. Built once, copied per view (Vega writes into its rows).
+  // The tables are embedded by columns, some of them as runs of values; figures want rows. Built once, copied per view
+  // (Vega writes into its rows).
   const rows = {};
-  for (const [name, columns] of Object.entries(payload.tables)) {
-    const keys = Object.keys(columns);
+  const unpacked = (column) => (column.runs ? column.runs.flatMap(([value, count]) => Array(count).fill(value)) : column);
+  for (const [name, packed] of Object.entries(payload.tables)) {
+    const keys = Object.keys(packed);
+    const columns = Object.fromEntries(keys.map((key) => [key, unpacked(packed[key])]));
     rows[name] = columns[keys[0]].map((_, i) => Object.fromEntries(keys.map((key) => [key, columns[key][i]])));
   }
 
@@ -145,7 +148,7 @@
   const place = { at: (payload.steps?.length ?? 1) - 1, depthAt: null, stepAt: null };
   const pill = document.getElementById("cursor");
   const steps = payload.steps ?? [];
-  const depths = [...new Set((payload.tables.spectrum?.depth ?? []).filter((depth) => depth !== null))].sort((a, b) => a - b);
+  const depths = [...new Set((rows.spectrum ?? []).map((row) => row.depth).filter((depth) => depth !== null))].sort((a, b) => a - b);
   const whole = (number) => number.toLocaleString(root.lang);
 
   function move(change) {

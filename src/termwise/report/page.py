@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from termwise.report.conclusion import conclusion
 from termwise.report.experiments import experiments_page
 from termwise.report.figures import build_figures
 from termwise.report.markup import Html, element, escape, join, slug
-from termwise.report.reading import Run, read_run
+from termwise.report.reading import Columns, Run, read_run
 from termwise.report.results import Study, has_results, read_results
 from termwise.report.strings import LANGUAGES, say, sentences, speaking
 from termwise.report.tables import build_tables
@@ -207,7 +208,7 @@ def _document(
         # Of what is in a template nothing is there until the script takes it: no id is there twice.
         others=join([element("template", body, lang=each) for each, body in bodies.items()]),
         licences=sections.licences(drawn[language]["strings"]["licences"], map(_licence, LICENCES)),
-        payload=_embed({**shared, "languages": drawn}),
+        payload=_embed({**shared, "tables": _packed(shared["tables"]), "languages": drawn}),
         scripts=join([element("script", Html(script)) for script in scripts]),
     )
 
@@ -248,6 +249,17 @@ def _figures(figures: Sequence[Figure]) -> dict[str, Any]:
 def _table(name: str, shown: Shown, suffix: str) -> dict[str, Any]:
     file = f"termwise-{name}{suffix}.csv"
     return {"source": shown.source, "columns": shown.columns, "where": shown.where, "file": file}
+
+
+def _packed(tables: Mapping[str, Columns]) -> dict[str, dict[str, Any]]:
+    """Columns in which values stand many times in a row as runs, (value, how often): a third of a large table."""
+    packed: dict[str, dict[str, Any]] = {}
+    for name, columns in tables.items():
+        packed[name] = {}
+        for key, values in columns.items():
+            runs = [(value, len(list(group))) for value, group in groupby(values)]
+            packed[name][key] = {"runs": runs} if 4 * len(runs) < len(values) else values
+    return packed
 
 
 def _embed(value: object) -> Html:

@@ -95,7 +95,7 @@ def _tools(figure: Figure) -> Iterator[Html]:
     several = len(figure.shown) > 1
     for index, shown in enumerate(figure.shown):
         words = say("control.table.at" if figure.slider else "control.table")
-        name = shown.name.replace("_", " ")
+        name = sentences().get(f"table.{shown.name}", shown.name.replace("_", " "))
         details = element(
             "details",
             element("summary", words, say("control.table.name", name=name) if several else ""),

@@ -11,7 +11,7 @@ import math
 from itertools import pairwise
 
 from termwise.credit import CONVERGED
-from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, gap, step_x, tooltip, y_axis
+from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, gap, lit, step_x, tooltip, y_axis
 from termwise.report.figures.common import behind, names, rows, split
 from termwise.report.reading import Columns, Run
 from termwise.report.strings import fixed, integer, listing, number, percent, say, signed
@@ -39,7 +39,8 @@ def build(run: Run, tables: Tables) -> Figure | None:
     panels = []
     for group in groups:
         words = alternative(table, group, verdicts[group])
-        panels.append(Panel(group[0], detail(table, group), words, complete(_spec(tables, table, group), words)))
+        spec = complete(_spec(tables, table, group), words, keys=["step", "depth"])
+        panels.append(Panel(group[0], detail(table, group), words, spec))
     key = [("dot accent", say("key.learned.half")), ("learned-span", say("key.learned.span"))]
     halves = zip(table["fraction"], table["time_50"], strict=True)
     if any(half is not None and fraction < 0 for fraction, half in halves):
@@ -143,7 +144,9 @@ def _spec(tables: Tables, table: Columns, group: Group) -> Spec:
         ],
         "layer": [spans, *_dots(table, x, y, len(seeds))],
     }
-    return {"width": "fill", "height": 280, "layer": [*gap(tables), own]}
+    scale = {key: value for key, value in y.items() if key != "field"}
+    here = [lit("step", "x", x, tables), lit("depth", "y", scale, tables)]
+    return {"width": "fill", "height": 280, "layer": [*gap(tables), *here, own]}
 
 
 def _distance(table: Columns, seeds: list[int]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, equal, tooltip, y_axis
+from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, equal, lit, tooltip, y_axis
 from termwise.report.figures.common import Row, behind, moved, names, rows, split
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, listing, number, say
@@ -30,7 +30,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
     panels = []
     for index in own:
         words = alternative(run, tables, index)
-        spec = complete(_spec(tables, index, chosen[index], count, most), words)
+        spec = complete(_spec(tables, index, chosen[index], count, most), words, keys=["depth"])
         panels.append(Panel(names(run)[index], "", words, spec))
     columns = ["network", "step", "depth", "norm_share", "norm_share_low", "norm_share_high"]
     key = [("ramp", say("ridge.ramp")), ("dot tail", say("key.mean.norm"))]
@@ -135,7 +135,11 @@ def _spec(tables: Tables, index: int, own: list[int], count: int, most: float) -
             {"mark": {"type": "point", "style": "ridge-mean"}, "encoding": dot},
         ],
     }
-    return {"width": "fill", "height": max(ROW * (domain[1] - domain[0]), 200), "layer": [ridges, means]}
+    return {
+        "width": "fill",
+        "height": max(ROW * (domain[1] - domain[0]), 200),
+        "layer": [ridges, means, lit("depth", "x", x, tables)],
+    }
 
 
 def _ridges(x: Spec, y: Spec, count: int) -> list[Spec]:

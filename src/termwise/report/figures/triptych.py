@@ -19,10 +19,12 @@ from termwise.report.charts import (
     complete,
     depth_ticks,
     equal,
+    lit,
+    target,
     tooltip,
     y_axis,
 )
-from termwise.report.figures.common import Row, names, rows, split
+from termwise.report.figures.common import MANY, Row, names, rows, split
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, listing, number, say
 from termwise.report.tables import Tables, rounded
@@ -42,12 +44,12 @@ def build(run: Run, tables: Tables) -> Figure | None:
     panels = []
     for index in own:
         words = alternative(run, tables, index)
-        spec = complete(_spec(tables, index, *scales), words, at=len(tables.axis.steps) - 1, slug="triptych")
+        spec = complete(_spec(tables, index, *scales), words, at=len(tables.axis.steps) - 1, keys=["depth"])
         panels.append(Panel(names(run)[index], "", words, spec))
     shares = ["network", "step", "depth", "log10_path_norm", "norm_share", "norm_share_low", "norm_share_high"]
     shown = (
-        Shown("spectrum", shares, ({"origin": "input"},), say("triptych.table.norms")),
-        Shown("paths", ["network", "depth", "paths", "log10_paths"], name=say("triptych.table.paths")),
+        Shown("spectrum", shares, ({"origin": "input"},), "norms"),
+        Shown("paths", ["network", "depth", "paths", "log10_paths"], name="paths"),
     )
     key = [("mean-paths", say("key.mean.paths")), ("mean-norm", say("key.mean.norm"))]
     return Figure("triptych", title(run, tables), say("triptych.read"), panels, key, shown, slider=True)
@@ -67,7 +69,11 @@ def title(run: Run, tables: Tables) -> str:
         ends = {"value": fixed(value, 1), "low": fixed(low, 1), "high": fixed(high, 1)}
         clause = say("triptych.clause", paths=fixed(whole, 1), network=name, **ends)
         clauses.setdefault(kind, []).append(clause)
-    said = [say(f"triptych.{kind}", clauses=listing(own)) for kind, own in clauses.items()]
+    many = sum(map(len, clauses.values())) > MANY
+    said = [
+        say(f"triptych.{kind}.count", count=len(own)) if many else say(f"triptych.{kind}", clauses=listing(own))
+        for kind, own in clauses.items()
+    ]
     return say("triptych.title", said=listing(said))
 
 
@@ -130,9 +136,10 @@ def _spec(tables: Tables, index: int, counts: float, sizes: Ends, most: float) -
         axis = y_axis(title, tickCount=3) if name == "share" else y_axis(title, **_powers(*ends))
         scale = {"domain": [rounded(end) for end in ends], "nice": False, "zero": False}
         x, y = _depth_x(tables, labels=name == "share"), {"type": "quantitative", "scale": scale, "axis": axis}
-        marks = {"data": {"name": source}, "transform": chosen, "layer": MARKS[name](x, y)}
+        layers = [target("depth", x), *MARKS[name](x, y)]
+        marks = {"data": {"name": source}, "transform": chosen, "layer": layers}
         lines = [{**guide, "encoding": {"x": {**x, **guide["encoding"]["x"]}}} for guide in guides]
-        views.append({"width": "fill", "height": height, "layer": [marks, *lines]})
+        views.append({"width": "fill", "height": height, "layer": [marks, *lines, lit("depth", "x", x, tables)]})
     return {"vconcat": views, "spacing": 36, "bounds": "flush"}
 
 

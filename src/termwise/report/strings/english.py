@@ -102,7 +102,10 @@ ENGLISH: dict[str, str] = {
     "triptych.shorter": "on shorter paths than the average one in {clauses}",
     "triptych.longer": "on longer paths than the average one in {clauses}",
     "triptych.same": "on paths of about the average length in {clauses}",
-    "triptych.clause": "{network} ({value} [{low}, {high}] layers against {paths})",
+    "triptych.shorter.count": "on shorter paths than the average one in {count} networks",
+    "triptych.longer.count": "on longer paths than the average one in {count} networks",
+    "triptych.same.count": "on paths of about the average length in {count} networks",
+    "triptych.clause": "{network} ({value} [{low}, {high}] {unit} against {paths})",
     "triptych.title.none": "How many paths there are of each length, and what each of them carries",
     "triptych.read": "From above: how many paths have that length; how much one of them carries, which is their share "
     "of the norm divided by their number; and the product, their share of the norm. Whiskers are 95 % intervals over "
@@ -114,8 +117,8 @@ ENGLISH: dict[str, str] = {
     "triptych.paths": "number of paths (log)",
     "triptych.size": "× norm share of one path (log)",
     "triptych.share": "= norm share of all of them",
-    "triptych.table.norms": "norms",
-    "triptych.table.paths": "paths",
+    "table.norms": "norms",
+    "table.paths": "paths",
     "key.mean.paths": "mean length of all paths",
     "key.mean.norm": "mean path length under the norm share",
     # heat map
@@ -153,6 +156,9 @@ ENGLISH: dict[str, str] = {
     "ridge.falls": "moves to shorter paths, {ends}",
     "ridge.rises": "moves to longer paths, {ends}",
     "ridge.stays": "does not measurably move from {ends}",
+    "ridge.falls.count": "moves to shorter paths in {count} of {all} networks",
+    "ridge.rises.count": "moves to longer paths in {count} of {all} networks",
+    "ridge.stays.count": "does not measurably move in {count} of {all} networks",
     "ridge.peak": "depth {depth} [{low}, {high}]",
     "ridge.peak.sure": "depth {depth}",
     "ridge.title.none": "The spectrum at some records, one above the other",
@@ -194,7 +200,8 @@ ENGLISH: dict[str, str] = {
     "key.learned.against": "raised the loss",
     # truncation
     "truncated.title": "99 % of the accuracy is kept {clauses}",
-    "truncated.title.many": "The effective depth (99 % of the accuracy) is {low} to {high} in {known} of {count} networks",
+    "truncated.title.many": "The effective depth (99 % of the accuracy) is {low} to {high} in {known} of {count} "
+    "networks",
     "truncated.clause": "from depth {depth} on in {network}",
     "truncated.clause.all": "only with every term in {network}",
     "truncated.clause.none": "by no truncation of {network}",
