@@ -77,7 +77,20 @@ def merged(runs: Sequence[Run]) -> Run:
         _stacked([run.steps for run in runs], offsets),
         _stacked([run.spectrum for run in runs], offsets),
         _stacked([each for each in degrees if each is not None], offsets) if alike else None,
+        _seeds(runs, [network.name for network in networks]),
     )
+
+
+def _seeds(runs: Sequence[Run], names: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The places of the networks that are one but for their seed, under its name; any other under its own name."""
+    flat = [network for run in runs for network in run.summary.networks]
+    groups = {
+        name: [next(i for i, own in enumerate(flat) if own is each) for each in seeds]
+        for name, seeds in _repeated(runs).items()
+    }
+    together = {i for places in groups.values() for i in places}
+    groups |= {name: [i] for i, name in enumerate(names) if i not in together}
+    return tuple((name, tuple(places)) for name, places in sorted(groups.items(), key=lambda group: group[1][0]))
 
 
 def compared(runs: Sequence[Run], whole: Run) -> str:
@@ -134,8 +147,9 @@ def _groups(degrees: Columns) -> tuple[Any, ...]:
 
 def _stacked(tables: Sequence[Columns], offsets: Sequence[int]) -> Columns:
     """Tables one under the other, in which the networks are counted on."""
-    found: Columns = {name: [] for name in tables[0]}
+    found: Columns = {name: [] for name in tables[0] if all(name in table for table in tables)}
     for table, offset in zip(tables, offsets, strict=True):
-        for name, values in table.items():
+        for name in found:
+            values = table[name]
             found[name] += [value + offset for value in values] if name == "network" else values
     return found

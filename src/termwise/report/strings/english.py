@@ -102,7 +102,7 @@ ENGLISH: dict[str, str] = {
     "triptych.shorter": "on shorter paths than the average one in {clauses}",
     "triptych.longer": "on longer paths than the average one in {clauses}",
     "triptych.same": "on paths of about the average length in {clauses}",
-    "triptych.clause": "{network} ({value} [{low}, {high}] layers against {paths})",
+    "triptych.clause": "{network} ({value} [{low}, {high}] {unit} against {paths})",
     "triptych.title.none": "How many paths there are of each length, and what each of them carries",
     "triptych.read": "From above: how many paths have that length; how much one of them carries, which is their share "
     "of the norm divided by their number; and the product, their share of the norm. Whiskers are 95 % intervals over "
@@ -179,8 +179,9 @@ ENGLISH: dict[str, str] = {
     "learned.title.none": "When the terms of each depth were learned: fewer than {least} have a time, so there is no "
     "order",
     "learned.read": "A dot is the step at which half of a term’s loss credit is in, the line goes from 10 to 90 % of "
-    "it; the larger the dot, the larger its share of all credit. Terms with less than 2 % of it, and those that pass a "
-    "level more than once, have no time. τ is above 0 where deeper terms come later, below where they come earlier.",
+    "it; the larger the dot, the larger its share of all credit. Terms with less than 2 % of it have no time, and a "
+    "level that is passed more than once is left out. τ is above 0 where deeper terms come later, below where they "
+    "come earlier.",
     "learned.warned": "The credit depends on how densely the run was recorded: leaving out every other record moves it "
     "by {networks}; trust the times less there.",
     "learned.drift": "{drift} in {network}",
