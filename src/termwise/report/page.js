@@ -80,7 +80,7 @@
         "mean-band": { fillOpacity: 0.15, strokeWidth: 0 }, "mean-constants": { strokeWidth: 1.75, strokeDash: [5, 4] },
         ...degrees,
         "mean-paths": line("soft", 1.5, { strokeDash: [1, 3.5] }), "mean-norm": line("ink", 1.25, { strokeDash: [5, 3] }), "count-point": point("soft", 16),
-        ridge: { fillOpacity: 1, stroke: color("paper"), strokeWidth: 1.25, strokeJoin: "round" }, hover: { size: 120, opacity: 0, strokeWidth: 0 },
+        ridge: { fillOpacity: 1, stroke: color("paper"), strokeWidth: 1.25, strokeJoin: "round" },
         "ridge-means": line("tail", 1.25), "ridge-mean": point("tail", 26),
         learned: { ...point("accent", 60), strokeWidth: 1 }, "learned-against": { ...point("tail", 60), strokeWidth: 1 },
         "learned-span": line("accent", 3, { strokeOpacity: 0.3 }),

@@ -293,7 +293,10 @@ def _learned(spectrum: Columns, axis: StepAxis) -> Columns | None:
     credits = zip(table["network"], table["credit_cumulative"], strict=True)
     table["fraction"] = [None if credit is None else credit / (whole[n] or 1.0) for n, credit in credits]
     halves = zip(table["network"], table["time_50"], strict=True)
-    table["step"] = [None if half is None else min(t for t in steps[n] if t >= half) for n, half in halves]
+    table["step"] = [
+        None if half is None else min((step for step in steps[n] if step >= half), default=steps[n][-1])
+        for n, half in halves
+    ]
     for level in ("10", "50", "90"):
         table[f"at_{level}"] = [None if time is None else axis.when(time) for time in table[f"time_{level}"]]
     return table

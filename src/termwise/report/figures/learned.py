@@ -130,9 +130,8 @@ def _spec(tables: Tables, table: Columns, group: Group) -> Spec:
     middle = (len(seeds) - 1) / 2
     place = f"datum.depth + {apart} * (indexof({seeds}, datum.network) - {middle})"
     spans = {
-        "transform": [{"filter": "isValid(datum.at_10) && isValid(datum.at_90)"}],
         "mark": {"type": "rule", "style": "learned-span"},
-        "encoding": {"x": {**x, "field": "at_10"}, "x2": {"field": "at_90"}, "y": y},
+        "encoding": {"x": {**x, "field": "start"}, "x2": {"field": "end"}, "y": y},
     }
     own = {
         "data": {"name": "learned"},
@@ -141,12 +140,14 @@ def _spec(tables: Tables, table: Columns, group: Group) -> Spec:
             {"filter": "isValid(datum.at_50)"},
             {"calculate": place, "as": "place"},
             {"calculate": "abs(datum.fraction)", "as": "much"},
+            # An end that is not known is left out: the line begins or ends at its dot.
+            {"calculate": "isValid(datum.at_10) ? datum.at_10 : datum.at_50", "as": "start"},
+            {"calculate": "isValid(datum.at_90) ? datum.at_90 : datum.at_50", "as": "end"},
         ],
-        "layer": [spans, *_dots(table, x, y, len(seeds))],
+        "layer": [spans, *_dots(table, x, y, len(seeds)), _targets(x, y, apart / 2)],
     }
-    scale = {key: value for key, value in y.items() if key != "field"}
-    here = [lit("step", "x", x, tables), lit("depth", "y", scale, tables)]
-    return {"width": "fill", "height": 280, "layer": [*gap(tables), *here, own]}
+    here = [lit("step", "x", x, tables), lit("depth", "y", y, tables)]
+    return {"width": "fill", "height": 280, "layer": [*gap(tables), own, *here]}
 
 
 def _distance(table: Columns, seeds: list[int]) -> int:
@@ -160,10 +161,26 @@ def _dots(table: Columns, x: Spec, y: Spec, seeds: int) -> list[Spec]:
     most = max(abs(fraction or 0.0) for fraction in table["fraction"]) or 1.0
     scale = {"domain": [0, rounded(most)], "range": [round(area / seeds**0.75) for area in (24, 200)]}
     size = {"field": "much", "type": "quantitative", "legend": None, "scale": scale}
-    times = ((f"time_{level}", f"time_{level}", ".1f") for level in (10, 50, 90))
-    tips = tooltip(("depth", "depth", "d"), *times, ("fraction", "fraction", ".1%"))
-    encoding = {"x": {**x, "field": "at_50"}, "y": y, "size": size, "tooltip": tips}
+    encoding = {"x": {**x, "field": "at_50"}, "y": y, "size": size}
     return [
         {"transform": [{"filter": sign}], "mark": {"type": "point", "style": style}, "encoding": encoding}
         for sign, style in (("datum.fraction >= 0", "learned"), ("datum.fraction < 0", "learned-against"))
     ]
+
+
+def _targets(x: Spec, y: Spec, half: float) -> Spec:
+    """What can be pointed at: around a dot, as far as its line reaches."""
+    times = ((f"time_{level}", f"time_{level}", ".1f") for level in (10, 50, 90))
+    tips = tooltip(("depth", "depth", "d"), *times, ("fraction", "fraction", ".1%"))
+    ends = {"x": {**x, "field": "from"}, "x2": {"field": "to"}, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    places = {
+        "from": "min(datum.start, 0.8 * datum.at_50)",
+        "to": "max(datum.end, 1.25 * datum.at_50)",
+        "low": f"datum.place - {half}",
+        "high": f"datum.place + {half}",
+    }
+    return {
+        "transform": [{"calculate": place, "as": name} for name, place in places.items()],
+        "mark": {"type": "rect", "style": "target", "clip": True},
+        "encoding": {**ends, "tooltip": tips},
+    }

@@ -30,7 +30,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
     panels = []
     for index in own:
         words = alternative(run, tables, index)
-        spec = complete(_spec(tables, index, chosen[index], count, most), words, keys=["depth"])
+        spec = complete(_spec(tables, index, chosen[index], count, most), words, keys=["depth", "step"])
         panels.append(Panel(names(run)[index], "", words, spec))
     columns = ["network", "step", "depth", "norm_share", "norm_share_low", "norm_share_high"]
     key = [("ramp", say("ridge.ramp")), ("dot tail", say("key.mean.norm"))]
@@ -138,7 +138,7 @@ def _spec(tables: Tables, index: int, own: list[int], count: int, most: float) -
     return {
         "width": "fill",
         "height": max(ROW * (domain[1] - domain[0]), 200),
-        "layer": [ridges, means, lit("depth", "x", x, tables)],
+        "layer": [ridges, means, lit("depth", "x", x, tables), _row_lit(own, y)],
     }
 
 
@@ -151,5 +151,31 @@ def _ridges(x: Spec, y: Spec, count: int) -> list[Spec]:
     scale = {"domain": stops, "range": [f"ramp-{i}" for i in (1, 2, 3, 4)]}
     fade = {"field": "base", "type": "quantitative", "legend": None, "scale": scale}
     area = {"mark": {"type": "area", "style": "ridge"}, "encoding": {**top, "y2": {"field": "base"}, "fill": fade}}
-    points = {"mark": {"type": "point", "style": "hover"}, "encoding": {**top, "tooltip": tips}}
-    return [area, points]
+    # What can be pointed at: the row of a record, around a depth.
+    cell = {
+        "x": {**x, "field": "bottom"},
+        "x2": {"field": "top"},
+        "y": {**y, "field": "base"},
+        "y2": {"field": "above"},
+    }
+    cells = {
+        "transform": [{"calculate": "datum.base + 1", "as": "above"}],
+        "mark": {"type": "rect", "style": "target"},
+        "encoding": {**cell, "tooltip": tips},
+    }
+    return [area, cells]
+
+
+def _row_lit(own: list[int], y: Spec) -> Spec:
+    """A rule along the ridge of the step where the reader is, or of the last one before it that is drawn."""
+    values = [
+        {"step": step, "until": until, "base": len(own) - 1 - i}
+        for i, (step, until) in enumerate(zip(own, [*own[1:], None], strict=True))
+    ]
+    here = "isValid(stepAt) && datum.step <= stepAt && (!isValid(datum.until) || stepAt < datum.until)"
+    return {
+        "data": {"values": values},
+        "transform": [{"filter": here}],
+        "mark": {"type": "rule", "style": "lit"},
+        "encoding": {"y": {**y, "field": "base"}},
+    }

@@ -136,8 +136,7 @@ def _spec(tables: Tables, index: int, counts: float, sizes: Ends, most: float) -
         axis = y_axis(title, tickCount=3) if name == "share" else y_axis(title, **_powers(*ends))
         scale = {"domain": [rounded(end) for end in ends], "nice": False, "zero": False}
         x, y = _depth_x(tables, labels=name == "share"), {"type": "quantitative", "scale": scale, "axis": axis}
-        layers = [target("depth", x), *MARKS[name](x, y)]
-        marks = {"data": {"name": source}, "transform": chosen, "layer": layers}
+        marks = {"data": {"name": source}, "transform": chosen, "layer": MARKS[name](x, y)}
         lines = [{**guide, "encoding": {"x": {**x, **guide["encoding"]["x"]}}} for guide in guides]
         views.append({"width": "fill", "height": height, "layer": [marks, *lines, lit("depth", "x", x, tables)]})
     return {"vconcat": views, "spacing": 36, "bounds": "flush"}
@@ -155,7 +154,7 @@ def _count_marks(x: Spec, y: Spec) -> list[Spec]:
     encoding = {"x": {**x, "field": "depth"}, "y": {**y, "field": "log10_paths"}}
     area = {"mark": {"type": "area", "style": "paths", "line": {"style": "paths-line"}}, "encoding": encoding}
     tips = [*tooltip(("depth", "depth", "d")), text]
-    return [area, {"mark": {"type": "point", "style": "count-point"}, "encoding": {**encoding, "tooltip": tips}}]
+    return [area, {"mark": {"type": "point", "style": "count-point"}, "encoding": encoding}, target("depth", x, tips)]
 
 
 def _size_marks(x: Spec, y: Spec) -> list[Spec]:
@@ -172,10 +171,10 @@ def _size_marks(x: Spec, y: Spec) -> list[Spec]:
     return [
         {"mark": {"type": "line", "style": "size"}, "encoding": encoding},
         {"transform": ends, "mark": {"type": "rule", "style": "whisker"}, "encoding": whisker},
+        {"mark": {"type": "point", "style": "size-point"}, "encoding": encoding},
         {
             "transform": [{"calculate": "pow(10, datum.log10_path_norm)", "as": "size"}],
-            "mark": {"type": "point", "style": "size-point"},
-            "encoding": {**encoding, "tooltip": tips},
+            "layer": [target("depth", x, tips)],
         },
     ]
 
@@ -187,8 +186,9 @@ def _share_marks(x: Spec, y: Spec) -> list[Spec]:
     bar = {"x": {**x, "field": "x0"}, "x2": {"field": "x1"}, "y": {**y, "field": "norm_share"}, "y2": {"datum": 0}}
     whisker = {"x": {**x, "field": "depth"}, "y": {**y, "field": numbers[1]}, "y2": {"field": numbers[2]}}
     return [
-        {"transform": edges, "mark": {"type": "rect", "style": "input"}, "encoding": {**bar, "tooltip": tips}},
+        {"transform": edges, "mark": {"type": "rect", "style": "input"}, "encoding": bar},
         {"mark": {"type": "rule", "style": "whisker"}, "encoding": whisker},
+        target("depth", x, tips),
     ]
 
 

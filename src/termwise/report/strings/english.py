@@ -185,8 +185,9 @@ ENGLISH: dict[str, str] = {
     "learned.title.none": "When the terms of each depth were learned: fewer than {least} have a time, so there is no "
     "order",
     "learned.read": "A dot is the step at which half of a term’s loss credit is in, the line goes from 10 to 90 % of "
-    "it; the larger the dot, the larger its share of all credit. Terms with less than 2 % of it, and those that pass a "
-    "level more than once, have no time. τ is above 0 where deeper terms come later, below where they come earlier.",
+    "it; the larger the dot, the larger its share of all credit. Terms with less than 2 % of it have no time, and a "
+    "level that is passed more than once is left out. τ is above 0 where deeper terms come later, below where they "
+    "come earlier.",
     "learned.warned": "The credit depends on how densely the run was recorded: leaving out every other record moves it "
     "by {networks}; trust the times less there.",
     "learned.drift": "{drift} in {network}",
