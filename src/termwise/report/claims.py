@@ -26,11 +26,13 @@ def verdict(studies: Sequence[Study]) -> str:
         return say("claims.none")
     if total == 1:
         return say(f"claims.single.{next(iter(counts))}")
+    on_trial = all(study.result.name == VERDICT for study in studies)
+    what = say("claims.what.claims" if on_trial else "claims.what.expectations")
     if len(counts) == 1:
-        return say(f"claims.{'both' if total == 2 else 'all'}.{next(iter(counts))}", total=total)
+        return say(f"claims.{'both' if total == 2 else 'all'}.{next(iter(counts))}", total=total, what=what)
     kinds = ((kind, counts[kind]) for kind in VERDICTS if counts[kind])
     parts = [say(f"claims.{kind}.{'one' if n == 1 else 'many'}", count=n) for kind, n in kinds]
-    return say("claims.some", total=total, parts=listing(parts))
+    return say("claims.some", total=total, parts=listing(parts), what=what)
 
 
 def lines(studies: Sequence[Study], ids: Sequence[str]) -> Html:

@@ -77,7 +77,7 @@
         bound: { color: color("ink"), strokeWidth: 1, strokeDash: [4, 3], strokeOpacity: 0.75 },
         label: { color: color("ink"), fontSize: 11 }, "label-halo": { color: color("paper"), stroke: color("paper"), strokeWidth: 4, strokeJoin: "round", fontSize: 11 },
         "on-strong": { color: color("on-strong"), fontSize: 11 }, "on-weak": { color: color("ink"), fontSize: 11 },
-        "mean-band": { fillOpacity: 0.15, strokeWidth: 0 }, "mean-constants": { strokeWidth: 1.75, strokeDash: [5, 4] },
+        "mean-band": { fillOpacity: 0.15, strokeWidth: 0 }, "mean-constants": { strokeWidth: 1.75, strokeDash: [1, 4], strokeCap: "round" },
         ...degrees,
         "mean-paths": line("soft", 1.5, { strokeDash: [1, 3.5] }), "mean-norm": line("ink", 1.25, { strokeDash: [5, 3] }), "count-point": point("soft", 16),
         ridge: { fillOpacity: 1, stroke: color("paper"), strokeWidth: 1.25, strokeJoin: "round" },

@@ -9,6 +9,8 @@ from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, say
 from termwise.report.tables import Tables, rounded
 
+DASHES = [[1, 0], [8, 4], [8, 3, 2, 3], [3, 3], [12, 4], [12, 3, 2, 3, 2, 3]]  # also in the style sheet, for the key
+
 
 def build(run: Run, tables: Tables) -> Figure:
     """Whether the mean path length falls or rises. Reads `steps` (mean_depth, mean_depth_constants)."""
@@ -17,7 +19,7 @@ def build(run: Run, tables: Tables) -> Figure:
     columns = ["network", "step", "loss", "accuracy", "depth_p10", "depth_p50", "depth_p90", *measures]
     key = [(f"network-{i % 6}", name) for i, name in enumerate(names(run))]
     if any(value is not None for value in tables.steps["mean_depth_constants"]):
-        key.append(("dashed", say("key.constants.dashed")))
+        key.append(("dotted", say("key.constants.dotted")))
     spec = complete(_spec(run, tables, measures), words, keys=["step"])
     panels = [Panel("", "", words, spec)]
     return Figure("mean", title(run), say("mean.read"), panels, key, behind("steps", columns))
@@ -75,17 +77,20 @@ def _spec(run: Run, tables: Tables, measures: list[str]) -> Spec:
     y = {"type": "quantitative", "scale": scale, "axis": y_axis(say("mean.axis"), tickCount=5)}
     palette = {"domain": list(range(len(run.summary.networks)))}
     color: Spec = {"field": "network", "type": "nominal", "legend": None, "scale": palette}
+    # Six colours, and each with dashes of its own: the lines are told apart in black and white as well.
+    dashes = [DASHES[i % len(DASHES)] for i in palette["domain"]]
+    dash = {**color, "scale": {**palette, "range": dashes}}
     common = {"x": {**step_x(tables), "field": "at"}, "color": color}
     tips = tooltip(("step", "step", ",d"), *((name, name, ".3f") for name in measures))
     band = {**common, "y": {**y, "field": "mean_depth_low"}, "y2": {"field": "mean_depth_high"}}
-    line = {**common, "y": {**y, "field": "mean_depth"}, "tooltip": tips}
-    dashed = {**common, "y": {**y, "field": "mean_depth_constants"}}
+    line = {**common, "strokeDash": dash, "y": {**y, "field": "mean_depth"}, "tooltip": tips}
+    dotted = {**common, "y": {**y, "field": "mean_depth_constants"}}
     layers: list[Spec] = [
         *gap(tables),
         target("step", step_x(tables)),
         lit("step", "x", step_x(tables), tables),
         {"mark": {"type": "area", "style": "mean-band"}, "encoding": band},
         {"mark": {"type": "line", "style": "mean", "point": {"style": "mean-point"}}, "encoding": line},
-        {"mark": {"type": "line", "style": "mean-constants"}, "encoding": dashed},
+        {"mark": {"type": "line", "style": "mean-constants"}, "encoding": dotted},
     ]
     return {"width": "fill", "height": 300, "data": {"name": "steps"}, "layer": layers}

@@ -230,12 +230,12 @@ ENGLISH: dict[str, str] = {
     "mean.stays.count": "does not measurably change in {count} of {all} networks",
     "mean.shorter": "; {network} ends shorter",
     "mean.read": "The mean depth under the norm share of the input-born terms, with its 95 % interval over "
-    "samples. Constants, where they are split by depth, are dashed: they are a different thing and never "
+    "samples. Constants, where they are split by depth, are dotted: they are a different thing and never "
     "averaged in.",
     "mean.alt": "{network}: mean path length {first} at step {start} and {last} at step {end}.",
     "mean.alt.constants": "Constants: {first} and {last}.",
     "mean.axis": "mean depth ({unit})",
-    "key.constants.dashed": "constants, dashed",
+    "key.constants.dotted": "constants, dotted",
     # degrees over training
     "degrees.title.move": "Of the output’s variance, the part of degree {degree} in the input {moves}",
     "degrees.title.still": "Of the output’s variance, the part of degree {degree} in the input {moves}: nothing moves",
@@ -396,17 +396,19 @@ ENGLISH: dict[str, str] = {
     "claims.read": "Found is the mean over seeds, with its 95 % interval in brackets. An expectation holds where the "
     "whole interval lies within it, and fails where the whole interval lies outside, on one side; else it is "
     "undecided.",
+    "claims.what.expectations": "expectations",
+    "claims.what.claims": "claims",
     "claims.none": "Nothing was expected of what was measured.",
     "claims.single.holds": "What was expected holds.",
     "claims.single.fails": "What was expected fails.",
     "claims.single.undecided": "What was expected is undecided.",
-    "claims.both.holds": "Both expectations hold.",
-    "claims.both.fails": "Both expectations fail.",
-    "claims.both.undecided": "Both expectations are undecided.",
-    "claims.all.holds": "All {total} expectations hold.",
-    "claims.all.fails": "All {total} expectations fail.",
-    "claims.all.undecided": "All {total} expectations are undecided.",
-    "claims.some": "Of {total} expectations {parts}.",
+    "claims.both.holds": "Both {what} hold.",
+    "claims.both.fails": "Both {what} fail.",
+    "claims.both.undecided": "Both {what} are undecided.",
+    "claims.all.holds": "All {total} {what} hold.",
+    "claims.all.fails": "All {total} {what} fail.",
+    "claims.all.undecided": "All {total} {what} are undecided.",
+    "claims.some": "Of {total} {what} {parts}.",
     "claims.holds.one": "1 holds",
     "claims.holds.many": "{count} hold",
     "claims.fails.one": "1 fails",
