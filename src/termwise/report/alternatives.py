@@ -8,7 +8,7 @@ from typing import Any
 from termwise.charts import Plot
 from termwise.report.results import Row
 from termwise.report.scales import Ends, known
-from termwise.report.strings import number, say, signed
+from termwise.report.strings import number, prose, say, signed
 
 FEW = 8  # up to so many values are all said
 
@@ -18,7 +18,7 @@ def alternative(plot: Plot, rows: Sequence[Row], x: Ends, y: Ends) -> str:
     head = [] if plot.heading is None else [say("plot.alt.heading", heading=plot.heading)]
     body = [_tiles(plot, rows, x, y)] if plot.kind == "tiles" else _all_series(plot, rows, x, y)
     marks = [say("plot.alt.mark", at=_text(float(mark.at)), label=mark.label) for mark in plot.marks]
-    return " ".join([*head, *body, *marks])
+    return prose(*head, *body, *marks)
 
 
 def _all_series(plot: Plot, rows: Sequence[Row], x: Ends, y: Ends) -> list[str]:
@@ -41,13 +41,13 @@ def _one(plot: Plot, rows: Sequence[Row], x: Ends) -> str:
         return say("plot.alt.none")
     if x.kind == "ordinal" and len(there) <= FEW:
         said = say("plot.alt.all", values=say("comma").join(_value(plot, row) for row in there))
-        return " ".join([said, *lost])
+        return prose(said, *lost)
 
     def size(row: Row) -> float:
         return row[plot.y.column]
 
     ends = {"first": there[0], "last": there[-1], "least": min(there, key=size), "most": max(there, key=size)}
-    return " ".join([say("plot.alt.line", **{name: _value(plot, row) for name, row in ends.items()}), *lost])
+    return prose(say("plot.alt.line", **{name: _value(plot, row) for name, row in ends.items()}), *lost)
 
 
 def _value(plot: Plot, row: Row) -> str:

@@ -14,7 +14,7 @@ from termwise.experiments import VERDICT, find
 from termwise.report.layers import heading
 from termwise.report.markup import Html, element, join
 from termwise.report.results import VERDICTS, Row, Study
-from termwise.report.strings import integer, listing, number, say, signed
+from termwise.report.strings import clauses, integer, listing, number, saved_in, say, signed
 from termwise.verdict.decision import SEEDS
 
 
@@ -32,14 +32,14 @@ def verdict(studies: Sequence[Study]) -> str:
         return say(f"claims.{'both' if total == 2 else 'all'}.{next(iter(counts))}", total=total, what=what)
     kinds = ((kind, counts[kind]) for kind in VERDICTS if counts[kind])
     parts = [say(f"claims.{kind}.{'one' if n == 1 else 'many'}", count=n) for kind, n in kinds]
-    return say("claims.some", total=total, parts=listing(parts), what=what)
+    return say("claims.some", total=total, parts=clauses(parts), what=what)
 
 
 def lines(studies: Sequence[Study], ids: Sequence[str]) -> Html:
     """A line for each experiment: its question, and its verdict."""
     items = []
     for study, id_ in zip(studies, ids, strict=True):
-        question = element("a", study.result.question, href=f"#{id_}")
+        question = element("a", study.result.question, href=f"#{id_}", lang=saved_in())
         items.append(element("li", question, element("span", verdict([study]), *_quick(study)), class_="study"))
     return element("ul", *items, class_="studies")
 
@@ -72,11 +72,13 @@ def table(studies: Sequence[Study], ids: Sequence[str]) -> Html:
 
 
 def _claim(study: Study, row: Row) -> Html:
+    # Not the cell is English: the style sheet writes its label into it.
+    expected = element("span", row["expected"], lang=saved_in()) if saved_in() else row["expected"]
     return element(
         "tr",
-        element("th", row["quantity"], scope="row", role="rowheader"),
+        element("th", row["quantity"], scope="row", role="rowheader", lang=saved_in()),
         element("td", found(row), role="cell", class_="found"),
-        element("td", row["expected"], role="cell", data_label=say("claims.expected")),
+        element("td", expected, role="cell", data_label=say("claims.expected")),
         element("td", _verdict(row["verdict"]), *_quick(study), role="cell"),
         role="row",
     )
@@ -121,7 +123,11 @@ def others(study: Study, level: int) -> Html:
         return Html("")
     columns = (element("th", say(key), scope="col") for key in ("claims.quantity", "claims.found"))
     lines = [
-        element("tr", element("th", row["quantity"], scope="row"), element("td", found(row), class_="found"))
+        element(
+            "tr",
+            element("th", row["quantity"], scope="row", lang=saved_in()),
+            element("td", found(row), class_="found"),
+        )
         for row in rows
     ]
     inner = element("thead", element("tr", *columns)), element("tbody", join(lines))
@@ -143,7 +149,9 @@ def beside(study: Study, level: int) -> Html:
     inner = element("thead", head), element("tbody", join(body))
     title = element(f"h{level}", say("claims.beside"))
     label = say("claims.beside.of", name=study.result.name)
-    box = element("div", element("table", *inner), class_="scroll", tabindex="0", role="region", aria_label=label)
+    box = element(
+        "div", element("table", *inner, lang=saved_in()), class_="scroll", tabindex="0", role="region", aria_label=label
+    )
     return element("section", title, box, class_="lesser")
 
 

@@ -17,7 +17,7 @@ from termwise.errors import RecordError, UsageError
 from termwise.profile import Estimate
 from termwise.report.conclusion import change, joined, shown
 from termwise.report.reading import Columns, Run, read_run
-from termwise.report.strings import integer, listing, say
+from termwise.report.strings import integer, listing, prose, say
 from termwise.verdict.decision import SEEDS, t_interval
 
 
@@ -101,7 +101,7 @@ def compared(runs: Sequence[Run], whole: Run) -> str:
     if alone:
         changes = joined([change(network, first=i == 0) for i, network in enumerate(alone)])
         said.insert(0, say("compare.each", changes=changes, samples=integer(whole.summary.data.probe)))
-    return say("sentence.gap").join(said)
+    return prose(*said)
 
 
 def notices(runs: Sequence[Run]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from termwise.profile import Estimate
 from termwise.records import Finding, NetworkSummary, RunSummary
-from termwise.report.strings import integer, say, speaking
+from termwise.report.strings import integer, listing, prose, say, speaking
 
 
 def conclusion(summary: RunSummary) -> str:
@@ -44,15 +44,14 @@ def sentence(networks: Sequence[NetworkSummary], finding: Finding, *, samples: i
         first, last = map(integer, finding.checkpoints)
         found = say("conclusion.traced", first=first, last=last, **words)
     key = "conclusion.seed.one" if len(finding.hypotheses) == 1 else "conclusion.seed.many"
-    said = [found, _counted(networks), say(key, hypotheses=joined(finding.hypotheses))]
-    return say("sentence.gap").join(filter(None, said))
+    return prose(found, _counted(networks), say(key, hypotheses=listing(finding.hypotheses)))
 
 
 def _counted(networks: Sequence[NetworkSummary]) -> str:
     """What the means would be with the constants' paths among them."""
     pairs = [network.mean_depth_with_constants for network in networks]
     means = [say("conclusion.counted.item", before=f"{p[0]:.1f}", after=f"{p[1]:.1f}") for p in pairs if p is not None]
-    return say("conclusion.counted", means=joined(means)) if len(means) == len(pairs) else ""
+    return say("conclusion.counted", means=listing(means)) if len(means) == len(pairs) else ""
 
 
 def change(network: NetworkSummary, *, first: bool) -> str:
@@ -70,13 +69,13 @@ def change(network: NetworkSummary, *, first: bool) -> str:
 
 
 def _end(networks: Sequence[NetworkSummary], difference: Estimate | None) -> str:
-    accuracies = [f"{100 * network.accuracy:.1f} %" for network in networks]
+    accuracies = [say("percent", value=f"{100 * network.accuracy:.1f}") for network in networks]
     if len(networks) == 1:
         return say("conclusion.end.one", accuracy=accuracies[0])
     if len(networks) > 2 or difference is None:
         pairs = zip(networks, accuracies, strict=True)
         reached = [say("conclusion.accuracy", network=network.name, accuracy=accuracy) for network, accuracy in pairs]
-        return say("conclusion.end.many", accuracies=joined(reached))
+        return say("conclusion.end.many", accuracies=listing(reached))
     one, other = (1, 0) if difference.value > 0 else (0, 1)
     key, size = "conclusion.end.shorter", Estimate(abs(difference.value), *sorted(map(abs, difference[1:])))
     if difference.low <= 0 <= difference.high:
@@ -97,6 +96,6 @@ def joined(parts: Sequence[str]) -> str:
     """A list of clauses, in which there may be commas."""
     if len(parts) < 2:
         return "".join(parts)
-    comma = say("comma")
-    between = say("and.long") if any(comma.strip() in part for part in parts) else say("and")
+    comma = say("clause.comma")
+    between = say("and.long") if any(comma.strip() in part for part in parts) else say("clause.and")
     return comma.join(parts[:-1]) + between + parts[-1]

@@ -11,7 +11,7 @@ from termwise.report.charts import Figure, Shown
 from termwise.report.markup import Html, element, join, slug
 from termwise.report.plots import Embedded, figures
 from termwise.report.results import FOUND, Study
-from termwise.report.strings import say
+from termwise.report.strings import saved_in, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,11 @@ class ExperimentsPage:
     def title(self) -> str:
         """The question, where there is one alone or one above all."""
         return str(self._leading[0].result.question) if len(self._leading) == 1 else say("experiments.title")
+
+    @property
+    def name(self) -> Html:
+        """The title as a heading, which says in what language it is."""
+        return element("span", self.title, lang=saved_in() if len(self._leading) == 1 else None)
 
     @property
     def eyebrow(self) -> str:
@@ -69,6 +74,8 @@ class ExperimentsPage:
         button = sections.button("csv", say("control.csv.name"))
         tools = element("div", sections.downloads(button), class_="tools", data_table=0)
         parts = [claims.notices(self.studies)]
+        if saved_in():
+            parts.append(element("p", say("experiments.english"), class_="note saved"))
         if several:
             parts.append(claims.lines(self.studies, self.ids))
         if any(study.claims for study in self.studies):
@@ -83,14 +90,14 @@ class ExperimentsPage:
     def _study(self, study: Study, id_: str, own: list[Figure]) -> Html:
         several = len(self.studies) > 1
         level = 3 if several else 2
-        head = [element("h2", study.result.question, class_="question")] if several else []
+        head = [element("h2", study.result.question, class_="question", lang=saved_in())] if several else []
         if several:
             head.append(element("p", claims.verdict([study]), class_="answer"))
-        notes = [element("p", note, class_="note") for note in study.result.notes]
+        notes = [element("p", note, class_="note", lang=saved_in()) for note in study.result.notes]
         parts = [
             *head,
             *([element("div", *notes, class_="notes")] if notes else []),
-            *(sections.figure(figure, level=level) for figure in own),
+            *(sections.figure(figure, level=level, lang=saved_in()) for figure in own),
             claims.beside(study, level),
             claims.others(study, level),
             claims.methods(study, level),

@@ -31,7 +31,7 @@ from termwise.report.figures import build_figures
 from termwise.report.markup import Html, element, escape, join, slug
 from termwise.report.reading import Columns, Run, read_run
 from termwise.report.results import Study, has_results, read_results
-from termwise.report.strings import LANGUAGES, say, sentences, speaking
+from termwise.report.strings import LANGUAGES, listing, saved_in, say, sentences, speaking
 from termwise.report.tables import build_tables
 
 VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
@@ -47,7 +47,7 @@ class _Contents:
 
     title: str
     eyebrow: str
-    name: str
+    name: str | Html
     verdict: Html
     head: Html
     main: Html
@@ -57,11 +57,12 @@ class _Contents:
 
 
 class _Head(NamedTuple):
-    """The first words of a page of networks: what it is, its verdict, and what else must be known."""
+    """The first words of a page of networks: what it is, its verdict and its language, what else must be known."""
 
     eyebrow: str
     verdict: str
     notices: list[str]
+    lang: str | None = None
 
 
 def write_page(directory: Path | str, destination: Path | None = None, *, language: str = "en") -> Path:
@@ -113,7 +114,8 @@ def _page(place: Path, language: str) -> str:
 
 def _of_run(run: Run, language: str) -> str:
     def head() -> _Head:
-        return _Head(say("eyebrow"), conclusion(run.summary), [])
+        lang = saved_in() if run.summary.finding is None else None
+        return _Head(say("eyebrow"), conclusion(run.summary), [], lang)
 
     return _of_networks(run, [run], head, language)
 
@@ -137,13 +139,14 @@ def _of_networks(whole: Run, runs: Sequence[Run], head: Callable[[], _Head], lan
         figures = build_figures(whole, tables)
         drawn = [sections.figure(figure, names, tables.axis.steps) for figure in figures]
         columns = {name: column_name(name) for figure in figures for shown in figure.shown for name in shown.columns}
-        eyebrow, verdict, known = head()
-        told = [element("p", notice, class_="notice") for notice in known]
+        first = head()
+        told = [element("p", notice, class_="notice") for notice in first.notices]
+        name = listing(list(dict.fromkeys(run.summary.name for run in runs)))
         return _Contents(
-            title=whole.summary.name,
-            eyebrow=eyebrow,
-            name=whole.summary.name,
-            verdict=sections.unbroken(verdict, names),
+            title=name,
+            eyebrow=first.eyebrow,
+            name=name,
+            verdict=element("span", sections.unbroken(first.verdict, names), lang=first.lang),
             head=join([*told, sections.closure(whole)]),
             main=join([*drawn, sections.networks(whole), sections.meaning(whole)]),
             methods=sections.methods(runs),
@@ -164,7 +167,7 @@ def _of_experiments(studies: Sequence[Study], language: str) -> str:
         return _Contents(
             title=page.title,
             eyebrow=page.eyebrow,
-            name=page.title,
+            name=page.name,
             verdict=escape(page.verdict),
             head=page.head(),
             main=page.main(),

@@ -15,6 +15,7 @@ from termwise.report.strings import (
     listing,
     number,
     percent,
+    saved_in,
     say,
     seconds,
     sentences,
@@ -75,16 +76,31 @@ def unbroken(text: str, names: Sequence[str]) -> Html:
     return escape(text)
 
 
-def figure(figure: Figure, names: Sequence[str] = (), steps: Sequence[int] = (), *, level: int = 2) -> Html:
-    """A figure's frame: finding, how to read it, key, slider, panels, its tables and its data."""
-    title = element(f"h{level}", unbroken(figure.title, names), id_=f"title-{figure.slug}")
-    head = [title, element("p", figure.reading, class_="note")]
-    panels = [_panel(figure.slug, i, panel, level + 1) for i, panel in enumerate(figure.panels)]
+def figure(
+    figure: Figure,
+    names: Sequence[str] = (),
+    steps: Sequence[int] = (),
+    *,
+    level: int = 2,
+    lang: str | None = None,
+) -> Html:
+    """A figure's frame: finding, how to read it, key, slider, panels, its tables and its data.
+
+    Args:
+        figure: what is framed.
+        names: of networks, in which no line of the title breaks.
+        steps: that the slider goes over.
+        level: of its heading.
+        lang: of the figure's own words, where they are in another language than the page.
+    """
+    title = element(f"h{level}", unbroken(figure.title, names), id_=f"title-{figure.slug}", lang=lang)
+    head = [title, element("p", figure.reading, class_="note", lang=lang)]
+    panels = [_panel(figure.slug, i, panel, level + 1, lang) for i, panel in enumerate(figure.panels)]
     parts = [element("div", *head, class_="figure-head")]
     if figure.slider:
         parts.append(_slider(figure.slug, steps))
     if figure.key:
-        parts.append(_key(figure.key))
+        parts.append(_key(figure.key, lang))
     parts += [element("div", *panels, class_="panels"), *_tools(figure)]
     whole = element("figure", *parts, aria_labelledby=f"title-{figure.slug}")
     return element("section", whole, data_figure=figure.slug)
@@ -116,10 +132,10 @@ def button(kind: str, name: str) -> Html:
     return element("button", say(f"control.{kind}"), type_="button", class_=kind, aria_label=name)
 
 
-def _panel(slug: str, index: int, panel: Panel, level: int) -> Html:
+def _panel(slug: str, index: int, panel: Panel, level: int, lang: str | None) -> Html:
     names = {"data_figure": slug, "data_panel": index}
     chart = element("div", class_="chart", role="img", tabindex="0", aria_label=panel.alternative, **names)
-    heading = [element(f"h{level}", panel.heading)] if panel.heading else []
+    heading = [element(f"h{level}", panel.heading, lang=lang)] if panel.heading else []
     detail = [element("p", panel.detail, class_="detail")] if panel.detail else []
     return element("div", *heading, *detail, chart, class_="panel")
 
@@ -137,10 +153,9 @@ def _slider(slug: str, steps: Sequence[int]) -> Html:
     )
 
 
-def _key(entries: list[tuple[str, str]]) -> Html:
-    return element(
-        "ul", *(element("li", _swatch(style), text, class_=style) for style, text in entries), class_="legend"
-    )
+def _key(entries: list[tuple[str, str]], lang: str | None) -> Html:
+    items = (element("li", _swatch(style), text, class_=style) for style, text in entries)
+    return element("ul", *items, class_="legend", lang=lang)
 
 
 RAMPS = {"ramp": 5, "split": 5, "depth": 6, "degree": 7}  # and their stops in the style sheet
@@ -302,14 +317,18 @@ def _methods(run: Run) -> Html:
         ("methods.intervals", say("methods.intervals.text")),
         ("methods.records", say("methods.records.text", **span)),
         ("methods.created", say(how, **made)),
-        *([("methods.skipped", " ".join(about.skipped))] if about.skipped else []),
+        *([("methods.skipped", _saved(" ".join(about.skipped)))] if about.skipped else []),
         ("methods.versions", say("methods.versions.text", **versions)),
         ("methods.data", say("methods.data.text", title=data.title, **sizes)),
-        ("methods.attribution", data.attribution),
+        ("methods.attribution", _saved(data.attribution)),
         ("methods.hash", data.sha256),
     ]
     pairs = [Html(element("dt", say(key)) + element("dd", text)) for key, text in entries]
     return element("dl", join(pairs))
+
+
+def _saved(words: str) -> Html:
+    return element("span", words, lang=saved_in())
 
 
 def licences(title: str, texts: Iterable[str]) -> Html:

@@ -10,7 +10,7 @@ from typing import Any
 
 from termwise.report.charts import Shown
 from termwise.report.reading import Columns, Run
-from termwise.report.strings import listing, say
+from termwise.report.strings import clauses, listing, say
 
 Row = dict[str, Any]
 MANY = 3  # networks: beyond, a title counts them
@@ -34,15 +34,15 @@ def split(run: Run) -> list[int]:
 
 def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:
     """One clause for each kind of move, (kind, first, last, network): its networks listed, or many of them counted."""
-    clauses = []
+    said = []
     for kind in dict.fromkeys(kind for kind, *_ in moves):
         if len(moves) > MANY:
-            clauses.append(say(f"{prefix}.{kind}.count", count=sum(k == kind for k, *_ in moves), all=len(moves)))
+            said.append(say(f"{prefix}.{kind}.count", count=sum(k == kind for k, *_ in moves), all=len(moves)))
             continue
         key = "move.end" if kind == "stays" else "move.ends"
         ends = [say(key, first=first, last=last, network=name) for k, first, last, name in moves if k == kind]
-        clauses.append(say(f"{prefix}.{kind}", ends=listing(ends)))
-    return listing(clauses)
+        said.append(say(f"{prefix}.{kind}", ends=listing(ends)))
+    return clauses(said)
 
 
 def behind(source: str, columns: list[str], **where: str) -> tuple[Shown, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from termwise.report.charts import Figure, Panel, Spec, complete, equal, gap, lit, step_x, target, tooltip, y_axis
 from termwise.report.figures.common import Row, behind, moved, names, rows
 from termwise.report.reading import MEAN_DEGREE, Columns, Run
-from termwise.report.strings import fixed, integer, listing, percent, say
+from termwise.report.strings import fixed, integer, listing, percent, prose, say, sentences
 from termwise.report.tables import Tables, rounded
 
 
@@ -90,7 +90,7 @@ def reading(table: Columns) -> str:
     warned = [text for text in records.values() if text]
     kinds = dict.fromkeys(kind for text in warned for kind in text.split(", "))
     told = say("degrees.warned", count=len(warned), all=len(records), kinds=listing(list(kinds))) if warned else ""
-    return f"{say('degrees.read')} {told}".strip()
+    return prose(say("degrees.read"), told)
 
 
 def alternative(run: Run, table: Columns, index: int) -> str:

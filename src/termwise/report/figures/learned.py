@@ -14,7 +14,7 @@ from termwise.credit import CONVERGED
 from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, gap, lit, step_x, tooltip, y_axis
 from termwise.report.figures.common import behind, names, rows, split
 from termwise.report.reading import Columns, Run
-from termwise.report.strings import fixed, integer, listing, number, percent, say, signed
+from termwise.report.strings import clauses, fixed, integer, listing, number, percent, prose, say, signed
 from termwise.report.tables import Tables, rounded
 from termwise.verdict.claims import Verdict, learned
 from termwise.verdict.decision import SEEDS
@@ -63,7 +63,7 @@ def title(groups: list[Group], verdicts: dict[Group, Verdict]) -> str:
     if all(math.isnan(found.estimate) for found in verdicts.values()):
         return say("learned.title.none", least=FEWEST)
     if all(len(seeds) == 1 for _, seeds in groups):
-        return say("learned.title.one", taus=listing([_tau(verdicts[group], group[0]) for group in groups]))
+        return say("learned.title.one", taus=clauses([_tau(verdicts[group], group[0]) for group in groups]))
     return say("semicolon").join(_decided(verdicts[group], group[0]) for group in groups)
 
 
@@ -98,7 +98,7 @@ def reading(run: Run, groups: list[Group]) -> str:
         say("learned.drift", network=name, drift=percent(drift)) for name, drift in worst.items() if drift > CONVERGED
     ]
     warned = say("learned.warned", networks=listing(loose)) if loose else ""
-    return f"{say('learned.read')} {warned}".strip()
+    return prose(say("learned.read"), warned)
 
 
 def alternative(table: Columns, group: Group, found: Verdict) -> str:
@@ -111,7 +111,7 @@ def alternative(table: Columns, group: Group, found: Verdict) -> str:
         ends = [say("learned.alt.end", depth=row["depth"], step=_step(row["time_50"])) for row in known]
         words.append(say("learned.alt.seed", first=ends[0], last=ends[-1]) if ends else say("learned.alt.none"))
     tau = say("undefined") if math.isnan(found.estimate) else signed(fixed(found.estimate, 2))
-    return say("learned.alt", network=group[0], seeds=" ".join(words), tau=tau)
+    return say("learned.alt", network=group[0], seeds=prose(*words), tau=tau)
 
 
 def _step(time: float) -> str:

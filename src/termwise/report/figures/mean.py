@@ -6,7 +6,7 @@ from termwise.records import NetworkSummary
 from termwise.report.charts import Figure, Panel, Spec, complete, gap, lit, step_x, target, tooltip, y_axis
 from termwise.report.figures.common import behind, moved, names, rows
 from termwise.report.reading import Run
-from termwise.report.strings import fixed, integer, say
+from termwise.report.strings import fixed, integer, prose, say
 from termwise.report.tables import Tables, rounded
 
 DASHES = [[1, 0], [8, 4], [8, 3, 2, 3], [3, 3], [12, 4], [12, 3, 2, 3, 2, 3]]  # also in the style sheet, for the key
@@ -63,7 +63,7 @@ def alternative(run: Run, tables: Tables) -> str:
                 "last": fixed(last["mean_depth_constants"], 1),
             }
             parts.append(say("mean.alt.constants", **ends))
-    return " ".join(parts)
+    return prose(*parts)
 
 
 def _spec(run: Run, tables: Tables, measures: list[str]) -> Spec:

@@ -7,7 +7,7 @@ import math
 from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, equal, lit, tooltip, y_axis
 from termwise.report.figures.common import Row, behind, moved, names, rows, split
 from termwise.report.reading import Run
-from termwise.report.strings import fixed, integer, listing, number, say
+from termwise.report.strings import clauses, fixed, integer, number, prose, say
 from termwise.report.tables import StepAxis, Tables, rounded
 
 MOST = 15  # ridges of a network
@@ -93,7 +93,7 @@ def _place(depth: int, among: list[int]) -> str:
 def reading(tables: Tables, chosen: dict[int, list[int]]) -> str:
     """How to read the figure, and whether all records are drawn."""
     left = any(len(_recorded(tables, index)) > len(steps) for index, steps in chosen.items())
-    return f"{say('ridge.read')} {say('ridge.read.some') if left else ''}".strip()
+    return prose(say("ridge.read"), say("ridge.read.some") if left else "")
 
 
 def alternative(run: Run, tables: Tables, index: int) -> str:
@@ -105,7 +105,7 @@ def alternative(run: Run, tables: Tables, index: int) -> str:
         share = number(top["norm_share"], 2)
         words.append(say("ridge.alt.peak", step=integer(step), depth=top["depth"], share=share))
     mean = [fixed(row["mean_depth"], 1) for row in rows(tables.steps, network=index)]
-    return say("ridge.alt", network=names(run)[index], peaks=listing(words), first=mean[0], last=mean[-1])
+    return say("ridge.alt", network=names(run)[index], peaks=clauses(words), first=mean[0], last=mean[-1])
 
 
 def _spec(tables: Tables, index: int, own: list[int], count: int, most: float) -> Spec:

@@ -19,7 +19,7 @@ from termwise.report.charts import (
 )
 from termwise.report.figures.common import MANY, Row, behind, names, rows
 from termwise.report.reading import Run
-from termwise.report.strings import fixed, integer, listing, number, percent, say
+from termwise.report.strings import clauses, fixed, integer, listing, number, percent, say
 from termwise.report.tables import Tables, rounded
 
 # Of the share axis: a constant's bar is cut here, so that its number fits above it; by depth the bars are neighbours,
@@ -66,7 +66,7 @@ def title(run: Run, tables: Tables) -> str:
         return say("spectrum.title.plain", networks=listing(names(run)))
     if len(ranges) > MANY:
         return say("spectrum.title.many", low=fixed(min(ends), 0), high=fixed(max(ends), 0), count=len(ranges))
-    return say("spectrum.title", ranges=listing(ranges))
+    return say("spectrum.title", ranges=clauses(ranges))
 
 
 def alternative(run: Run, tables: Tables, index: int) -> str:

@@ -26,7 +26,7 @@ from termwise.report.charts import (
 )
 from termwise.report.figures.common import MANY, Row, names, rows, split
 from termwise.report.reading import Run
-from termwise.report.strings import fixed, integer, listing, number, say
+from termwise.report.strings import clauses, fixed, integer, listing, number, say
 from termwise.report.tables import Tables, rounded
 
 Ends = tuple[float, float]
@@ -57,7 +57,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
 
 def title(run: Run, tables: Tables) -> str:
     """Whether the paths that carry the norm at the last record are shorter or longer than the average one."""
-    clauses: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for index in split(run):
         name = names(run)[index]
         whole = mean_length(rows(tables.paths, network=index))
@@ -68,13 +68,13 @@ def title(run: Run, tables: Tables) -> str:
         kind = "shorter" if high < whole else "longer" if low > whole else "same"
         ends = {"value": fixed(value, 1), "low": fixed(low, 1), "high": fixed(high, 1)}
         clause = say("triptych.clause", paths=fixed(whole, 1), network=name, **ends)
-        clauses.setdefault(kind, []).append(clause)
-    many = sum(map(len, clauses.values())) > MANY
+        found.setdefault(kind, []).append(clause)
+    many = sum(map(len, found.values())) > MANY
     said = [
         say(f"triptych.{kind}.count", count=len(own)) if many else say(f"triptych.{kind}", clauses=listing(own))
-        for kind, own in clauses.items()
+        for kind, own in found.items()
     ]
-    return say("triptych.title", said=listing(said))
+    return say("triptych.title", said=clauses(said))
 
 
 def mean_length(paths: list[Row]) -> float | None:

@@ -17,7 +17,7 @@ from termwise.report.charts import (
 )
 from termwise.report.figures.common import MANY, behind, names, rows
 from termwise.report.reading import Run
-from termwise.report.strings import fixed, integer, listing, say
+from termwise.report.strings import clauses, fixed, integer, say
 from termwise.report.tables import Tables, rounded
 
 
@@ -44,20 +44,20 @@ def build(run: Run, tables: Tables) -> Figure:
 
 def title(run: Run) -> str:
     """From which depth on each network keeps 99 % of its accuracy."""
-    clauses = []
+    said = []
     for network in run.summary.networks:
         if network.effective_depth is None:
-            clauses.append(say("truncated.clause.none", network=network.name))
+            said.append(say("truncated.clause.none", network=network.name))
         elif network.effective_depth >= network.longest:
-            clauses.append(say("truncated.clause.all", network=network.name))
+            said.append(say("truncated.clause.all", network=network.name))
         else:
-            clauses.append(say("truncated.clause", depth=network.effective_depth, network=network.name))
+            said.append(say("truncated.clause", depth=network.effective_depth, network=network.name))
     if all(network.effective_depth is None for network in run.summary.networks):
         return say("truncated.title.none")
-    if len(clauses) > MANY:
+    if len(said) > MANY:
         known = [network.effective_depth for network in run.summary.networks if network.effective_depth is not None]
-        return say("truncated.title.many", low=min(known), high=max(known), known=len(known), count=len(clauses))
-    return say("truncated.title", clauses=listing(clauses))
+        return say("truncated.title.many", low=min(known), high=max(known), known=len(known), count=len(said))
+    return say("truncated.title", clauses=clauses(said))
 
 
 def alternative(run: Run, tables: Tables, index: int) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from typing import Literal
 
 from termwise.report.strings.chinese import CHINESE
 from termwise.report.strings.english import ENGLISH
@@ -33,17 +34,32 @@ def sentences() -> Mapping[str, str]:
     return LANGUAGES[_spoken.get()[0]]
 
 
+def saved_in() -> str | None:
+    """The `lang` of words that a saved result brings along, which are English; None where the page is English too."""
+    return None if _spoken.get()[0] == "en" else "en"
+
+
 def say(key: str, **values: object) -> str:
     """The sentence of that key, with its placeholders filled; `{unit}` is that of depth, in the plural."""
     unit = _spoken.get()[1]
     return sentences()[key].format(**{"unit": sentences().get(f"unit.{unit}", unit), **values})
 
 
-def listing(items: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+def listing(items: Sequence[str], kind: Literal["", "clause."] = "") -> str:
+    """Names and numbers: `a`, `a and b`, `a, b and c`."""
     if len(items) < 2:
         return "".join(items)
-    return say("comma").join(items[:-1]) + say("and") + items[-1]
+    return say(f"{kind}comma").join(items[:-1]) + say(f"{kind}and") + items[-1]
+
+
+def clauses(items: Sequence[str]) -> str:
+    """As `listing`, of parts of a sentence: not every language joins these as it joins names."""
+    return listing(items, "clause.")
+
+
+def prose(*said: str) -> str:
+    """Sentences one after the other; what is empty is left out."""
+    return say("sentence.gap").join(filter(None, said))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -65,7 +81,7 @@ def percent(value: float | None) -> str:
     """A share in per cent, one decimal below ten."""
     if value is None or not math.isfinite(value):
         return say("undefined")
-    return f"{100 * value:.{1 if 0 < abs(value) < 0.1 else 0}f} %".replace("-", "−")
+    return say("percent", value=f"{100 * value:.{1 if 0 < abs(value) < 0.1 else 0}f}".replace("-", "−"))
 
 
 def integer(value: int) -> str:

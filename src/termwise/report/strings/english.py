@@ -12,8 +12,11 @@ ENGLISH: dict[str, str] = {
     "unit.modules": "modules",
     "and": " and ",
     "comma": ", ",
+    "clause.and": " and ",
+    "clause.comma": ", ",
     "none": "none",
     "undefined": "undefined",
+    "percent": "{value} %",
     "noscript": "The figures are drawn by scripts inside this file; without them only the text and the "
     "tables are shown.",
     # conclusion
@@ -95,7 +98,7 @@ ENGLISH: dict[str, str] = {
     "panel.paths.one": "1 path",
     "key.input": "input-born terms",
     "key.constant": "constants",
-    "key.constant.off": "constants (off the scale: the number is the bar's height)",
+    "key.constant.off": "constants (off the scale: the number is the bar’s height)",
     "key.paths": "share of all paths",
     # triptych
     "triptych.title": "The norm of the output lies {said}",
@@ -377,6 +380,7 @@ ENGLISH: dict[str, str] = {
     "experiments.title": "Experiments",
     "experiments.eyebrow": "Termwise experiments",
     "experiments.eyebrow.one": "Termwise experiment {name}, {seeds}",
+    "experiments.english": "What an experiment says itself (questions, quantities, figures) is in English.",
     "experiments.seeds.one": "1 seed",
     "experiments.seeds.many": "{count} seeds",
     "control.table.name": ": {name}",
