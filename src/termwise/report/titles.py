@@ -1,0 +1,245 @@
+"""What the figure of a single result shows, in a sentence computed from its data.
+
+These are the titles of paper figures and of notebook cards; those of the page, which shows several networks, are in
+`termwise.report.findings`.  A title claims a change or a difference only where intervals leave no doubt of it; else it
+says that there is nothing to see.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from termwise.deletion import Curve
+from termwise.degree.spectrum import DegreeSpectrum
+from termwise.degree.tiles import DepthDegrees
+from termwise.profile import DepthProfile
+from termwise.report.strings import fixed, listing, number, percent, say, signed
+from termwise.report.tables import degree_label
+from termwise.timeline import Timeline
+from termwise.verdict import LEARNED, SEEDS, SHARE, decided, learned, order, share_trend, times_learned
+from termwise.verdict.decision import interval
+
+Row = dict[str, Any]
+_MIDDLE = (0.1, 0.5, 0.9)
+_ROUNDING = 1e-12  # sums of shares may miss a level by this much
+
+
+def spectrum(profile: DepthProfile) -> str:
+    """Where the middle 80 % of the input-born norm lies, and the mean path length."""
+    if len(profile.depths) == 1:
+        return say("paper.plain", depth=profile.depths[0])
+    low, _, high = quantiles(profile)
+    key = "paper.spectrum.one" if low == high else "paper.spectrum"
+    return say(key, low=low, high=high, mean=between(*profile.mean_depth, places=2))
+
+
+def quantiles(profile: DepthProfile) -> tuple[int, int, int]:
+    """The depths up to which 10, 50 and 90 % of the norm share lie."""
+    held = profile.share.where(origin="input")["norm_share"].cumsum()
+    places = np.minimum(np.searchsorted(held, np.array(_MIDDLE) - _ROUNDING), len(held) - 1)
+    low, middle, high = (profile.depths[place] for place in places)
+    return low, middle, high
+
+
+def triptych(profile: DepthProfile) -> str:
+    """Whether the mean path length by size is that by number."""
+    if len(profile.depths) == 1:
+        return say("paper.plain", depth=profile.depths[0])
+    total = sum(profile.paths.values())
+    paths = sum(depth * count for depth, count in profile.paths.items()) / total
+    mean = profile.mean_depth
+    kind = "shorter" if mean.high < paths else "longer" if mean.low > paths else "same"
+    return say(f"paper.triptych.{kind}", mean=between(*mean, places=2), paths=fixed(paths, 2))
+
+
+def truncation(profile: DepthProfile) -> str:
+    """From which depth on 99 % of the accuracy is kept."""
+    if profile.effective_depth is None:
+        return say("paper.truncated.loss")
+    whole = 1.0 if profile.accuracy is None else profile.accuracy
+    row = profile.truncated.where(depth=profile.effective_depth).rows()[0]
+    if row["head_accuracy"] < 0.99 * whole:
+        return say("paper.truncated.none")
+    if profile.effective_depth == profile.depths[-1]:
+        return say("paper.truncated.all")
+    kept = between(row["head_accuracy"], row["head_accuracy_low"], row["head_accuracy_high"], places=3)
+    return say("paper.truncated", depth=profile.effective_depth, kept=kept, whole=fixed(whole, 3))
+
+
+def heat_map(timeline: Timeline) -> str:
+    """How the median depth and the loss move from the first to the last record."""
+    first, last = _ends(timeline)
+    if len(timeline.steps) < 2:
+        return say("heat.title.one")
+    if first["depth_p50"] is None or last["depth_p50"] is None or None in (first["loss"], last["loss"]):
+        return say("heat.title.none")
+    moved = last["depth_p50"] - first["depth_p50"]
+    kind = "stays" if abs(moved) < 1 else "falls" if moved < 0 else "rises"
+    if last["loss"] == first["loss"]:
+        loss = say("paper.heat.loss.stays")
+    else:
+        loss = say(f"heat.loss.{'falls' if last['loss'] < first['loss'] else 'rises'}")
+    ends = {"first": fixed(first["depth_p50"], 0), "last": fixed(last["depth_p50"], 0)}
+    return say(f"paper.heat.{kind}", loss=loss, **ends)
+
+
+def mean_depth(timeline: Timeline) -> str:
+    """How the mean path length moves from the first to the last record."""
+    first, last = _ends(timeline)
+    if len(timeline.steps) < 2:
+        return say("heat.title.one")
+    return say(f"paper.mean.{trend(first, last, 'mean_depth')}", first=_mean(first), last=_mean(last))
+
+
+def mean_depths(timelines: Mapping[str, Timeline]) -> str:
+    """How the mean path length of each network moves."""
+    clauses: dict[str, list[str]] = {}
+    for name, timeline in timelines.items():
+        first, last = _ends(timeline)
+        kind = trend(first, last, "mean_depth")
+        ends = {"first": fixed(first["mean_depth"], 1), "last": fixed(last["mean_depth"], 1)}
+        clauses.setdefault(kind, []).append(say("move.ends", network=name, **ends))
+    moves = [say(f"mean.{kind}", ends=listing(ends)) for kind, ends in clauses.items()]
+    return say("mean.title", moves=listing(moves))
+
+
+def mean_depth_of_seeds(timelines: Sequence[Timeline]) -> str:
+    """By how much the mean path length rises over the training, by the rule of the verdicts (H1, share)."""
+    rises = [share_trend(timeline) for timeline in timelines]
+    verdict = decided(SHARE, rises)
+    if len(timelines) < SEEDS:
+        return say("paper.mean.seeds.few", change=_plus(verdict.estimate), seeds=seeds(len(timelines)), least=SEEDS)
+    kind = {"holds": "rises", "fails": "falls"}.get(verdict.verdict, "undecided")
+    ends = (verdict.estimate, verdict.low, verdict.high)
+    if kind == "falls":
+        ends = (-verdict.estimate, -verdict.high, -verdict.low)
+    change = between(*ends, places=2)
+    return say(f"paper.mean.seeds.{kind}", change=change, seeds=len(timelines))
+
+
+def time_learned(timelines: Sequence[Timeline]) -> str:
+    """Kendall's tau between depth and time learned, by the rule of the verdicts (H1, learned)."""
+    times = [times_learned(timeline) for timeline in timelines]
+    orders = [order(each) for each in times]
+    known = [value for value in orders if value is not None]
+    if not known:
+        return say("paper.learned.none")
+    if len(timelines) < SEEDS:
+        mean = _plus(sum(known) / len(known))
+        return say("paper.learned.few", tau=mean, seeds=seeds(len(known)), least=SEEDS)
+    verdict = learned(times) if len(known) == len(orders) else decided(LEARNED, orders)
+    tau = between(*(float(np.mean(known)), *interval(known)), places=2)
+    return say(f"paper.learned.{verdict.verdict}", tau=tau, seeds=len(known))
+
+
+def degrees(spectrum: DegreeSpectrum) -> str:
+    """The largest share, the mean degree, and whether the estimator warns."""
+    rows = [row for row in spectrum.spectrum.rows() if row["share"] is not None]
+    if not rows:
+        return say("paper.degrees.none")
+    most = max(rows, key=lambda row: row["share"])
+    share, degree = in_percent(most, "share"), degree_label(most["lowest"], most["highest"])
+    title = say("paper.degrees", share=share, degree=degree)
+    if spectrum.mean_degree is not None:
+        title = say("paper.degrees.mean", title=title, mean=between(*spectrum.mean_degree, places=2))
+    kinds = dict.fromkeys(warning.partition(":")[0] for warning in spectrum.warnings)
+    return say("paper.degrees.warned", title=title, kinds=listing([*kinds])) if kinds else title
+
+
+def degree_course(timeline: Timeline) -> str:
+    """How the share of the lowest degree moves from the first to the last record that has shares."""
+    rows = [] if timeline.degrees is None else timeline.degrees.rows()
+    rows = [row for row in rows if row["lowest"] > 0 and row["share"] is not None]
+    if not rows:
+        return say("paper.degrees.none")
+    own = [row for row in rows if row["lowest"] == rows[0]["lowest"]]
+    if len(own) < 2:
+        return say("heat.title.one")
+    label = degree_label(own[0]["lowest"], own[0]["highest"])
+    ends = {"first": in_percent(own[0], "share"), "last": in_percent(own[-1], "share")}
+    return say(f"paper.course.{trend(own[0], own[-1], 'share')}", degree=label, **ends)
+
+
+def tiles(found: DepthDegrees) -> str:
+    """Whether a term loses more of its lowest frequencies with depth than in either comparator."""
+    rows = [row for row in found.trend.rows() if row["excess"] is not None]
+    if not rows:
+        return say("paper.tiles.none")
+    least = min(rows, key=lambda row: row["excess"])
+    points = [100 * least[f"excess{end}"] for end in ("", "_low", "_high")]
+    if len(rows) == 2 and all(row["excess_low"] > 0 for row in rows):
+        kind = "holds"
+    else:
+        kind = "fails" if least["excess_high"] < 0 else "undecided"
+    return say(f"paper.tiles.{kind}", least=between(*points, places=1))
+
+
+def lesion(curve: Curve) -> str:
+    """The accuracy with half of the blocks removed (or after the most exchanges), beside that of the whole network."""
+    rows = curve.summary.rows()
+    reordered = curve.kind == "reordering"
+    name = "swaps" if reordered else "removed"
+    whole = next((row for row in rows if row[name] == 0), None)
+    rest = [row for row in rows if row[name] > 0]
+    if whole is None or not rest:
+        return say("heat.title.one")
+    half = rest[-1][name] if reordered else (rest[0]["removed"] + rest[0]["kept"]) / 2
+    row = min(rest, key=lambda row: abs(row[name] - half))
+    low, high = row["accuracy_low"], row["accuracy_high"]
+    still = row["accuracy"] >= whole["accuracy"] if high is None else high >= whole["accuracy"]
+    accuracy = fixed(row["accuracy"], 2) if low is None else between(row["accuracy"], low, high, places=2)
+    told = {"count": row[name], "accuracy": accuracy, "whole": fixed(whole["accuracy"], 2)}
+    if not reordered:
+        told["all"] = row["removed"] + row["kept"]
+    return say(f"paper.{'reordered' if reordered else 'lesion'}{'.still' if still else ''}", **told)
+
+
+def trend(first: Row, last: Row, name: str) -> str:
+    """Whether a number falls or rises: only where its two intervals do not overlap."""
+    ends = [row[f"{name}{end}"] for row in (first, last) for end in ("_low", "_high")]
+    if None in ends:
+        return "stays"
+    return "falls" if ends[3] < ends[0] else "rises" if ends[2] > ends[1] else "stays"
+
+
+def between(value: float, low: float, high: float, *, places: int) -> str:
+    """A number with its interval, where that is known."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return signed(fixed(value, places))
+    shown = (signed(fixed(end, places)) for end in (value, low, high))
+    return say("paper.interval", **dict(zip(("value", "low", "high"), shown, strict=True)))
+
+
+def in_percent(row: Row, name: str) -> str:
+    """A share with its interval, in per cent, with as many decimals as the interval is worth."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if low is None or high is None:
+        return percent(row[name])
+    places = 0 if high - low >= 0.01 else 1
+    shown = (signed(f"{100 * end:.{places}f}") for end in (row[name], low, high))
+    return say("paper.percent", **dict(zip(("value", "low", "high"), shown, strict=True)))
+
+
+def seeds(count: int) -> str:
+    """How many seeds, in words."""
+    return say("paper.learned.seed") if count == 1 else say("paper.learned.seeds", count=count)
+
+
+def _ends(timeline: Timeline) -> tuple[Row, Row]:
+    rows = timeline.table.rows()
+    return rows[0], rows[-1]
+
+
+def _mean(row: Row) -> str:
+    low, high = row["mean_depth_low"], row["mean_depth_high"]
+    if low is None or high is None:
+        return fixed(row["mean_depth"], 2)
+    return between(row["mean_depth"], low, high, places=2)
+
+
+def _plus(value: float) -> str:
+    return signed(number(value, 2))
