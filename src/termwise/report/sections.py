@@ -79,7 +79,8 @@ def figure(figure: Figure, names: Sequence[str] = (), steps: Sequence[int] = (),
     """A figure's frame: finding, how to read it, key, slider, panels, its tables and its data."""
     title = element(f"h{level}", unbroken(figure.title, names), id_=f"title-{figure.slug}")
     head = [title, element("p", figure.reading, class_="note")]
-    panels = [_panel(figure.slug, i, panel, level + 1) for i, panel in enumerate(figure.panels)]
+    drawn = [_panel(figure.slug, i, panel, level + 1) for i, panel in enumerate(figure.panels)]
+    panels = [*drawn, *figure.drawings]
     parts = [element("div", *head, class_="figure-head")]
     if figure.slider:
         parts.append(_slider(figure.slug, steps))
@@ -143,7 +144,7 @@ def _key(entries: list[tuple[str, str]]) -> Html:
     )
 
 
-RAMPS = {"ramp": 5, "split": 5, "depth": 6, "degree": 7}  # and their stops in the style sheet
+RAMPS = {"ramp": 5, "split": 5, "depth": 6, "degree": 7, "tile": 5}  # and their stops in the style sheet
 
 
 def _swatch(style: str) -> Html:
