@@ -114,10 +114,15 @@ def _clause(name: str, found: list[Row], *, routes: bool) -> str:
 
 
 def _detail(found: list[Row], blocks: int) -> str:
-    paths = integer(sum(int(row["paths"]) for row in found))
-    return (
-        say("unravelled.detail.routes", paths=paths, blocks=blocks) if blocks else say("panel.paths.count", paths=paths)
-    )
+    if not blocks:
+        return _counted(found)
+    return say("unravelled.detail.routes", paths=_counted(found), blocks=blocks)
+
+
+def _counted(found: list[Row]) -> str:
+    """How many paths these are."""
+    paths = sum(int(row["paths"]) for row in found)
+    return say("panel.paths.one") if paths == 1 else say("panel.paths.count", paths=integer(paths))
 
 
 def _places(route: Row) -> tuple[int, ...]:
@@ -151,7 +156,7 @@ def _lengths(found: list[Row]) -> list[Branch]:
     for place, group in enumerate(groups):
         first, last = group[0]["depth"], group[-1]["depth"]
         share = sum(row["norm_share"] or 0.0 for row in group)
-        counted = say("panel.paths.count", paths=integer(sum(int(row["paths"]) for row in group)))
+        counted = _counted(group)
         one = first == last
         name = say("unravelled.length", length=first) if one else say("unravelled.lengths", first=first, last=last)
         told = _share(group[0]) if one else say("unravelled.share.plain", share=percent(share))

@@ -238,7 +238,7 @@ ENGLISH: dict[str, str] = {
     "unravelled.input": "input",
     "unravelled.output": "output",
     "unravelled.hint": "Point at a branch, or go through them with the tab key",
-    "unravelled.detail.routes": "{paths} paths, by the {blocks} blocks that each passes or passes by",
+    "unravelled.detail.routes": "{paths}, by the {blocks} blocks that each passes or passes by",
     "unravelled.alt": "{network} drawn as a stream from the input to the output, in {count} branches.",
     "unravelled.read.routes": "The network is the sum of its paths: each block may be passed or passed by. A branch "
     "of the stream is one path, the shortest at the top, with a dot in the column of each block that it passes; of a "
