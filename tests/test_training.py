@@ -44,6 +44,7 @@ MLP = NetworkConfig("MLP", "mlp", {"sizes": [64, 12, 3]})
 STEPS = 12
 DUE = (0, 1, 2, 4, 8, 12)
 TABLES = ("steps", "spectrum")
+ENDING = ("lesions", "routes")
 
 
 def config(**changed: Any) -> RunConfig:
@@ -72,7 +73,7 @@ def run(directory: Path, **changed: Any) -> RunSummary:
 
 
 def tables(directory: Path) -> dict[str, bytes]:
-    return {name: (directory / "tables" / f"{name}.parquet").read_bytes() for name in TABLES}
+    return {name: (directory / "tables" / f"{name}.parquet").read_bytes() for name in (*TABLES, *ENDING)}
 
 
 def timeless(summary: RunSummary) -> dict[str, Any]:
@@ -97,9 +98,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_where_it_belongs(whole: Path) -> None:
     files = sorted(str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file())
-    expected = ["lock", "manifest.json", "summary.json", *(f"tables/{name}.parquet" for name in TABLES)]
+    expected = ["lock", "manifest.json", "summary.json", *(f"tables/{name}.parquet" for name in (*TABLES, *ENDING))]
     for slug in ("little-resnet", "mlp"):
-        expected.append(f"networks/{slug}/state.pt")
+        expected += [f"networks/{slug}/state.pt", f"networks/{slug}/ending.termwise"]
         expected += [f"networks/{slug}/checkpoints/step-{step:08}.safetensors" for step in DUE]
         expected += [f"networks/{slug}/records/step-{step:08}.termwise" for step in DUE]
     assert files == sorted(expected)
@@ -355,10 +356,10 @@ def start() -> Iterator[Callable[[Path, int | None], Any]]:
 
 
 def test_killed_at_every_write(whole: Path, tmp_path: Path, start: Callable[[Path, int | None], Any]) -> None:
-    """One write a life, or two or three: every moment between a record, its checkpoint and its state, and no progress
-    but by what was written."""
+    """One write a life, or two: every moment between a record, its checkpoint and its state, and no progress but by
+    what was written; and as many as there are tables, which are written whenever a run ends."""
     directory, lives = tmp_path / "run", 0
-    for writes in itertools.cycle((1, 2, 1, 3)):
+    for writes in itertools.cycle((1, 1, 1, 2, 1, 1, 1, 5)):
         process = start(directory, writes)
         process.join()
         lives += 1

@@ -233,7 +233,7 @@ def traverse(
         if located.blocks is None or ran.wiring == located.wiring:
             return _finite(polynomial(result)), ran, located
         # The blocks were found in a program that took another way: look for them in this one.
-        located = Unit(BLOCKS)
+        located = dataclasses.replace(located, blocks=None)
     raise ModelError(
         "expand: the model takes another way through its code each time that it is run on the same input, so that its "
         "blocks cannot be found. Fix what it depends on (a counter, a random choice), or use another unit."

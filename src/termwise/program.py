@@ -319,8 +319,8 @@ class Program(TorchDispatchMode):
             series = leaves[i]
             if not isinstance(series, Series):
                 continue
-            if operand in self.unit.branches.get(number, ()):
-                leaves[i] = self._step(series)
+            for _ in range(self.unit.lengths.get(Place(number, operand), 0)):
+                leaves[i] = self._step(leaves[i])
                 leaves[i].born = series.born
             if Place(number, operand) in self._removed:
                 leaves[i] = Series(torch.zeros_like(series.value), series.rows[:0], ())

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from termwise.blocks import Block
+from termwise.blocks import Block, Place
 from termwise.errors import UsageError
 
 NAMED = "modules"
@@ -39,6 +39,7 @@ class Unit:
         blocks: the residual branches, for "blocks"; None until they have been looked for in a program.
         route: a hash of the operator calls of that program and of the modules that made them.
         wiring: the same with the calls that each got its terms from; another one means another program.
+        apart: for "blocks": block i counts for 2^i steps, so that the bits of a depth say which blocks a path passes.
     """
 
     name: str
@@ -46,12 +47,18 @@ class Unit:
     blocks: tuple[Block, ...] | None = None
     route: int = 0
     wiring: int = 0
+    apart: bool = False
+
+    @functools.cached_property
+    def lengths(self) -> Mapping[Place, int]:
+        """For each operand of a join that is a branch, how many steps it counts for."""
+        return {p: 2**i if self.apart else 1 for i, block in enumerate(self.blocks or ()) for p in block.places}
 
     @functools.cached_property
     def branches(self) -> Mapping[int, tuple[int, ...]]:
         """For each call that is a join, which of its tensors are branches."""
         places: dict[int, tuple[int, ...]] = {}
-        for place in (place for block in self.blocks or () for place in block.places):
+        for place in self.lengths:
             places[place.call] = (*places.get(place.call, ()), place.operand)
         return places
 
@@ -61,6 +68,8 @@ class Unit:
 
     def __str__(self) -> str:
         """The unit as a user writes it."""
+        if self.apart:
+            return "blocks, each by itself"
         return self.name if not self.modules else "modules: " + ", ".join(sorted(self.modules))
 
 

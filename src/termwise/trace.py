@@ -131,6 +131,13 @@ def require_fit(model: nn.Module, checkpoints: Collection[str | os.PathLike[str]
             break
 
 
+def network_at(model: nn.Module, checkpoints: Collection[str | os.PathLike[str]], step: int) -> nn.Module | None:
+    """A copy of the model with the weights of the checkpoint of that step; None where there is none."""
+    twin = _copied(model)
+    found = [checkpoint for checkpoint in find_checkpoints(checkpoints)[0] if checkpoint.step == step]
+    return twin if found and _fitted(twin, found[0]) is None else None
+
+
 def _require_two(usable: Sequence[Checkpoint], skipped: Sequence[str]) -> None:
     if len(usable) > 1:
         return

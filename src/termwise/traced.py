@@ -10,12 +10,14 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from torch import nn
 
 from termwise.data import DataSet, load
+from termwise.ending import Ending, measure_ending
 from termwise.errors import ModelError, UsageError
 from termwise.inputs import check_input, repeat_channels
 from termwise.loop import threads
@@ -23,8 +25,10 @@ from termwise.models import load_model
 from termwise.nets.names import parse
 from termwise.records import Finding, RunSummary
 from termwise.rundir import RunDirectory, slugs
-from termwise.trace import require_fit, trace
+from termwise.timeline import Timeline
+from termwise.trace import network_at, require_fit, trace
 from termwise.training import (
+    Inputs,
     NetworkConfig,
     Recording,
     build_network,
@@ -107,11 +111,34 @@ def run_trace(
                 progress=progress,
                 **config.recording.options(),
             )
+            ending = _ending(model, checkpoints, timeline, config, inputs, run.network(slug) / "ending.termwise")
             seconds = {"training_seconds": None, "recording_seconds": time.monotonic() - start}
-            outcome = outcome_of(model, timeline, name=config.model, slug=slug, **seconds)
+            outcome = outcome_of(model, timeline, ending, name=config.model, slug=slug, **seconds)
             finding = Finding(None, ["H1"], (timeline.steps[0], timeline.steps[-1]))
             about: dict[str, Any] = {"name": config.name, "threads": config.threads, "seed": None, "finding": finding}
             return conclude(run, inputs, [outcome], recording=config.recording, **about)
+
+
+def _ending(
+    model: nn.Module,
+    checkpoints: Collection[str | os.PathLike[str]],
+    timeline: Timeline,
+    config: TraceConfig,
+    inputs: Inputs,
+    path: Path,
+) -> Ending:
+    """What the last checkpoint is measured for besides; its first weights are known where a checkpoint is of step 0."""
+    last = network_at(model, checkpoints, timeline.steps[-1])
+    assert last is not None  # it is on record
+    return measure_ending(
+        last,
+        inputs.probe,
+        calibration=inputs.calibration,
+        output=config.output,
+        initial=lambda: network_at(model, checkpoints, 0),
+        path=path,
+        **config.recording.ending(),
+    )
 
 
 def _shaped(data: DataSet, config: TraceConfig) -> DataSet:

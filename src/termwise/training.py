@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from termwise.batches import fingerprint
 from termwise.data import DataSet, load
+from termwise.ending import Ending, measure_ending, together
 from termwise.errors import UsageError
 from termwise.loop import Optimiser, Progress, Trained, Training, threads, train_network
 from termwise.nets.names import BUILDERS
@@ -118,6 +119,10 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         names = ("unit", "constants", "product", "batch_size", "replicates", "degrees")
         return {name: getattr(self, name) for name in names}
 
+    def ending(self) -> dict[str, Any]:
+        """Those that `termwise.ending.measure_ending` has by the same names."""
+        return {name: getattr(self, name) for name in ("unit", "batch_size", "replicates", "degrees")}
+
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that determines the result of a run, and its name.
@@ -198,6 +203,7 @@ class Outcome(NamedTuple):
 
     summary: NetworkSummary
     timeline: Timeline
+    ending: Ending
 
 
 def run_training(
@@ -308,11 +314,22 @@ def _train(
         name=network.name,
         progress=None if progress is None else _with_measures(progress, recorder),
     )
-    seconds = {"training_seconds": trained.training_seconds, "recording_seconds": trained.recording_seconds}
-    return outcome_of(model, recorder.timeline, name=network.name, slug=slug, **seconds)
+    ending = measure_ending(
+        model,
+        inputs.probe,
+        calibration=inputs.calibration,
+        initial=lambda: build_network(network, inputs.data, own),
+        path=folder / "ending.termwise",
+        **recording.ending(),
+    )
+    seconds = {
+        "training_seconds": trained.training_seconds,
+        "recording_seconds": trained.recording_seconds + ending.seconds,
+    }
+    return outcome_of(model, recorder.timeline, ending, name=network.name, slug=slug, **seconds)
 
 
-def outcome_of(model: nn.Module, timeline: Timeline, **known: Any) -> Outcome:
+def outcome_of(model: nn.Module, timeline: Timeline, ending: Ending, **known: Any) -> Outcome:
     """What is left of one network; `known` are its name, its slug, and the seconds that it took."""
     summary = network_summary(
         timeline.table.rows(),
@@ -323,7 +340,7 @@ def outcome_of(model: nn.Module, timeline: Timeline, **known: Any) -> Outcome:
         credit_drift=timeline.credit_drift,
         **known,
     )
-    return Outcome(summary, timeline)
+    return Outcome(summary, timeline, ending)
 
 
 def _with_measures(progress: Callable[[Progress], Any], recorder: Recorder) -> Callable[[Progress], Any]:
@@ -360,6 +377,8 @@ def conclude(
     degrees = [named(table, o.summary.name) for o in outcomes if (table := o.timeline.degrees) is not None]
     if degrees:
         write_parquet(run.tables / "degrees.parquet", concatenate(degrees))
+    for kind, table in together([(o.summary.name, o.ending) for o in outcomes]).items():
+        write_parquet(run.tables / f"{kind}.parquet", table)
     data, probe = inputs.data, len(inputs.probe[0])
     summary = RunSummary(
         name=name,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from termwise.report.markup import Html
 from termwise.report.strings import say
 from termwise.report.tables import Tables, rounded
 
@@ -53,6 +54,7 @@ class Figure:
     Attributes:
         shown: the tables behind it.
         slider: whether the reader chooses the recorded step (the parameter `at`, a position among the steps).
+        drawings: panels that are drawn already, in place of those that the page's script draws.
     """
 
     slug: str
@@ -62,6 +64,7 @@ class Figure:
     key: list[tuple[str, str]]
     shown: tuple[Shown, ...]
     slider: bool = False
+    drawings: tuple[Html, ...] = ()
 
 
 def equal(**where: object) -> Spec:

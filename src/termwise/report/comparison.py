@@ -16,6 +16,7 @@ import numpy as np
 from termwise.errors import RecordError, UsageError
 from termwise.profile import Estimate
 from termwise.report.conclusion import change, joined, shown
+from termwise.report.finished import stacked
 from termwise.report.reading import Columns, Run, read_run
 from termwise.report.strings import integer, listing, prose, say
 from termwise.verdict.decision import SEEDS, t_interval
@@ -77,6 +78,7 @@ def merged(runs: Sequence[Run]) -> Run:
         _stacked([run.spectrum for run in runs], offsets),
         _stacked([each for each in degrees if each is not None], offsets) if alike else None,
         _seeds(runs, [network.name for network in networks]),
+        finished=stacked([run.finished for run in runs], offsets),
     )
 
 

@@ -73,6 +73,8 @@
         "series-dot": { size: 5, strokeWidth: 0, opacity: 1 }, "series-band": { fillOpacity: 0.14, strokeWidth: 0 },
         "series-mark": { size: 56, strokeWidth: 0, opacity: 1, filled: true }, "series-whisker": { strokeWidth: 1.75, strokeCap: "round" },
         "series-bar": { cornerRadiusEnd: 1 }, number: { color: color("soft"), fontSize: 11 },
+        lesion: line("accent", 2), "lesion-point": point("accent", 14), "lesion-whisker": { color: color("accent"), strokeWidth: 1.25, strokeOpacity: 0.8 },
+        "lesion-draw": { color: color("soft"), size: 34, filled: true, opacity: 0.4, strokeWidth: 0 }, "tile-bar": flat("tile-3", 1),
         target: flat("ink", 0), lit: { color: color("ink"), strokeWidth: 1, strokeOpacity: 0.55 },
         bound: { color: color("ink"), strokeWidth: 1, strokeDash: [4, 3], strokeOpacity: 0.75 },
         label: { color: color("ink"), fontSize: 11 }, "label-halo": { color: color("paper"), stroke: color("paper"), strokeWidth: 4, strokeJoin: "round", fontSize: 11 },

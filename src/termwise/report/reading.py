@@ -7,15 +7,15 @@ Nothing here computes: a file that is absent, corrupt, of a newer version or sho
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from termwise.errors import RecordError
 from termwise.records import RunSummary, read_parquet, read_summary
+from termwise.report.finished import Columns, Finished, read_finished
 
 FORMAT = "termwise-run"
-Columns = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Run:
         degrees: None where degrees were not recorded.
         seeds: the networks that are the same but for their seed: a name, and their places in the summary. Where it is
             empty, each network stands for itself.
+        finished: what was measured when the trainings were over.
     """
 
     summary: RunSummary
@@ -36,6 +37,7 @@ class Run:
     spectrum: Columns
     degrees: Columns | None = None
     seeds: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    finished: Finished = field(default_factory=Finished)
 
 
 SHARE = ("norm_share", "norm_share_low", "norm_share_high")
@@ -76,11 +78,12 @@ def read_run(directory: Path) -> Run:
     spectrum = _read_table(path, SPECTRUM, summary, LEARNED)
     _check(path, steps, spectrum)
     path = directory / "tables" / "degrees.parquet"
+    finished = read_finished(directory, summary)
     if not path.exists():
-        return Run(summary, steps, spectrum)
+        return Run(summary, steps, spectrum, finished=finished)
     degrees = _read_table(path, DEGREES, summary)
     _check_degrees(path, steps, degrees)
-    return Run(summary, steps, spectrum, degrees)
+    return Run(summary, steps, spectrum, degrees, finished=finished)
 
 
 def _check(path: Path, steps: Columns, spectrum: Columns) -> None:

@@ -95,7 +95,8 @@ def figure(
     """
     title = element(f"h{level}", unbroken(figure.title, names), id_=f"title-{figure.slug}", lang=lang)
     head = [title, element("p", figure.reading, class_="note", lang=lang)]
-    panels = [_panel(figure.slug, i, panel, level + 1, lang) for i, panel in enumerate(figure.panels)]
+    drawn = [_panel(figure.slug, i, panel, level + 1, lang) for i, panel in enumerate(figure.panels)]
+    panels = [*drawn, *figure.drawings]
     parts = [element("div", *head, class_="figure-head")]
     if figure.slider:
         parts.append(_slider(figure.slug, steps))
@@ -158,7 +159,7 @@ def _key(entries: list[tuple[str, str]], lang: str | None) -> Html:
     return element("ul", *items, class_="legend", lang=lang)
 
 
-RAMPS = {"ramp": 5, "split": 5, "depth": 6, "degree": 7}  # and their stops in the style sheet
+RAMPS = {"ramp": 5, "split": 5, "depth": 6, "degree": 7, "tile": 5}  # and their stops in the style sheet
 
 
 def _swatch(style: str) -> Html:

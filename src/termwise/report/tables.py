@@ -8,10 +8,11 @@ specifications stay declarative.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from termwise.report.finished import Finished
 from termwise.report.reading import LEARNED, Columns, Run
 from termwise.report.strings import say
 
@@ -107,6 +108,7 @@ class Tables:
     constants_by_depth: bool
     degrees: Columns | None = None  # above 0, each with its label and its place among them
     learned: Columns | None = None  # a row a network and depth from the input: its credit, and when it came
+    finished: Finished = field(default_factory=Finished)
 
     @property
     def degree_labels(self) -> list[str]:
@@ -118,6 +120,7 @@ class Tables:
         tables = {"steps": self.steps, "spectrum": self.spectrum, "paths": self.paths}
         more = {"degrees": self.degrees, "learned": self.learned}
         tables |= {name: table for name, table in more.items() if table is not None}
+        tables |= self.finished.embedded()
         return {name: {key: [rounded(v) for v in values] for key, values in t.items()} for name, t in tables.items()}
 
 
@@ -158,8 +161,8 @@ def build_tables(run: Run) -> Tables:
     known = [depth for depth in spectrum["depth"] if depth is not None] or [0]
     born = {depth for depth, origin in zip(spectrum["depth"], spectrum["origin"], strict=True) if origin == "constant"}
     degrees = None if run.degrees is None else _degrees(run.degrees, axis)
-    ends = (min(known), max(known))
-    return Tables(columns["steps"], spectrum, paths, axis, ends, bool(born - {None}), degrees, learned)
+    ends, apart = (min(known), max(known)), bool(born - {None})
+    return Tables(columns["steps"], spectrum, paths, axis, ends, apart, degrees, learned, run.finished)
 
 
 def _degrees(table: Columns, axis: StepAxis) -> Columns:

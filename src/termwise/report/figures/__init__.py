@@ -11,12 +11,24 @@ and with its sentences: a title that is a finding computed from the data, and a 
 
 from __future__ import annotations
 
+from termwise.report import unravelled
 from termwise.report.charts import Figure
-from termwise.report.figures import degrees, heat, learned, mean, ridgeline, spectrum, triptych, truncated
+from termwise.report.figures import (
+    degrees,
+    heat,
+    learned,
+    lesions,
+    mean,
+    ridgeline,
+    spectrum,
+    tiles,
+    triptych,
+    truncated,
+)
 from termwise.report.reading import Run
 from termwise.report.tables import Tables
 
-ORDER = (spectrum, triptych, heat, ridgeline, learned, truncated, mean, degrees)
+ORDER = (spectrum, unravelled, triptych, heat, ridgeline, learned, truncated, lesions, mean, degrees, tiles)
 
 
 def build_figures(run: Run, tables: Tables) -> list[Figure]:

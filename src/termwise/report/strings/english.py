@@ -223,6 +223,81 @@ ENGLISH: dict[str, str] = {
     "key.alone": "the term k alone",
     "key.full": "whole network",
     "key.chance": "chance",
+    # unravelled
+    "unravelled.title": "The largest share of the norm goes {clauses}",
+    "unravelled.clause.route": "{blocks} in {network} ({share}\u00a0%)",
+    "unravelled.clause.length": "along paths of length {length} in {network} ({share}\u00a0%)",
+    "unravelled.clause.none": "no clear way in {network} ({share}\u00a0% at the most)",
+    "unravelled.through.none": "past all blocks",
+    "unravelled.through.one": "through block {blocks} alone",
+    "unravelled.through": "through blocks {blocks}",
+    "unravelled.path": "path {blocks}",
+    "unravelled.length": "paths of length {length}",
+    "unravelled.lengths": "paths of lengths {first} to {last}",
+    "unravelled.branch": "{name}: {numbers}",
+    "unravelled.share": "{share}\u00a0% [{low},\u00a0{high}] of the norm",
+    "unravelled.share.plain": "{share} of the norm",
+    "unravelled.aligned": "{share}\u00a0% of the output",
+    "unravelled.block": "block {number}",
+    "unravelled.input": "input",
+    "unravelled.output": "output",
+    "unravelled.hint": "Point at a branch, or go through them with the tab key",
+    "unravelled.detail.routes": "{paths}, by the {blocks} blocks that each passes or passes by",
+    "unravelled.alt": "{network} drawn as a stream from the input to the output, in {count} branches.",
+    "unravelled.read.routes": "The network is the sum of its paths: each block may be passed or passed by. A branch "
+    "of the stream is one path, the shortest at the top, with a dot in the column of each block that it passes; of a "
+    "network of more than four blocks it is all paths of one length, with a bead for each step. Its width is its share "
+    "of the norm of what is born of the input, when the training was over, with gates as they are in the whole "
+    "network.",
+    "unravelled.read.lengths": "The network is the sum of its paths. A branch of the stream is all paths of one "
+    "length, the shortest at the top, with a bead for each step on them. Its width is its share of the norm of what is "
+    "born of the input, at the last record, with gates as they are in the whole network.",
+    "unravelled.table.routes": "routes",
+    "unravelled.table.lengths": "lengths",
+    "key.unravelled": "short to long paths",
+    # lesions
+    "lesions.title": "Of the accuracy, {clauses}",
+    "lesions.title.none": "How accurate the networks are without some of their blocks",
+    "lesions.clause": "{network} keeps {least} to {most}\u00a0% without any one of its {blocks} blocks",
+    "lesions.clause.same": "{network} keeps {least}\u00a0% without any one of its {blocks} blocks",
+    "lesions.clause.only": "{network} keeps {kept}\u00a0% without its only block",
+    "lesions.clause.mean": "{network} keeps {kept}\u00a0% [{low},\u00a0{high}] in the mean without one of its {blocks} "
+    "blocks",
+    "lesions.read": "When the training was over, residual blocks were taken away and the rest was run as it is; all "
+    "that comes after sees what is left. Dots: choices of blocks, drawn at random; the line is their mean, with its "
+    "95 % interval over choices where these are not all there are. Each panel ends where all blocks are gone. It shows "
+    "how redundant the blocks are in a network that was trained with all of them.",
+    "lesions.detail": "{count} residual blocks",
+    "lesions.detail.one": "1 residual block",
+    "lesions.axis.removed": "blocks taken away",
+    "lesions.alt": "{network}: mean accuracy by how many blocks are taken away: {means}. Chance is {chance}.",
+    "lesions.alt.mean": "{accuracy} without {removed} ({draws} choices)",
+    "key.lesion": "one choice of blocks",
+    "key.lesion.mean": "mean over choices",
+    # tiles
+    "tiles.title": "Beyond what gates and first weights alone do, with depth terms {clauses}",
+    "tiles.title.gates": "Beyond what gates alone do, with depth terms {clauses}",
+    "tiles.title.none": "How fast the terms of each depth vary over the inputs",
+    "tiles.clause.rougher": "get rougher in {networks}",
+    "tiles.clause.smoother": "get less rough in {networks}",
+    "tiles.clause.neither": "do not clearly get rougher in {networks}",
+    "tiles.over.shuffled": "gates of other inputs",
+    "tiles.over.initial": "the first weights",
+    "tiles.over.other": "{comparator}",
+    "tiles.detail": "points a step: {excesses}",
+    "tiles.excess": "{value}\u00a0[{low},\u00a0{high}] beyond {over}",
+    "tiles.read": "Each tile is the part of the energy of all terms that is of one depth and varies at these "
+    "frequencies along circles of Gaussian inputs; bars beside and above are the sums of its row and its column, with "
+    "95 % intervals over circles. What varies at frequency m is at least of degree m. In every network terms get "
+    "rougher with depth, because gates multiply; below the name stands how much more of its lowest frequencies (0 and "
+    "1) a term loses with each step, in points, than it does by gates of other inputs and at the first weights. One "
+    "network decides nothing.",
+    "tiles.warned": "The estimator warns: {kinds}.",
+    "tiles.alt": "{network}: {terms}.",
+    "tiles.alt.term": "depth {depth} has {weight} of the energy of all terms, of it {share} at frequencies 0 and 1",
+    "tiles.axis.frequency": "frequency along a circle of inputs",
+    "key.tiles": "part of the energy of all terms, 0 to {most}",
+    "key.tiles.margin": "sums",
     # mean depth
     "mean.title": "The mean path length {moves}",
     "mean.falls": "falls {ends}",
@@ -372,6 +447,16 @@ ENGLISH: dict[str, str] = {
     "column.time_10": "step of 10 %",
     "column.time_50": "step of 50 %",
     "column.time_90": "step of 90 %",
+    "column.removed": "blocks taken away",
+    "column.draw": "choice",
+    "column.gone": "which",
+    "column.mean_accuracy": "mean accuracy",
+    "column.route": "blocks passed",
+    "column.length": "length",
+    "column.aligned_share": "share of the output",
+    "column.frequency": "frequency",
+    "column.joint": "part of all energy",
+    "column.weight": "energy of the term",
     "column.degree": "degree",
     "column.share": "share",
     "column.mean_degree": "mean degree",
