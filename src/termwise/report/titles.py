@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from termwise.deletion import Curve
 from termwise.degree.spectrum import DegreeSpectrum
 from termwise.degree.tiles import DepthDegrees
+from termwise.deletion import Curve
 from termwise.profile import DepthProfile
 from termwise.report.strings import fixed, listing, number, percent, say, signed
 from termwise.report.tables import degree_label
