@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from termwise.records import NetworkSummary
 from termwise.report.charts import Figure, Panel
+from termwise.report.figures.common import MANY
 from termwise.report.markup import Html, element, escape, join
 from termwise.report.reading import Run
 from termwise.report.strings import (
@@ -64,6 +66,39 @@ def _gauge(run: Run, label: str, limit: str) -> Html:
         title = element("title", f"{network.name}: {number(network.closure)}")
         parts.append(element("g", title, element("circle", cx=place(network.closure), cy=14, r=6, class_="dot")))
     return element("svg", *parts, height=40, role="img", aria_label=label)
+
+
+def verdict(text: str, names: Sequence[str]) -> Html:
+    """The sentence that a page begins with: its intervals are there, and do not stand in the way."""
+    interval = r"\[[^\[\]]{1,40}\]"
+    return Html(re.sub(interval, lambda found: element("small", Html(found[0])), unbroken(text, names)))
+
+
+def numbers(run: Run) -> Html:
+    """The three numbers of each network: how long its paths are, from which depth on it is itself, how good it is."""
+    networks = run.summary.networks
+    if len(networks) > MANY:
+        return Html("")
+
+    def each(value: Callable[[NetworkSummary], str | Html]) -> Html:
+        shown = [element("dd", element("b", value(n)), *_whose(n, networks)) for n in networks]
+        return join(shown)
+
+    entries = [
+        ("numbers.mean", each(lambda n: say("numbers.of", value=fixed(n.mean_depth[1], 1), most=n.longest))),
+        ("numbers.effective", each(_effective_of)),
+        ("numbers.accuracy", each(lambda n: percent(n.accuracy))),
+    ]
+    return element("dl", *(element("div", element("dt", say(key)), shown) for key, shown in entries), class_="numbers")
+
+
+def _effective_of(network: NetworkSummary) -> str:
+    known = network.effective_depth is not None
+    return say("numbers.of", value=network.effective_depth, most=network.longest) if known else _effective(network)
+
+
+def _whose(network: NetworkSummary, networks: Sequence[NetworkSummary]) -> list[object]:
+    return [" ", element("span", network.name)] if len(networks) > 1 else []
 
 
 def unbroken(text: str, names: Sequence[str]) -> Html:

@@ -48,6 +48,11 @@ ENGLISH: dict[str, str] = {
     "compare.seeds": "Over {count} seeds the mean path length of {network} changes by {move} {unit} "
     "while it is trained.",
     "compare.data": "The runs are not on the same data: what differs may be the data and not the networks.",
+    # three numbers
+    "numbers.mean": "mean path length ({unit})",
+    "numbers.effective": "effective depth ({unit})",
+    "numbers.accuracy": "accuracy on the probe",
+    "numbers.of": "{value} of {most}",
     # closure
     "closure.good": "The parts add up to the whole within {closure}.",
     "closure.bad": "The parts miss the whole by {closure}: do not trust the figures below.",
