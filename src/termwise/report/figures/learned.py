@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from termwise.credit import CONVERGED
 from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, gap, lit, step_x, tooltip, y_axis
-from termwise.report.figures.common import behind, names, rows, split
+from termwise.report.figures.common import MANY, behind, names, rows, split
 from termwise.report.reading import Columns, Run
 from termwise.report.strings import clauses, fixed, integer, listing, number, percent, prose, say, signed
 from termwise.report.tables import Tables, rounded
@@ -62,9 +62,21 @@ def title(groups: list[Group], verdicts: dict[Group, Verdict]) -> str:
     """What the seeds decide of each network; of a single run the number, and that it decides nothing."""
     if all(math.isnan(found.estimate) for found in verdicts.values()):
         return say("learned.title.none", least=FEWEST)
+    if len(groups) > MANY:
+        return _many(groups, list(verdicts.values()))
     if all(len(seeds) == 1 for _, seeds in groups):
         return say("learned.title.one", taus=clauses([_tau(verdicts[group], group[0]) for group in groups]))
     return say("semicolon").join(_decided(verdicts[group], group[0]) for group in groups)
+
+
+def _many(groups: list[Group], found: list[Verdict]) -> str:
+    """Many networks: how many hold, fail and are undecided; of one run each, between which ends tau lies."""
+    if all(len(seeds) == 1 for _, seeds in groups):
+        known = [each.estimate for each in found if not math.isnan(each.estimate)]
+        ends = {"low": signed(fixed(min(known), 2)), "high": signed(fixed(max(known), 2))}
+        return say("learned.title.one", taus=say("learned.tau.many", known=len(known), count=len(found), **ends))
+    counts = {kind: sum(each.verdict == kind for each in found) for kind in ("holds", "fails", "undecided")}
+    return say("learned.title.many", count=len(found), **counts)
 
 
 def _tau(found: Verdict, name: str) -> str:
