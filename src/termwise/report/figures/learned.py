@@ -135,15 +135,15 @@ def _spec(tables: Tables, table: Columns, group: Group) -> Spec:
     low, high = min(known), max(known)
     axis = y_axis(say("heat.depth"), values=depth_ticks(low, high), format="d")
     scale = {"domain": [low - 0.8, high + 0.8], "nice": False, "zero": False}
-    y = {"field": "place", "type": "quantitative", "scale": scale, "axis": axis}
-    x = step_x(tables)
+    # Channels without a field: what all marks share, which add their fields to it.
+    shared = {"x": step_x(tables), "y": {"type": "quantitative", "scale": scale, "axis": axis}}
     seeds = list(group[1])
     apart = rounded(SPREAD * _distance(table, seeds) / len(seeds))
     middle = (len(seeds) - 1) / 2
     place = f"datum.depth + {apart} * (indexof({seeds}, datum.network) - {middle})"
     spans = {
         "mark": {"type": "rule", "style": "learned-span"},
-        "encoding": {"x": {**x, "field": "start"}, "x2": {"field": "end"}, "y": y},
+        "encoding": {"x": {"field": "start"}, "x2": {"field": "end"}, "y": {"field": "place"}},
     }
     own = {
         "data": {"name": "learned"},
@@ -156,10 +156,10 @@ def _spec(tables: Tables, table: Columns, group: Group) -> Spec:
             {"calculate": "isValid(datum.at_10) ? datum.at_10 : datum.at_50", "as": "start"},
             {"calculate": "isValid(datum.at_90) ? datum.at_90 : datum.at_50", "as": "end"},
         ],
-        "layer": [spans, *_dots(table, x, y, len(seeds)), _targets(x, y, apart / 2)],
+        "layer": [spans, *_dots(table, len(seeds)), _targets(apart / 2)],
     }
-    here = [lit("step", "x", x, tables), lit("depth", "y", y, tables)]
-    return {"width": "fill", "height": 280, "layer": [*gap(tables), own, *here]}
+    here = [lit("step", "x", {}, tables), lit("depth", "y", {}, tables)]
+    return {"width": "fill", "height": 280, "encoding": shared, "layer": [*gap(tables), own, *here]}
 
 
 def _distance(table: Columns, seeds: list[int]) -> int:
@@ -168,23 +168,23 @@ def _distance(table: Columns, seeds: list[int]) -> int:
     return min((above - below for below, above in pairwise(depths)), default=1)
 
 
-def _dots(table: Columns, x: Spec, y: Spec, seeds: int) -> list[Spec]:
+def _dots(table: Columns, seeds: int) -> list[Spec]:
     """One half of the credit, those that raised the loss apart; the area is the share of all credit."""
     most = max(abs(fraction or 0.0) for fraction in table["fraction"]) or 1.0
     scale = {"domain": [0, rounded(most)], "range": [round(area / seeds**0.75) for area in (24, 200)]}
     size = {"field": "much", "type": "quantitative", "legend": None, "scale": scale}
-    encoding = {"x": {**x, "field": "at_50"}, "y": y, "size": size}
+    encoding = {"x": {"field": "at_50"}, "y": {"field": "place"}, "size": size}
     return [
         {"transform": [{"filter": sign}], "mark": {"type": "point", "style": style}, "encoding": encoding}
         for sign, style in (("datum.fraction >= 0", "learned"), ("datum.fraction < 0", "learned-against"))
     ]
 
 
-def _targets(x: Spec, y: Spec, half: float) -> Spec:
+def _targets(half: float) -> Spec:
     """What can be pointed at: around a dot, as far as its line reaches."""
     times = ((f"time_{level}", f"time_{level}", ".1f") for level in (10, 50, 90))
     tips = tooltip(("depth", "depth", "d"), *times, ("fraction", "fraction", ".1%"))
-    ends = {"x": {**x, "field": "from"}, "x2": {"field": "to"}, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    ends = {"x": {"field": "from"}, "x2": {"field": "to"}, "y": {"field": "low"}, "y2": {"field": "high"}}
     places = {
         "from": "min(datum.start, 0.8 * datum.at_50)",
         "to": "max(datum.end, 1.25 * datum.at_50)",
