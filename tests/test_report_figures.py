@@ -241,6 +241,50 @@ def test_four_seeds_decide_nothing(tmp_path: Path) -> None:
     assert figures["learned"].title.endswith("in ResNet-20: 4 seeds, and fewer than 5 decide nothing")
 
 
+def test_many_networks_are_counted(tmp_path: Path) -> None:
+    run, tables = several(tmp_path, 20, 0.1, 2.0)
+    groups = tuple((f"N{i}", tuple(range(5 * i, 5 * i + 5))) for i in range(4))
+    figures = {f.slug: f for f in build_figures(dataclasses.replace(run, seeds=groups), tables)}
+    counted = "Of 4 networks deeper terms are learned later in 4 and earlier in 0; in 0 it is undecided"
+    assert figures["learned"].title == counted
+    alone = {f.slug: f for f in build_figures(dataclasses.replace(run, seeds=()), tables)}["learned"]
+    seeds = [stored(tmp_path, network=f"R{i}", origin="input", step=STEPS[-1]) for i in range(20)]
+    taus = [brute_tau([(row["depth"], row["time_50"]) for row in seed]) for seed in seeds]
+    assert f"τ between depth and time learned is {min(taus):.2f} to {max(taus):.2f} in 20 of 20 networks" in alone.title
+
+
+def test_what_raised_the_loss_is_drawn_apart(chromium: Any, tmp_path: Path) -> None:
+    directory = make_run(tmp_path, kinds=(RESNET,), learned=(1.0,))
+
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        against = row["origin"] == "input" and row["depth"] == 10
+        return row | {"credit_cumulative": -row["credit_cumulative"]} if against else row
+
+    rewrite(directory, change)
+    _, tables = opened(directory)
+    assert tables.learned is not None
+    fractions = dict(zip(tables.learned["depth"], tables.learned["fraction"], strict=True))
+    assert fractions[10] < 0 and sum(map(abs, fractions.values())) == pytest.approx(1)
+    with headless.opened(chromium, write_page(directory)) as (page, wrong):
+        section = page.locator('section[data-figure="learned"]')
+        assert "raised the loss" in section.locator(".legend").inner_text()
+        fills = section.locator(".mark-symbol path").evaluate_all("all => all.map((dot) => dot.getAttribute('fill'))")
+        assert len(set(fills)) == 2 and fills.count(fills[-1]) == 1
+    assert wrong == []
+
+
+def test_text_alternatives_have_the_numbers(run: Path) -> None:
+    figures = {figure.slug: figure.panels[0].alternative for figure in build_figures(*opened(run))}
+    last = stored(run, network="ResNet-20", step=STEPS[-1], origin="input")
+    most = max(last, key=lambda row: row["norm_share"])
+    assert "most paths (126) at depth 10" in figures["triptych"]
+    assert f"largest norm share {most['norm_share']:.2f} at depth {most['depth']}" in figures["triptych"]
+    assert f"at depth {most['depth']} with {most['norm_share']:.2f} at step 440" in figures["ridgeline"]
+    known = sorted((row["time_50"], row["depth"]) for row in last if row["time_50"] is not None)
+    words = f"first at depth {known[0][1]} (step {known[0][0]:.0f}), last at depth {known[-1][1]} (step"
+    assert words in figures["learned"] and "time learned: 1.00." in figures["learned"]
+
+
 def test_a_comparison_takes_seeds_together(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / str(i), kinds=(RESNET, DENSENET)[: 2 - i], learned=(1.0, 1.0), change={"seed": i})
@@ -397,4 +441,4 @@ def test_a_large_page_stays_small(tmp_path: Path) -> None:
     kinds = (Kind("A", "a", 1, 2, 2, 59, 60.0, 40.0), Kind("B", "b", 1, 4, 1, 59, 30.0, 20.0))
     run = make_run(tmp_path, kinds=kinds, steps=steps, learned=(1.0, -1.0))
     assert len(steps) == 40 and len(stored(run, network="A", step=0, origin="input")) == 60
-    assert write_page(run).stat().st_size < 2_200_000
+    assert write_page(run).stat().st_size < 2_000_000

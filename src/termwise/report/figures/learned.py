@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from termwise.credit import CONVERGED
 from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, gap, lit, step_x, tooltip, y_axis
-from termwise.report.figures.common import behind, names, rows, split
+from termwise.report.figures.common import MANY, behind, names, rows, split
 from termwise.report.reading import Columns, Run
 from termwise.report.strings import clauses, fixed, integer, listing, number, percent, prose, say, signed
 from termwise.report.tables import Tables, rounded
@@ -62,9 +62,21 @@ def title(groups: list[Group], verdicts: dict[Group, Verdict]) -> str:
     """What the seeds decide of each network; of a single run the number, and that it decides nothing."""
     if all(math.isnan(found.estimate) for found in verdicts.values()):
         return say("learned.title.none", least=FEWEST)
+    if len(groups) > MANY:
+        return _many(groups, list(verdicts.values()))
     if all(len(seeds) == 1 for _, seeds in groups):
         return say("learned.title.one", taus=clauses([_tau(verdicts[group], group[0]) for group in groups]))
     return say("semicolon").join(_decided(verdicts[group], group[0]) for group in groups)
+
+
+def _many(groups: list[Group], found: list[Verdict]) -> str:
+    """Many networks: how many hold, fail and are undecided; of one run each, between which ends tau lies."""
+    if all(len(seeds) == 1 for _, seeds in groups):
+        known = [each.estimate for each in found if not math.isnan(each.estimate)]
+        ends = {"low": signed(fixed(min(known), 2)), "high": signed(fixed(max(known), 2))}
+        return say("learned.title.one", taus=say("learned.tau.many", known=len(known), count=len(found), **ends))
+    counts = {kind: sum(each.verdict == kind for each in found) for kind in ("holds", "fails", "undecided")}
+    return say("learned.title.many", count=len(found), **counts)
 
 
 def _tau(found: Verdict, name: str) -> str:
@@ -123,15 +135,15 @@ def _spec(tables: Tables, table: Columns, group: Group) -> Spec:
     low, high = min(known), max(known)
     axis = y_axis(say("heat.depth"), values=depth_ticks(low, high), format="d")
     scale = {"domain": [low - 0.8, high + 0.8], "nice": False, "zero": False}
-    y = {"field": "place", "type": "quantitative", "scale": scale, "axis": axis}
-    x = step_x(tables)
+    # Channels without a field: what all marks share, which add their fields to it.
+    shared = {"x": step_x(tables), "y": {"type": "quantitative", "scale": scale, "axis": axis}}
     seeds = list(group[1])
     apart = rounded(SPREAD * _distance(table, seeds) / len(seeds))
     middle = (len(seeds) - 1) / 2
     place = f"datum.depth + {apart} * (indexof({seeds}, datum.network) - {middle})"
     spans = {
         "mark": {"type": "rule", "style": "learned-span"},
-        "encoding": {"x": {**x, "field": "start"}, "x2": {"field": "end"}, "y": y},
+        "encoding": {"x": {"field": "start"}, "x2": {"field": "end"}, "y": {"field": "place"}},
     }
     own = {
         "data": {"name": "learned"},
@@ -144,10 +156,10 @@ def _spec(tables: Tables, table: Columns, group: Group) -> Spec:
             {"calculate": "isValid(datum.at_10) ? datum.at_10 : datum.at_50", "as": "start"},
             {"calculate": "isValid(datum.at_90) ? datum.at_90 : datum.at_50", "as": "end"},
         ],
-        "layer": [spans, *_dots(table, x, y, len(seeds)), _targets(x, y, apart / 2)],
+        "layer": [spans, *_dots(table, len(seeds)), _targets(apart / 2)],
     }
-    here = [lit("step", "x", x, tables), lit("depth", "y", y, tables)]
-    return {"width": "fill", "height": 280, "layer": [*gap(tables), own, *here]}
+    here = [lit("step", "x", {}, tables), lit("depth", "y", {}, tables)]
+    return {"width": "fill", "height": 280, "encoding": shared, "layer": [*gap(tables), own, *here]}
 
 
 def _distance(table: Columns, seeds: list[int]) -> int:
@@ -156,23 +168,23 @@ def _distance(table: Columns, seeds: list[int]) -> int:
     return min((above - below for below, above in pairwise(depths)), default=1)
 
 
-def _dots(table: Columns, x: Spec, y: Spec, seeds: int) -> list[Spec]:
+def _dots(table: Columns, seeds: int) -> list[Spec]:
     """One half of the credit, those that raised the loss apart; the area is the share of all credit."""
     most = max(abs(fraction or 0.0) for fraction in table["fraction"]) or 1.0
     scale = {"domain": [0, rounded(most)], "range": [round(area / seeds**0.75) for area in (24, 200)]}
     size = {"field": "much", "type": "quantitative", "legend": None, "scale": scale}
-    encoding = {"x": {**x, "field": "at_50"}, "y": y, "size": size}
+    encoding = {"x": {"field": "at_50"}, "y": {"field": "place"}, "size": size}
     return [
         {"transform": [{"filter": sign}], "mark": {"type": "point", "style": style}, "encoding": encoding}
         for sign, style in (("datum.fraction >= 0", "learned"), ("datum.fraction < 0", "learned-against"))
     ]
 
 
-def _targets(x: Spec, y: Spec, half: float) -> Spec:
+def _targets(half: float) -> Spec:
     """What can be pointed at: around a dot, as far as its line reaches."""
     times = ((f"time_{level}", f"time_{level}", ".1f") for level in (10, 50, 90))
     tips = tooltip(("depth", "depth", "d"), *times, ("fraction", "fraction", ".1%"))
-    ends = {"x": {**x, "field": "from"}, "x2": {"field": "to"}, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    ends = {"x": {"field": "from"}, "x2": {"field": "to"}, "y": {"field": "low"}, "y2": {"field": "high"}}
     places = {
         "from": "min(datum.start, 0.8 * datum.at_50)",
         "to": "max(datum.end, 1.25 * datum.at_50)",

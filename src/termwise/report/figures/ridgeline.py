@@ -124,9 +124,9 @@ def _spec(tables: Tables, index: int, own: list[int], count: int, most: float) -
     ridges = {
         "data": {"name": "spectrum"},
         "transform": [*places, equal(origin="input"), {"calculate": height, "as": "height"}],
-        "layer": _ridges({**x, "field": "depth"}, y, count),
+        "layer": _ridges(count),
     }
-    dot = {"x": {**x, "field": "mean_depth"}, "y": {**y, "field": "base"}}
+    dot = {"x": {"field": "mean_depth"}, "y": {"field": "base"}}
     means = {
         "data": {"name": "steps"},
         "transform": places,
@@ -138,26 +138,23 @@ def _spec(tables: Tables, index: int, own: list[int], count: int, most: float) -
     return {
         "width": "fill",
         "height": max(ROW * (domain[1] - domain[0]), 200),
-        "layer": [ridges, means, lit("depth", "x", x, tables), _row_lit(own, y)],
+        # Channels without a field: what all marks share, which add their fields to it.
+        "encoding": {"x": x, "y": y},
+        "layer": [ridges, means, lit("depth", "x", {}, tables), _row_lit(own)],
     }
 
 
-def _ridges(x: Spec, y: Spec, count: int) -> list[Spec]:
+def _ridges(count: int) -> list[Spec]:
     """Records are groups of one mark, so that each ridge covers those behind it."""
     numbers = ("norm_share", "norm_share_low", "norm_share_high")
     tips = tooltip(("step", "step", ",d"), ("depth", "depth", "d"), *((name, name, ".4f") for name in numbers))
-    top = {"x": x, "y": {**y, "field": "height"}, "detail": {"field": "step"}}
+    top = {"x": {"field": "depth"}, "y": {"field": "height"}, "detail": {"field": "step"}}
     stops = [rounded((count - 1) * part / 3) for part in (3, 2, 1, 0)]
     scale = {"domain": stops, "range": [f"ramp-{i}" for i in (1, 2, 3, 4)]}
     fade = {"field": "base", "type": "quantitative", "legend": None, "scale": scale}
     area = {"mark": {"type": "area", "style": "ridge"}, "encoding": {**top, "y2": {"field": "base"}, "fill": fade}}
     # What can be pointed at: the row of a record, around a depth.
-    cell = {
-        "x": {**x, "field": "bottom"},
-        "x2": {"field": "top"},
-        "y": {**y, "field": "base"},
-        "y2": {"field": "above"},
-    }
+    cell = {"x": {"field": "bottom"}, "x2": {"field": "top"}, "y": {"field": "base"}, "y2": {"field": "above"}}
     cells = {
         "transform": [{"calculate": "datum.base + 1", "as": "above"}],
         "mark": {"type": "rect", "style": "target"},
@@ -166,7 +163,7 @@ def _ridges(x: Spec, y: Spec, count: int) -> list[Spec]:
     return [area, cells]
 
 
-def _row_lit(own: list[int], y: Spec) -> Spec:
+def _row_lit(own: list[int]) -> Spec:
     """A rule along the ridge of the step where the reader is, or of the last one before it that is drawn."""
     values = [
         {"step": step, "until": until, "base": len(own) - 1 - i}
@@ -177,5 +174,5 @@ def _row_lit(own: list[int], y: Spec) -> Spec:
         "data": {"values": values},
         "transform": [{"filter": here}],
         "mark": {"type": "rule", "style": "lit"},
-        "encoding": {"y": {**y, "field": "base"}},
+        "encoding": {"y": {"field": "base"}},
     }

@@ -135,10 +135,12 @@ def _spec(tables: Tables, index: int, counts: float, sizes: Ends, most: float) -
         title = say(f"triptych.{name}")
         axis = y_axis(title, tickCount=3) if name == "share" else y_axis(title, **_powers(*ends))
         scale = {"domain": [rounded(end) for end in ends], "nice": False, "zero": False}
-        x, y = _depth_x(tables, labels=name == "share"), {"type": "quantitative", "scale": scale, "axis": axis}
-        marks = {"data": {"name": source}, "transform": chosen, "layer": MARKS[name](x, y)}
-        lines = [{**guide, "encoding": {"x": {**x, **guide["encoding"]["x"]}}} for guide in guides]
-        views.append({"width": "fill", "height": height, "layer": [marks, *lines, lit("depth", "x", x, tables)]})
+        y = {"type": "quantitative", "scale": scale, "axis": axis}
+        marks = {"data": {"name": source}, "transform": chosen, "layer": MARKS[name]()}
+        # Channels without a field: what all marks of a plot share, which add their fields to it.
+        shared = {"x": _depth_x(tables, labels=name == "share"), "y": y}
+        layers = [marks, *guides, lit("depth", "x", {}, tables)]
+        views.append({"width": "fill", "height": height, "encoding": shared, "layer": layers})
     return {"vconcat": views, "spacing": 36, "bounds": "flush"}
 
 
@@ -149,16 +151,16 @@ def _guides(own: list[Spec], whole: float | None) -> list[Spec]:
     return guides if whole is None else [{**paths, "encoding": {"x": {"datum": rounded(whole)}}}, *guides]
 
 
-def _count_marks(x: Spec, y: Spec) -> list[Spec]:
+def _count_marks() -> list[Spec]:
     text = {"field": "paths", "title": say("column.paths"), "type": "nominal"}
-    encoding = {"x": {**x, "field": "depth"}, "y": {**y, "field": "log10_paths"}}
+    encoding = {"x": {"field": "depth"}, "y": {"field": "log10_paths"}}
     area = {"mark": {"type": "area", "style": "paths", "line": {"style": "paths-line"}}, "encoding": encoding}
     tips = [*tooltip(("depth", "depth", "d")), text]
-    return [area, {"mark": {"type": "point", "style": "count-point"}, "encoding": encoding}, target("depth", x, tips)]
+    return [area, {"mark": {"type": "point", "style": "count-point"}, "encoding": encoding}, target("depth", {}, tips)]
 
 
-def _size_marks(x: Spec, y: Spec) -> list[Spec]:
-    encoding = {"x": {**x, "field": "depth"}, "y": {**y, "field": "log10_path_norm"}}
+def _size_marks() -> list[Spec]:
+    encoding = {"x": {"field": "depth"}, "y": {"field": "log10_path_norm"}}
     tips = tooltip(("depth", "depth", "d"), ("size", "path_norm", ".2e"))
     ends = [
         {"filter": "datum.norm_share_low > 0 && isValid(datum.log10_path_norm)"},
@@ -167,28 +169,28 @@ def _size_marks(x: Spec, y: Spec) -> list[Spec]:
             for end in ("low", "high")
         ),
     ]
-    whisker = {"x": {**x, "field": "depth"}, "y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    whisker = {"x": {"field": "depth"}, "y": {"field": "low"}, "y2": {"field": "high"}}
     return [
         {"mark": {"type": "line", "style": "size"}, "encoding": encoding},
         {"transform": ends, "mark": {"type": "rule", "style": "whisker"}, "encoding": whisker},
         {"mark": {"type": "point", "style": "size-point"}, "encoding": encoding},
         {
             "transform": [{"calculate": "pow(10, datum.log10_path_norm)", "as": "size"}],
-            "layer": [target("depth", x, tips)],
+            "layer": [target("depth", {}, tips)],
         },
     ]
 
 
-def _share_marks(x: Spec, y: Spec) -> list[Spec]:
+def _share_marks() -> list[Spec]:
     edges = [{"calculate": f"datum.depth {side} 0.36", "as": name} for side, name in (("-", "x0"), ("+", "x1"))]
     numbers = ("norm_share", "norm_share_low", "norm_share_high")
     tips = tooltip(("depth", "depth", "d"), *((name, name, ".4f") for name in numbers))
-    bar = {"x": {**x, "field": "x0"}, "x2": {"field": "x1"}, "y": {**y, "field": "norm_share"}, "y2": {"datum": 0}}
-    whisker = {"x": {**x, "field": "depth"}, "y": {**y, "field": numbers[1]}, "y2": {"field": numbers[2]}}
+    bar = {"x": {"field": "x0"}, "x2": {"field": "x1"}, "y": {"field": "norm_share"}, "y2": {"datum": 0}}
+    whisker = {"x": {"field": "depth"}, "y": {"field": numbers[1]}, "y2": {"field": numbers[2]}}
     return [
         {"transform": edges, "mark": {"type": "rect", "style": "input"}, "encoding": bar},
         {"mark": {"type": "rule", "style": "whisker"}, "encoding": whisker},
-        target("depth", x, tips),
+        target("depth", {}, tips),
     ]
 
 

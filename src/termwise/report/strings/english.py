@@ -183,6 +183,9 @@ ENGLISH: dict[str, str] = {
     "nothing",
     "learned.tau": "{tau} in {network}",
     "learned.tau.none": "unknown in {network} (in a run fewer than {least} depths have a time)",
+    "learned.tau.many": "{low} to {high} in {known} of {count} networks",
+    "learned.title.many": "Of {count} networks deeper terms are learned later in {holds} and earlier in {fails}; in "
+    "{undecided} it is undecided",
     "learned.neutral": "Kendall’s τ between depth and time learned is {tau}",
     "learned.holds": "Deeper terms are learned later in {network} (τ {tau} [{low}, {high}], {seeds} seeds)",
     "learned.fails": "Deeper terms are learned earlier in {network} (τ {tau} [{low}, {high}], {seeds} seeds)",
