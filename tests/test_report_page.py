@@ -202,11 +202,11 @@ def test_no_serious_violation(chromium: Any, tmp_path: Path, scheme: str, langua
 def test_everything_can_be_reached_by_keyboard(chromium: Any, run: Path) -> None:
     """Every control is reached by the tab key, in the order of the page."""
     with headless.opened(chromium, write_page(run)) as (page, wrong):
-        controls = page.locator("button:visible, summary:visible, input:visible, .chart").count()
+        controls = page.locator("button:visible, summary:visible, input:visible, .chart, .branch").count()
         seen: list[int] = []
         for _ in range(controls + 10):
             page.keyboard.press("Tab")
-            place = "[...document.querySelectorAll('button, summary, input, .chart')].indexOf(document.activeElement)"
+            place = "[...document.querySelectorAll('button, summary, input, .chart, .branch')].indexOf(document.activeElement)"
             seen.append(page.evaluate(place))
         reached = [at for at in seen if at >= 0]
         assert len(set(reached)) >= controls and reached[:controls] == sorted(reached[:controls])

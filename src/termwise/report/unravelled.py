@@ -238,7 +238,7 @@ def _ends(middle: float, whole: float) -> list[Html]:
         bar = {"x": _n(x - 2.5), "y": _n(middle - whole / 2 - 3), "width": 5, "height": _n(whole + 6), "rx": 2.5}
         at = {"x": _n(x + 14 * side), "y": _n(middle)}
         turned = f"rotate(-90 {at['x']} {at['y']})"
-        words = element("text", say(f"unravelled.{key}"), **at, transform=turned, class_="terminal")
+        words = element("text", say(f"unravelled.{key}"), **at, dy="0.35em", transform=turned, class_="terminal")
         found += [element("rect", **bar, class_="end"), words]
     return found
 
@@ -263,7 +263,7 @@ def _number(branch: Branch, y: float) -> list[Html]:
     """Its share, on a ground of its own."""
     x, wide = LANES[1] - 24, 44
     ground = element("rect", x=_n(x - wide / 2), y=_n(y - 8), width=wide, height=16, rx=8, class_="ground")
-    return [ground, element("text", percent(branch.share), x=_n(x), y=_n(y), class_="number")]
+    return [ground, element("text", percent(branch.share), x=_n(x), y=_n(y), dy="0.35em", class_="number")]
 
 
 def _marks(branch: Branch, width: float, y: float, blocks: int) -> list[Html]:
