@@ -40,7 +40,7 @@ def _one(plot: Plot, rows: Sequence[Row], x: Ends) -> str:
     if not there:
         return say("plot.alt.none")
     if x.kind == "ordinal" and len(there) <= FEW:
-        said = say("plot.alt.all", values=say("comma").join(_value(plot, row) for row in there))
+        said = say("plot.alt.all", values=say("clause.comma").join(_value(plot, row) for row in there))
         return prose(said, *lost)
 
     def size(row: Row) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from termwise.profile import Estimate
 from termwise.records import Finding, NetworkSummary, RunSummary
-from termwise.report.strings import integer, listing, prose, say, speaking
+from termwise.report.strings import integer, listing, prose, say, signed, speaking
 
 
 def conclusion(summary: RunSummary) -> str:
@@ -88,7 +88,7 @@ def _end(networks: Sequence[NetworkSummary], difference: Estimate | None) -> str
 def shown(estimate: Estimate) -> str:
     """A number and its interval, with as many places as the interval is worth."""
     places = 1 if estimate.high - estimate.low >= 0.2 else 2
-    value, low, high = (f"{number:.{places}f}" for number in estimate)
+    value, low, high = (signed(f"{number:.{places}f}") for number in estimate)
     return say("claims.value", value=value, interval=say("claims.interval", low=low, high=high))
 
 

@@ -313,7 +313,7 @@ def meaning(run: Run) -> Html:
         say("cancellation.item", value=number(network.cancellation), network=network.name)
         for network in run.summary.networks
     ]
-    fills = {"unit": run.summary.unit, "cancellation": listing(items)}
+    fills = {"cancellation": listing(items)}
 
     def column(title: str, prefix: str) -> Html:
         keys = [key for key in sentences() if key.startswith(prefix)]

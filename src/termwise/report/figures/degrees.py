@@ -89,7 +89,8 @@ def reading(table: Columns) -> str:
         records[network, step] = warnings or ""
     warned = [text for text in records.values() if text]
     kinds = dict.fromkeys(kind for text in warned for kind in text.split(", "))
-    told = say("degrees.warned", count=len(warned), all=len(records), kinds=listing(list(kinds))) if warned else ""
+    named = listing([sentences().get(f"warning.{kind}", kind) for kind in kinds])
+    told = say("degrees.warned", count=len(warned), all=len(records), kinds=named) if warned else ""
     return prose(say("degrees.read"), told)
 
 

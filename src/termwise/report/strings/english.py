@@ -339,6 +339,12 @@ ENGLISH: dict[str, str] = {
     "that records differ by the network alone. The degree is that of the whole network: it says nothing about "
     "depth. The share axis is a scale of square roots.",
     "degrees.warned": "At {count} of {all} records the estimator warns ({kinds}): trust the high degrees less there.",
+    "warning.aliasing": "aliasing",
+    "warning.truncation": "truncation",
+    "warning.heavy tails": "heavy tails",
+    "warning.float floor": "float floor",
+    "warning.mean degree": "mean degree",
+    "warning.constant output": "constant output",
     "degrees.mean": "mean degree {first} at the first record, {last} at the last",
     "degrees.mean.value": "{value} [{low}, {high}]",
     "degrees.mean.none": "mean degree not known at both ends",
