@@ -104,6 +104,8 @@ def panels(ax: Any, count: int, height: float, *, columns: Literal[1, 2] = 1, **
             )
     for one in given:
         _style(one)
+    if new:
+        given[0].figure.align_ylabels(given)
     return given, new
 
 
@@ -251,12 +253,14 @@ def _cost(centre: np.ndarray, half: np.ndarray, own: np.ndarray, rest: Sequence[
     return sum(int((distance < 0).sum()) for distance in distances) - min(free, _FAR) / (2 * _FAR)
 
 
-def words(ax: Axes, entries: Sequence[tuple[str, str]], *, right: bool) -> None:
-    """Coloured words, one below the other, in an upper corner: a key that needs no samples."""
+def words(ax: Axes, entries: Sequence[tuple[str, str]], *, right: bool, low: bool = False) -> None:
+    """Coloured words, one below the other, in a corner: a key that needs no samples."""
     for i, (text, name) in enumerate(entries):
-        look: dict[str, Any] = {"fontsize": POINTS, "color": colour(name), "va": "top", "parse_math": False}
+        look: dict[str, Any] = {"fontsize": POINTS, "color": colour(name), "va": "bottom" if low else "top"}
         look |= {"ha": "right" if right else "left", "xycoords": "axes fraction", "textcoords": "offset points"}
-        ax.annotate(text, (0.99 if right else 0.02, 1.0), (0, -2 - i * 1.35 * POINTS), **look)
+        lines = i - len(entries) + 1 if low else i  # down from the upper edge, or up from the lower one
+        shift = (0, (3 if low else -2) - lines * 1.35 * POINTS)
+        ax.annotate(text, (0.99 if right else 0.02, 0.0 if low else 1.0), shift, parse_math=False, **look)
 
 
 def beside(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:

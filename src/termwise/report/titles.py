@@ -92,7 +92,7 @@ def mean_depth(timeline: Timeline) -> str:
     first, last = _ends(timeline)
     if len(timeline.steps) < 2:
         return say("heat.title.one")
-    return say(f"paper.mean.{trend(first, last, 'mean_depth')}", first=_mean(first), last=_mean(last))
+    return say(f"paper.mean.{trend(first, last, 'mean_depth')}", first=mean_of(first), last=mean_of(last))
 
 
 def mean_depths(timelines: Mapping[str, Timeline]) -> str:
@@ -234,7 +234,8 @@ def _ends(timeline: Timeline) -> tuple[Row, Row]:
     return rows[0], rows[-1]
 
 
-def _mean(row: Row) -> str:
+def mean_of(row: Row) -> str:
+    """The mean path length of a record, with its interval."""
     low, high = row["mean_depth_low"], row["mean_depth_high"]
     if low is None or high is None:
         return fixed(row["mean_depth"], 2)
