@@ -173,23 +173,25 @@ def finish(axes: Sequence[Axes], new: bool, title: bool, words: Callable[[], str
 def wrapped(text: str, inches: float) -> str:
     """A title in as few lines as fit that width, by the measures of matplotlib's font, and these of equal length."""
     words = text.replace("\n", " ").split(" ")
-    lines = _lines(words, 72 * inches)
+    widths = [text_width(f"{word} ", TITLE, "bold") for word in words]
+    lines = _lines(words, widths, 72 * inches)
     for narrower in np.arange(0.95, 0.5, -0.05):
-        tried = _lines(words, 72 * inches * narrower)
+        tried = _lines(words, widths, 72 * inches * narrower)
         if len(tried) > len(lines):
             break
         lines = tried
     return "\n".join(lines)
 
 
-def _lines(words: Sequence[str], points: float) -> list[str]:
-    lines = [words[0]]
-    for word in words[1:]:
-        longer = f"{lines[-1]} {word}"
-        if text_width(longer, TITLE, "bold") <= points:
-            lines[-1] = longer
+def _lines(words: Sequence[str], widths: Sequence[float], points: float) -> list[str]:
+    lines, taken = [words[0]], widths[0]
+    for word, width in zip(words[1:], widths[1:], strict=True):
+        taken += width
+        if taken <= points:
+            lines[-1] += f" {word}"
         else:
             lines.append(word)
+            taken = width
     return lines
 
 
@@ -329,10 +331,14 @@ def save(drawing: Any, path: str | os.PathLike[str], *, columns: Literal[1, 2] =
 
 @contextlib.contextmanager
 def _resized(figure: Figure, width: float) -> Iterator[None]:
-    """A figure of another width, its title in other lines."""
+    """A figure of another width, its title in other lines; afterwards as it was.
+
+    The layout that matplotlib finds depends a little on that which was there: axes are put back where they were, too.
+    """
     size = figure.get_size_inches()
     titles = [text for text in figure.texts if text.get_gid() == _TITLE_ID]
     before = [(text.get_text(), text.get_position()) for text in titles]
+    places = [(ax, ax.get_position(True), ax.get_position(), ax.get_in_layout()) for ax in figure.axes]
     try:
         figure.set_size_inches(width, size[1], forward=False)
         for text in titles if width != size[0] else ():
@@ -342,6 +348,10 @@ def _resized(figure: Figure, width: float) -> Iterator[None]:
         figure.set_size_inches(*size, forward=False)
         for text, (words, place) in zip(titles, before, strict=True):
             text.set(text=words, position=place)
+        for ax, original, active, in_layout in places:
+            ax.set_position(original, which="original")
+            ax.set_position(active, which="active")
+            ax.set_in_layout(in_layout)
 
 
 def _figure_of(drawing: Any) -> Figure:

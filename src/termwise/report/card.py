@@ -205,20 +205,18 @@ def _text(
 
 def _clean(text: str) -> str:
     """Text as XML takes it: control characters, which names may hold, have no place in it."""
-    return html.escape("".join(c if c.isprintable() else " " for c in text), quote=False)
+    return html.escape("".join(c if c.isprintable() or c == "\u00a0" else " " for c in text), quote=False)
 
 
 def _wrapped(text: str, size: int) -> list[str]:
     """Lines that fit the card in a font as wide as any usual one; after a Chinese character a line may end anywhere."""
     room = (_WIDTH - 2 * _EDGE) / (_WIDE * size)
     lines, taken = [""], 0.0
-    for piece in re.findall(r"[⺀-鿿＀-￯]|[^\s⺀-鿿＀-￯]{1,40}|\s", text):
+    for piece in re.findall(r"[⺀-鿿＀-￯]|[^ \t\r\n⺀-鿿＀-￯]{1,40}|\s", text.strip()):
         wide = sum(1.75 if unicodedata.east_asian_width(c) in "WF" else 1.0 for c in piece)
-        if taken + wide > room and lines[-1].strip():
+        if taken + wide > room and not piece.isspace():
             lines.append("")
             taken = 0.0
-        if piece.isspace() and not lines[-1]:
-            continue
         lines[-1] += piece
         taken += wide
-    return [line.rstrip() for line in lines]
+    return [line.strip() for line in lines]
