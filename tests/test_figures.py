@@ -126,7 +126,7 @@ def test_the_triptych_shows_number_size_and_total() -> None:
     counts = np.array([math.comb(5, k) for k in range(6)])
     np.testing.assert_allclose(heights(number), 100 * counts / 32)
     np.testing.assert_allclose(size.lines[0].get_ydata(), np.log10(share / counts))
-    assert [label.get_text() for label in size.get_yticklabels()][0].startswith("$10^{-")
+    assert next(label.get_text() for label in size.get_yticklabels()).startswith("$10^{-")
     np.testing.assert_allclose(heights(total), 100 * share)
 
 
