@@ -6,7 +6,6 @@ import copy
 import math
 from pathlib import Path
 from typing import Any, cast
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -473,26 +472,3 @@ def test_options_that_are_refused_at_once(options: Any, error: type[Exception], 
 def test_a_model_of_half_precision_is_refused_at_once() -> None:
     with pytest.raises(ModelError, match="single precision"):
         Recorder(Hermite().half(), probe(), degrees=True)
-
-
-# A notebook card.
-
-
-def test_the_card_of_a_spectrum() -> None:
-    model = Hermite().double()
-    model.set(1.0, 0.5)
-    found = tw.degrees(model, (WIDTH,), inputs="standard", samples=100)
-    svg = found._repr_html_()
-    drawn = ElementTree.fromstring(svg)
-    bars = [float(bar.get("height", "nan")) for bar in drawn.iter("{http://www.w3.org/2000/svg}rect")]
-    shares = found.spectrum["share"][1:]
-    np.testing.assert_allclose(np.array(bars) / max(bars), shares / shares.max(), atol=1e-3)
-    names = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
-    assert names[:7] == ["1", "2", "3", "4", "5-6", "7-9", "10+"] and "degree in the input" in names
-    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}line"))) == 7
-    assert f"mean degree {found.mean_degree}" in svg and "script" not in svg
-    assert all(warning.partition(":")[0] in svg for warning in found.warnings)
-    real = tw.degrees(model, torch.randn(200, WIDTH), inputs="real", components=2, highest=2)
-    assert "ceiling" in real._repr_html_() and "-" not in "".join(
-        bar.get("height", "") for bar in ElementTree.fromstring(real._repr_html_()).iter()
-    )

@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ from termwise.recorder import live_norms, reestimate, reestimated
 from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import BLOCKS
 from termwise.verdict.decision import t_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 AS_TRAINED, REESTIMATED = "as trained", "re-estimated"
 _WEIGHTS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -62,6 +65,12 @@ class Curve:
     def __str__(self) -> str:
         """The summary as aligned text."""
         return repr(self.summary)
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the accuracy by what was removed: `termwise.figures.lesion`."""
+        from termwise.figures import lesion
+
+        return lesion(self, ax=ax)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as one file."""

@@ -39,6 +39,7 @@ from termwise.records import Record, Table, read_record, write_record
 from termwise.steps import UNITS, Unit, unit_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch.distributed import ProcessGroup
 
 KIND = "depth-profile"
@@ -119,10 +120,16 @@ class DepthProfile:
 
     __repr__ = __str__
 
-    def _repr_html_(self) -> str:
+    def _repr_svg_(self) -> str:
         from termwise.report.card import profile_card
 
         return profile_card(self)
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the depth spectrum: `termwise.figures.spectrum`."""
+        from termwise.figures import spectrum
+
+        return spectrum(self, ax=ax)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file; `DepthProfile.load` gives it back."""

@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from termwise.budget import LEAST, Timing
 from termwise.credit import CONVERGED, Credits, credits_over
 from termwise.degree.course import DegreeCourse
@@ -212,6 +214,17 @@ class Timeline:
         return "\n".join(lines if self._course is None else [*lines, "", *self._course.text()])
 
     __repr__ = __str__
+
+    def _repr_svg_(self) -> str:
+        from termwise.report.card import timeline_card
+
+        return timeline_card(self)
+
+    def plot(self, *, ax: Any = None) -> np.ndarray:
+        """Draw the loss and the map of depth over steps: `termwise.figures.heat_map`."""
+        from termwise.figures import heat_map
+
+        return heat_map(self, ax=ax)
 
     def _headline(self) -> str:
         first, worst = self._moments[0], max(profile.closure for profile in self.profiles)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from termwise.errors import RecordError
 from termwise.profile import Estimate
 from termwise.records import Record, Table, read_record, write_record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 GROUPS: tuple[tuple[int, int | None], ...] = (
     *((0, 0), (1, 1), (2, 2), (3, 3), (4, 4)),
@@ -58,10 +61,16 @@ class DegreeSpectrum:
 
     __repr__ = __str__
 
-    def _repr_html_(self) -> str:
+    def _repr_svg_(self) -> str:
         from termwise.report.card import degrees_card
 
         return degrees_card(self)
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the shares by degree: `termwise.figures.degrees`."""
+        from termwise.figures import degrees
+
+        return degrees(self, ax=ax)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file; `DegreeSpectrum.load` gives it back."""

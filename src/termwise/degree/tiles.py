@@ -6,6 +6,8 @@ import dataclasses
 import os
 from typing import Any, NoReturn
 
+import numpy as np
+
 from termwise.errors import RecordError, UsageError
 from termwise.records import Record, Table, read_record, write_record
 
@@ -81,6 +83,12 @@ class DepthDegrees:
         return "\n".join([_headline(self), "", *_tiles(self.terms.rows()), "", *_conclusions(self)])
 
     __repr__ = __str__
+
+    def plot(self, *, ax: Any = None) -> np.ndarray:
+        """Draw depth beside frequency: `termwise.figures.tiles`."""
+        from termwise.figures import tiles
+
+        return tiles(self, ax=ax)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file; `DepthDegrees.load` gives it back."""

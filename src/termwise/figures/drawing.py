@@ -104,6 +104,8 @@ def panels(ax: Any, count: int, height: float, *, columns: Literal[1, 2] = 1, **
             )
     for one in given:
         _style(one)
+    if new:
+        given[0].figure.align_ylabels(given)
     return given, new
 
 
@@ -171,23 +173,25 @@ def finish(axes: Sequence[Axes], new: bool, title: bool, words: Callable[[], str
 def wrapped(text: str, inches: float) -> str:
     """A title in as few lines as fit that width, by the measures of matplotlib's font, and these of equal length."""
     words = text.replace("\n", " ").split(" ")
-    lines = _lines(words, 72 * inches)
+    widths = [text_width(f"{word} ", TITLE, "bold") for word in words]
+    lines = _lines(words, widths, 72 * inches)
     for narrower in np.arange(0.95, 0.5, -0.05):
-        tried = _lines(words, 72 * inches * narrower)
+        tried = _lines(words, widths, 72 * inches * narrower)
         if len(tried) > len(lines):
             break
         lines = tried
     return "\n".join(lines)
 
 
-def _lines(words: Sequence[str], points: float) -> list[str]:
-    lines = [words[0]]
-    for word in words[1:]:
-        longer = f"{lines[-1]} {word}"
-        if text_width(longer, TITLE, "bold") <= points:
-            lines[-1] = longer
+def _lines(words: Sequence[str], widths: Sequence[float], points: float) -> list[str]:
+    lines, taken = [words[0]], widths[0]
+    for word, width in zip(words[1:], widths[1:], strict=True):
+        taken += width
+        if taken <= points:
+            lines[-1] += f" {word}"
         else:
             lines.append(word)
+            taken = width
     return lines
 
 
@@ -251,12 +255,14 @@ def _cost(centre: np.ndarray, half: np.ndarray, own: np.ndarray, rest: Sequence[
     return sum(int((distance < 0).sum()) for distance in distances) - min(free, _FAR) / (2 * _FAR)
 
 
-def words(ax: Axes, entries: Sequence[tuple[str, str]], *, right: bool) -> None:
-    """Coloured words, one below the other, in an upper corner: a key that needs no samples."""
+def words(ax: Axes, entries: Sequence[tuple[str, str]], *, right: bool, low: bool = False) -> None:
+    """Coloured words, one below the other, in a corner: a key that needs no samples."""
     for i, (text, name) in enumerate(entries):
-        look: dict[str, Any] = {"fontsize": POINTS, "color": colour(name), "va": "top", "parse_math": False}
+        look: dict[str, Any] = {"fontsize": POINTS, "color": colour(name), "va": "bottom" if low else "top"}
         look |= {"ha": "right" if right else "left", "xycoords": "axes fraction", "textcoords": "offset points"}
-        ax.annotate(text, (0.99 if right else 0.02, 1.0), (0, -2 - i * 1.35 * POINTS), **look)
+        lines = i - len(entries) + 1 if low else i  # down from the upper edge, or up from the lower one
+        shift = (0, (3 if low else -2) - lines * 1.35 * POINTS)
+        ax.annotate(text, (0.99 if right else 0.02, 0.0 if low else 1.0), shift, parse_math=False, **look)
 
 
 def beside(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
@@ -325,10 +331,14 @@ def save(drawing: Any, path: str | os.PathLike[str], *, columns: Literal[1, 2] =
 
 @contextlib.contextmanager
 def _resized(figure: Figure, width: float) -> Iterator[None]:
-    """A figure of another width, its title in other lines."""
+    """A figure of another width, its title in other lines; afterwards as it was.
+
+    The layout that matplotlib finds depends a little on that which was there: axes are put back where they were, too.
+    """
     size = figure.get_size_inches()
     titles = [text for text in figure.texts if text.get_gid() == _TITLE_ID]
     before = [(text.get_text(), text.get_position()) for text in titles]
+    places = [(ax, ax.get_position(True), ax.get_position(), ax.get_in_layout()) for ax in figure.axes]
     try:
         figure.set_size_inches(width, size[1], forward=False)
         for text in titles if width != size[0] else ():
@@ -338,6 +348,10 @@ def _resized(figure: Figure, width: float) -> Iterator[None]:
         figure.set_size_inches(*size, forward=False)
         for text, (words, place) in zip(titles, before, strict=True):
             text.set(text=words, position=place)
+        for ax, original, active, in_layout in places:
+            ax.set_position(original, which="original")
+            ax.set_position(active, which="active")
+            ax.set_in_layout(in_layout)
 
 
 def _figure_of(drawing: Any) -> Figure:

@@ -130,10 +130,9 @@ def triptych(profile: DepthProfile, *, ax: Any = None, title: bool = True) -> np
     number.bar(depths, [100 * (n / total) for n in profile.paths.values()], width, color=colour("paths-line"), zorder=2)
     counts = list(profile.paths.values())
     each, low, high = ([_over(row[f"norm_share{e}"], n) for row, n in zip(terms, counts, strict=True)] for e in _ENDS)
-    size.set_yscale("log")
     size.plot(depths, each, "o", color=colour("accent"), markersize=2.8, zorder=5)
     whiskers(size, depths, low, high)
-    size.tick_params(which="minor", length=0)
+    _powers_of_ten(size.yaxis)
     _bars(whole, depths, terms, width, "accent")
     headings = ("paper.panel.paths", "paper.panel.size", "paper.panel.total")
     labels = (say("paper.axis.paths", count=integer(total)), say("paper.axis.size"), say("paper.axis.total"))
@@ -149,8 +148,17 @@ _ENDS = ("", "_low", "_high")
 
 
 def _over(share: float, count: int) -> float:
-    """A share over a number of paths that may be larger than any float; NaN where there is nothing."""
-    return math.exp(math.log(share) - math.log(count)) if share > 0 else math.nan
+    """The decimal logarithm of a share over a number of paths, which no float need hold; NaN where there is nothing."""
+    return math.log10(share) - math.log10(count) if share > 0 else math.nan
+
+
+def _powers_of_ten(axis: Any) -> None:
+    """Of an axis of logarithms: powers of ten, or numbers where it is short."""
+    from matplotlib.ticker import MaxNLocator
+
+    long = np.ptp(axis.get_view_interval()) > 2
+    axis.set_major_locator(MaxNLocator(5, integer=long, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(lambda value, _: f"$10^{{{value:.0f}}}$" if long else f"{10**value:.2g}")
 
 
 @drawn

@@ -23,7 +23,7 @@ from termwise.timeline import Timeline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_STRONG = 0.5  # of a ramp: text on tiles above it is white
+_STRONG = 0.68  # of a ramp: from here on white text stands out more than black
 _TICKS = (0, 1, 5, 10, 25, 50, 75, 100)  # per cent, on a scale of square roots
 
 
@@ -147,7 +147,7 @@ def tiles(found: DepthDegrees, *, ax: Any = None, title: bool = True) -> np.ndar
     map_.pcolormesh(np.ma.masked_invalid(shares), cmap=shades, vmin=0, vmax=1, edgecolor="white", linewidth=0.8)
     for (row, column), share in np.ndenumerate(shares):
         if math.isfinite(share):
-            shade = "white" if share > _STRONG else colour("ink")
+            shade = "white" if share > _STRONG else "black"
             text = f"{100 * share:.0f}" if share >= 0.095 else f"{100 * share:.1f}"
             map_.annotate(text, (column + 0.5, row + 0.5), color=shade, fontsize=6, ha="center", va="center")
     rows = np.arange(len(own)) + 0.5
@@ -217,7 +217,8 @@ def lesion(curve: Curve, *, ax: Axes | None = None, title: bool = True) -> Axes:
     whiskers(ax, x[known], low[known], high[known])
     ax.axhline(mean[0], color=colour("ink"), linewidth=0.7, zorder=1)
     ax.set_ylim(0, 1.03)
-    words(ax, [(say("paper.label.mean"), "accent"), (say("paper.label.draw"), "faint")], right=True)
+    words(ax, [(say("paper.label.mean"), "accent"), (say("paper.label.draw"), "faint")], right=False, low=True)
+    beside(ax, [(float(mean[0]), say("paper.label.full"), colour("ink"))])
     labels = {"swaps": say("paper.axis.swaps")}
     if name == "removed":
         labels["removed"] = say("paper.axis.removed", all=int(summary["removed"][0] + summary["kept"][0]))

@@ -25,6 +25,7 @@ from termwise.verdict.decision import interval
 
 Row = dict[str, Any]
 _MIDDLE = (0.1, 0.5, 0.9)
+_SEEN = 0.005  # steps: a smaller move is printed as none
 _ROUNDING = 1e-12  # sums of shares may miss a level by this much
 
 
@@ -92,7 +93,7 @@ def mean_depth(timeline: Timeline) -> str:
     first, last = _ends(timeline)
     if len(timeline.steps) < 2:
         return say("heat.title.one")
-    return say(f"paper.mean.{trend(first, last, 'mean_depth')}", first=_mean(first), last=_mean(last))
+    return say(f"paper.mean.{trend(first, last, 'mean_depth')}", first=mean_of(first), last=mean_of(last))
 
 
 def mean_depths(timelines: Mapping[str, Timeline]) -> str:
@@ -102,7 +103,8 @@ def mean_depths(timelines: Mapping[str, Timeline]) -> str:
         first, last = _ends(timeline)
         kind = trend(first, last, "mean_depth")
         ends = {"first": fixed(first["mean_depth"], 1), "last": fixed(last["mean_depth"], 1)}
-        clauses.setdefault(kind, []).append(say("move.ends", network=name, **ends))
+        key = "move.end" if kind == "stays" else "move.ends"
+        clauses.setdefault(kind, []).append(say(key, network=name, **ends))
     moves = [say(f"mean.{kind}", ends=listing(ends)) for kind, ends in clauses.items()]
     return say("mean.title", moves=listing(moves))
 
@@ -115,6 +117,8 @@ def mean_depth_of_seeds(timelines: Sequence[Timeline]) -> str:
         return say("paper.mean.seeds.few", change=_plus(verdict.estimate), seeds=seeds(len(timelines)), least=SEEDS)
     kind = {"holds": "rises", "fails": "falls"}.get(verdict.verdict, "undecided")
     ends = (verdict.estimate, verdict.low, verdict.high)
+    if max(abs(verdict.low), abs(verdict.high)) < _SEEN:
+        kind = "undecided"
     if kind == "falls":
         ends = (-verdict.estimate, -verdict.high, -verdict.low)
     change = between(*ends, places=2)
@@ -234,7 +238,8 @@ def _ends(timeline: Timeline) -> tuple[Row, Row]:
     return rows[0], rows[-1]
 
 
-def _mean(row: Row) -> str:
+def mean_of(row: Row) -> str:
+    """The mean path length of a record, with its interval."""
     low, high = row["mean_depth_low"], row["mean_depth_high"]
     if low is None or high is None:
         return fixed(row["mean_depth"], 2)

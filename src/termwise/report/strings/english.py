@@ -554,10 +554,13 @@ ENGLISH: dict[str, str] = {
     "paper.interval": "{value} [{low}, {high}]",
     "paper.percent": "{value}\u00a0% [{low},\u00a0{high}]",
     "paper.plain": "Every path from the input has one length, {depth}: there is nothing to split",
-    "paper.spectrum": "The middle 80 % of the input-born output lies at depths {low} to {high}; mean path length {mean}",
+    "paper.spectrum": "The middle 80 % of the input-born output lies at depths {low} to {high}; mean path length "
+    "{mean}",
     "paper.spectrum.one": "Most of the input-born output lies at depth {low}; mean path length {mean}",
-    "paper.triptych.shorter": "The output comes over paths shorter than most: mean length {mean} by size, {paths} by number",
-    "paper.triptych.longer": "The output comes over paths longer than most: mean length {mean} by size, {paths} by number",
+    "paper.triptych.shorter": "The output comes over paths shorter than most: mean length {mean} by size, {paths} by "
+    "number",
+    "paper.triptych.longer": "The output comes over paths longer than most: mean length {mean} by size, {paths} by "
+    "number",
     "paper.triptych.same": "No length is preferred: the mean path length is {mean} by size, {paths} by number",
     "paper.truncated": "99 % of the accuracy is kept from depth {depth} on: {kept} of {whole}",
     "paper.truncated.all": "99 % of the accuracy is kept only with every term",
@@ -572,14 +575,16 @@ ENGLISH: dict[str, str] = {
     "paper.mean.stays": "The mean path length does not measurably change from {first} to {last}",
     "paper.mean.seeds.falls": "The mean path length falls by {change} over {seeds} seeds",
     "paper.mean.seeds.rises": "The mean path length rises by {change} over {seeds} seeds",
-    "paper.mean.seeds.undecided": "Whether the mean path length moves is undecided: it rises by {change} over {seeds} seeds",
+    "paper.mean.seeds.undecided": "Whether the mean path length moves is undecided: it rises by {change} over "
+    "{seeds} seeds",
     "paper.mean.seeds.few": "The mean path length rises by {change} in the mean of {seeds}; fewer than {least} decide "
     "nothing",
     "paper.learned.holds": "Shallow terms are learned first: Kendall’s τ of depth and time is {tau} over {seeds} seeds",
     "paper.learned.fails": "Deep terms are learned first: Kendall’s τ of depth and time is {tau} over {seeds} seeds",
     "paper.learned.undecided": "Whether shallow terms are learned first is undecided: Kendall’s τ of depth and time is "
     "{tau} over {seeds} seeds",
-    "paper.learned.few": "Kendall’s τ of depth and time learned is {tau} ({seeds}); fewer than {least} seeds decide nothing",
+    "paper.learned.few": "Kendall’s τ of depth and time learned is {tau} ({seeds}); fewer than {least} seeds decide "
+    "nothing",
     "paper.learned.none": "When the terms of each depth were learned: too few have a time for an order of them",
     "paper.learned.seed": "1 seed",
     "paper.learned.seeds": "{count} seeds",
@@ -589,20 +594,21 @@ ENGLISH: dict[str, str] = {
     "paper.degrees.warned": "{title} (warnings: {kinds})",
     "paper.course.falls": "Of the output’s variance, the part of degree {degree} falls from {first} to {last}",
     "paper.course.rises": "Of the output’s variance, the part of degree {degree} rises from {first} to {last}",
-    "paper.course.stays": "Of the output’s variance, the part of degree {degree} does not measurably change from {first} "
-    "to {last}",
-    "paper.tiles.holds": "With each step of depth a term loses more of its lowest frequencies than gates alone take from it, "
-    "by {least} points",
-    "paper.tiles.fails": "With each step of depth a term loses less of its lowest frequencies than gates alone take from it: "
-    "{least} points",
-    "paper.tiles.undecided": "With each step of depth a term loses not measurably more of its lowest frequencies than gates "
-    "alone take from it: {least} points",
+    "paper.course.stays": "Of the output’s variance, the part of degree {degree} does not measurably change from "
+    "{first} to {last}",
+    "paper.tiles.holds": "With each step of depth a term loses more of its lowest frequencies than gates alone take "
+    "from it, by {least} points",
+    "paper.tiles.fails": "With each step of depth a term loses less of its lowest frequencies than gates alone take "
+    "from it: {least} points",
+    "paper.tiles.undecided": "With each step of depth a term loses not measurably more of its lowest frequencies "
+    "than gates alone take from it: {least} points",
     "paper.tiles.none": "How fast the term of each depth varies over the inputs",
     "paper.lesion": "With {count} of {all} removed the accuracy is {accuracy}, with none {whole}",
-    "paper.lesion.still": "With {count} of {all} removed the accuracy, {accuracy}, is not measurably below that of the whole",
+    "paper.lesion.still": "With {count} of {all} removed the accuracy, {accuracy}, is not measurably below that of "
+    "the whole",
     "paper.reordered": "After {count} exchanges of blocks the accuracy is {accuracy}, in their order {whole}",
-    "paper.reordered.still": "After {count} exchanges of blocks the accuracy, {accuracy}, is not measurably below that in "
-    "their order",
+    "paper.reordered.still": "After {count} exchanges of blocks the accuracy, {accuracy}, is not measurably below "
+    "that in their order",
     "paper.axis.depth": "depth ({unit})",
     "paper.axis.length": "path length ({unit})",
     "paper.axis.share": "share (%)",
@@ -640,11 +646,21 @@ ENGLISH: dict[str, str] = {
     # notebook cards
     "card.closure": "Closure {closure}: the parts add up to the whole.",
     "card.profile": "{samples} samples, unit {unit}, {quality}.",
-    "card.timeline": "{records} records, steps {first} to {last}, unit {unit}, {samples} samples.",
+    "card.accuracy": "accuracy {accuracy}",
+    "card.loss": "squared error {loss}",
+    "card.agreement": "no targets: accuracy is agreement with the whole network",
+    "card.cancellation": "The terms’ norms add up to {cancellation} times that of the output: above 1 they partly "
+    "cancel, which norms cannot see.",
+    "card.frozen": "Frozen: {count} operator calls.",
+    "card.linearised": "Linearised: {count} operator calls.",
+    "card.timeline": "{records} records, steps {start} to {end}, unit {unit}, {samples} samples.",
     "card.timeline.mean": "Mean path length {first} at the first record, {last} at the last.",
-    "card.degrees": "By {method}; inputs {inputs}; variance {variance}.",
-    "card.spectrum.alt": "Norm share by depth: {shares}. Constants: {constants}.",
+    "card.ridges.alt": "The norm share over depth at {count} records, one below the other. Mean path length {first} at "
+    "step {start}, {last} at step {end}.",
+    "card.degrees": "Method: {method}. Inputs: {inputs}. Variance of the output: {variance}.",
+    "card.ceiling": "Ceiling {ceiling}: what a Gaussian kernel explains on the same components.",
+    "card.warning": "Warning, {warning}",
+    "card.spectrum.alt": "Norm share by depth: {shares}. Constants: {constants} of the input-born sum.",
     "card.degrees.alt": "Share of the variance by degree: {shares}.",
     "card.share": "{label}: {share}",
-    "card.heat.alt": "Norm share by step and depth; mean path length {first} at step {start}, {last} at step {end}.",
 }
