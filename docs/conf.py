@@ -8,8 +8,7 @@ import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "Termwise"
 author = copyright = "The Termwise developers"
@@ -18,7 +17,6 @@ version = release = version_of("termwise")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "_extensions.mathml",
@@ -38,14 +36,13 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
-napoleon_use_ivar = True
-napoleon_use_rtype = False
 
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "Termwise"
 html_static_path = ["_static"]
 html_css_files = ["termwise.css"]
+smartquotes_action = "D"  # dashes alone: quoted words are what to type
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}

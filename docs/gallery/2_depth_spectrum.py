@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import termwise as tw
 from termwise import data, nets
+from termwise.timeline import reestimated
 
 # %%
 # A network
@@ -25,8 +26,11 @@ optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 for _ in range(3):
     for batch in torch.randperm(len(digits.train_inputs)).split(64):
         optimiser.zero_grad()
-        F.cross_entropy(model(digits.train_inputs[batch]), digits.train_targets[batch]).backward()
+        loss = F.cross_entropy(model(digits.train_inputs[batch]), digits.train_targets[batch])
+        loss.backward()
         optimiser.step()
+# After so few updates batch norm's running statistics lag behind: estimate them anew, on a copy.
+model = reestimated(model, digits.train_inputs)
 
 # %%
 # Its profile

@@ -30,7 +30,8 @@ for _ in range(3):
     for batch in torch.randperm(len(digits.train_inputs)).split(64):
         recorder.step(step)
         optimiser.zero_grad()
-        F.cross_entropy(model(digits.train_inputs[batch]), digits.train_targets[batch]).backward()
+        loss = F.cross_entropy(model(digits.train_inputs[batch]), digits.train_targets[batch])
+        loss.backward()
         optimiser.step()
         step += 1
 recorder.finish(step)
