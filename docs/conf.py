@@ -55,11 +55,10 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",
-    "remove_config_comments": True,
-    "show_memory": False,
+    "abort_on_example_error": True,
+    "capture_repr": (),  # what is printed, and no more
+    "download_all_examples": False,
     "show_signature": False,
     "min_reported_time": 1000,
-    "plot_gallery": True,
-    "abort_on_example_error": True,
-    "download_all_examples": False,
+    "write_computation_times": False,  # their page loads scripts from elsewhere
 }

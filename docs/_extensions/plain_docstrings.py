@@ -8,12 +8,14 @@ import re
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyClasslike
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
 _NAPOLEON = Config(napoleon_use_ivar=True, napoleon_use_rtype=False)
 _CODE = re.compile(r"(``.+?``|`[^`]+`)")
 _FIELD = re.compile(r"\s*(?::[\w ]+.*?:|\.\. )")
 _ITEM = re.compile(r"\s*(?:- |\d\. )")
+_SEVERAL = re.compile(r"(?<=:ivar )(\w+(?:, \w+)+)(?=:)")
 _REFERENCE = re.compile(r"(?<=\w)_(?=[\s,.;:)]|$)")
 
 
@@ -21,7 +23,9 @@ def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
     """Rewrite the lines of a docstring in place."""
     # Of a property napoleon would take what stands before the first colon for its type.
     kind = "method" if what in ("property", "attribute", "data") else what
-    lines[:] = _literal(GoogleDocstring(lines, _NAPOLEON, app, kind, name, obj, options).lines())
+    fields = GoogleDocstring(lines, _NAPOLEON, app, kind, name, obj, options).lines()
+    # Sphinx would take all but the last of several names for the type of that one.
+    lines[:] = _literal([_SEVERAL.sub(lambda found: found[0].replace(" ", ""), line) for line in fields])
 
 
 def _literal(lines: list[str]) -> list[str]:
@@ -55,7 +59,16 @@ def _escaped(line: str) -> str:
     return "".join(p if i % 2 else _REFERENCE.sub(r"\\_", p.replace("|", r"\|")) for i, p in enumerate(pieces))
 
 
+def sign(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None) -> Any:
+    """Leave out a signature that a page writes as `()`: results are not made by their readers."""
+    return ("", None) if what == "class" and signature == "()" else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Take the place of `sphinx.ext.napoleon`."""
     app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", sign)
+    for field in PyClasslike.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     return {"parallel_read_safe": True, "parallel_write_safe": True}
