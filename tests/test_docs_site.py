@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import chromium
 
 import termwise
+from browser import chromium
 from docs import outputs
 from termwise.cli import app
 
@@ -27,7 +27,14 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 # What a page loads by itself, and not when a reader follows a link.
-LOADING = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("embed", "src"), ("object", "data")}
+LOADING = {
+    ("script", "src"),
+    ("img", "src"),
+    ("iframe", "src"),
+    ("source", "src"),
+    ("embed", "src"),
+    ("object", "data"),
+}
 LOADING |= {("video", "src"), ("audio", "src"), ("image", "href"), ("use", "href")}
 IN_STYLES = re.compile(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)")
 

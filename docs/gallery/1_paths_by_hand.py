@@ -87,8 +87,8 @@ print(f"closure: {found.closure:.0e}")
 # Many paths, few depths
 # ----------------------
 #
-# Of *L* blocks there are ``2 ** L`` paths, and ``L + 1`` terms. Path counts are binomial, whatever the branches do: they
-# say nothing of how much a depth brings.
+# Of *L* blocks there are ``2 ** L`` paths, and ``L + 1`` terms. Path counts are binomial, whatever the branches do:
+# they say nothing of how much a depth brings.
 
 blocks = 54
 depths = range(blocks + 1)

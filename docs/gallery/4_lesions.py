@@ -2,8 +2,8 @@
 Lesions
 =======
 
-Which blocks can go? Here they are taken out, and the network that is left is measured. Nothing is frozen: all that comes
-after a missing block sees what it would see if the block had been cut out of the code.
+Which blocks can go? Here they are taken out, and the network that is left is measured. Nothing is frozen: all that
+comes after a missing block sees what it would see if the block had been cut out of the code.
 """
 
 import matplotlib.pyplot as plt
@@ -57,7 +57,9 @@ axes.bar(names, left, color="#3b6ea8")
 axes.axhline(whole, color="grey", linewidth=1, linestyle="--")
 axes.set(ylabel="accuracy without this block", ylim=(0, 1.02))
 axes.tick_params(axis="x", rotation=30)
-axes.set_title(f"With all blocks the accuracy is {whole:.2f}, without {names[worst]} it is {left[worst]:.2f}", loc="left")
+axes.set_title(
+    f"With all blocks the accuracy is {whole:.2f}, without {names[worst]} it is {left[worst]:.2f}", loc="left"
+)
 axes.spines[["top", "right"]].set_visible(False)
 
 # %%
