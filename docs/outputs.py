@@ -33,7 +33,7 @@ class Block:
     Attributes:
         code: without the indentation of the page.
         shown: likewise.
-        found: what it really prints.
+        found: what it really prints, without spaces at the ends of lines.
         span: of `shown` in the page.
         indent: of both in the page.
     """
@@ -58,7 +58,8 @@ def run(page: Path) -> Iterator[Block]:
                 with contextlib.redirect_stdout(printed):
                     exec(compile(textwrap.dedent(code), str(page), "exec", dont_inherit=True), names)
                 known = None if shown is None else textwrap.dedent(shown)
-                yield Block(textwrap.dedent(code), known, printed.getvalue(), match.span(3), indent)
+                found = "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
+                yield Block(textwrap.dedent(code), known, found, match.span(3), indent)
     finally:
         torch.set_num_threads(threads)
 
@@ -77,8 +78,7 @@ def write(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for block in reversed([block for block in run(page) if block.shown is not None]):
         start, end = block.span
-        lines = [line.rstrip() for line in block.found.splitlines()]
-        text = text[:start] + "".join(f"{block.indent}{line}".rstrip() + "\n" for line in lines) + text[end:]
+        text = text[:start] + textwrap.indent(block.found, block.indent) + text[end:]
     page.write_text(text, encoding="utf-8")
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyClasslike
-from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.ext.napoleon import Config
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 
-_NAPOLEON = Config(napoleon_use_ivar=True, napoleon_use_rtype=False)
+_NAPOLEON: Any = Config(napoleon_use_ivar=True, napoleon_use_rtype=False)
 _CODE = re.compile(r"(``.+?``|`[^`]+`)")
 _FIELD = re.compile(r"\s*(?::[\w ]+.*?:|\.\. )")
 _ITEM = re.compile(r"\s*(?:- |\d\. )")
@@ -22,7 +23,7 @@ _REFERENCE = re.compile(r"(?<=\w)_(?=[\s,.;:)]|$)")
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Rewrite the lines of a docstring in place."""
     # Of a property napoleon would take what stands before the first colon for its type.
-    kind = "method" if what in ("property", "attribute", "data") else what
+    kind: Any = "method" if what in ("property", "attribute", "data") else what
     fields = GoogleDocstring(lines, _NAPOLEON, app, kind, name, obj, options).lines()
     # Sphinx would take all but the last of several names for the type of that one.
     lines[:] = _literal([_SEVERAL.sub(lambda found: found[0].replace(" ", ""), line) for line in fields])
