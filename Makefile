@@ -1,6 +1,7 @@
 # make demo              make the environment, install, run the demonstration (make demo ARGS=--quick: under a minute)
 # make test              make the environment with the test tools, then run everything that checks the project
 # make bench             make the environment with the peers, then measure (25 minutes; make bench ARGS=--quick: a few)
+# make docs              make the environment with the test tools, then build the site: docs/_build/html/index.html
 # make env, make test-env, make bench-env    only the environment
 #
 # PYTHON=python3.12      the interpreter to build on; else the first suitable one of those below
@@ -17,7 +18,7 @@ DEMO_STAMP := $(VENV)/.termwise
 TEST_STAMP := $(VENV)/.termwise-test
 BENCH_STAMP := $(VENV)/.termwise-bench
 
-.PHONY: demo test bench env test-env bench-env browser
+.PHONY: demo test bench docs env test-env bench-env browser
 .DEFAULT_GOAL := demo
 
 demo: env
@@ -31,6 +32,11 @@ test: test-env browser
 
 bench: bench-env
 	$(BIN)/python -m benchmarks.performance $(ARGS)
+
+# Nothing is fetched while building, or when a page is opened.
+docs: test-env
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html $(ARGS)
+	@echo "site: docs/_build/html/index.html"
 
 env: $(DEMO_STAMP)
 test-env: $(TEST_STAMP)

@@ -1,0 +1,1 @@
+"""What the site needs of Sphinx beyond what there is: formulas without a network, docstrings that are plain text."""

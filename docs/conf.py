@@ -1,0 +1,64 @@
+"""Sphinx reads this: `make docs` builds the site into docs/_build/html, without a network.
+
+Nothing that a built page loads comes from elsewhere: formulas are MathML, written while building; fonts are the
+reader's own; scripts and styles are copied beside the pages.
+"""
+
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "Termwise"
+author = copyright = "The Termwise developers"
+version = release = version_of("termwise")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+    "_extensions.mathml",
+    "_extensions.plain_docstrings",
+]
+exclude_patterns = ["_build", "gallery/*.py", "gallery/README.rst"]
+suppress_warnings = ["config.cache"]  # the gallery's settings hold a class
+
+# Pages in Markdown, as GitHub shows them.
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+# The API, from annotations and Google's docstrings; a word in single backticks is code, and a link where it can be.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 80
+
+html_math_renderer = "mathml"
+html_theme = "furo"
+html_title = "Termwise"
+html_static_path = ["_static"]
+html_css_files = ["termwise.css"]
+smartquotes_action = "D"  # dashes alone: quoted words are what to type
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": True}
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-dark"
+copybutton_exclude = ".linenos, .gp, .go"
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "capture_repr": (),  # what is printed, and no more
+    "download_all_examples": False,
+    "show_signature": False,
+    "min_reported_time": 1000,
+    "write_computation_times": False,  # their page loads scripts from elsewhere
+}
