@@ -122,7 +122,9 @@ def _spec(tables: Tables, index: int, top: float) -> Spec:
         "scale": {"type": "sqrt", "domain": [0, rounded(top)], "nice": False, "clamp": True},
         "axis": y_axis(say("degrees.axis"), values=ticks, format="~%"),
     }
-    x = {**step_x(tables), "field": "at"}
+    # Channels without a field: what all marks share, which add their fields to it.
+    shared = {"x": step_x(tables), "y": y}
+    x = {"field": "at"}
     shares = ((name, name, ".4f") for name in ("share", "share_low", "share_high"))
     text = {"field": "degree", "title": say("column.degree"), "type": "nominal"}
     tips = [text, *tooltip(("step", "step", ",d"), *shares)]
@@ -130,16 +132,16 @@ def _spec(tables: Tables, index: int, top: float) -> Spec:
     bands, lines = [], []
     for place, _ in enumerate(labels):
         own, style = [equal(order=place)], _style(place, len(labels))
-        ends = {"x": x, "y": {**y, "field": "share_low"}, "y2": {"field": "share_high"}}
+        ends = {"x": x, "y": {"field": "share_low"}, "y2": {"field": "share_high"}}
         bands.append({"transform": own, "mark": {"type": "area", "style": f"{style}-band"}, "encoding": ends})
         mark = {"type": "line", "style": style, "point": {"style": f"{style}-point"}}
-        line = {"x": x, "y": {**y, "field": "share"}, "tooltip": tips}
+        line = {"x": x, "y": {"field": "share"}, "tooltip": tips}
         lines.append({"transform": own, "mark": mark, "encoding": line})
         name = {"type": "text", "style": f"{style}-name", "align": "left", "baseline": "middle", "dx": 6}
-        beside = {"x": x, "y": {**y, "field": "label_at"}, "text": {"field": "degree"}}
+        beside = {"x": x, "y": {"field": "label_at"}, "text": {"field": "degree"}}
         at_end = [*own, {"filter": "isValid(datum.label_at)"}]
         lines.append({"transform": at_end, "mark": name, "encoding": beside})
     own = {"data": {"name": "degrees"}, "transform": [equal(network=index)], "layer": [*bands, *lines]}
     records: Spec = {"data": {"name": "steps"}, "transform": [equal(network=index)]}
-    here = [{**records, "layer": [target("step", x)]}, lit("step", "x", x, tables)]
-    return {"width": "fill", "height": 280, "layer": [*gap(tables), *here, own]}
+    here = [{**records, "layer": [target("step", {})]}, lit("step", "x", {}, tables)]
+    return {"width": "fill", "height": 280, "encoding": shared, "layer": [*gap(tables), *here, own]}

@@ -89,30 +89,26 @@ def alternative(run: Run, tables: Tables, index: int) -> str:
 
 def _loss_view(tables: Tables, index: int, most: float) -> Spec:
     scale = {"domain": [0, rounded(1.05 * most)], "nice": False}
-    y = {
-        "field": "loss",
-        "type": "quantitative",
-        "scale": scale,
-        "axis": y_axis(say("heat.loss"), tickCount=3),
-    }
-    x = step_x(tables, labels=False)
+    y = {"type": "quantitative", "scale": scale, "axis": y_axis(say("heat.loss"), tickCount=3)}
+    # Channels without a field: what all marks share, which add their fields to it.
+    shared = {"x": step_x(tables, labels=False), "y": y}
     tip = tooltip(("step", "step", ",d"), ("loss", "loss", ".4f"), ("accuracy", "accuracy", ".3f"))
     line = {
         "transform": [equal(network=index)],
         "mark": {"type": "line", "style": "loss", "point": {"style": "loss-point"}},
-        "encoding": {"x": {**x, "field": "at"}, "y": y, "tooltip": tip},
+        "encoding": {"x": {"field": "at"}, "y": {"field": "loss"}, "tooltip": tip},
     }
-    over = {"transform": [equal(network=index)], "layer": [target("step", x, tip)]}
-    layers = [*gap(tables), line, over, lit("step", "x", x, tables)]
-    return {"width": "fill", "height": 64, "data": {"name": "steps"}, "layer": layers}
+    over = {"transform": [equal(network=index)], "layer": [target("step", {}, tip)]}
+    layers = [*gap(tables), line, over, lit("step", "x", {}, tables)]
+    return {"width": "fill", "height": 64, "encoding": shared, "data": {"name": "steps"}, "layer": layers}
 
 
 def _heat_view(tables: Tables, index: int, most: float) -> Spec:
-    x = step_x(tables)
     low = min(v for v in tables.spectrum["bottom"] if v is not None)
     high = max(v for v in tables.spectrum["top"] if v is not None)
     axis = y_axis(say("heat.depth"), values=depth_ticks(*tables.depths), grid=False, format="d")
     y = {"type": "quantitative", "scale": {"domain": [low, high], "nice": False, "zero": False}, "axis": axis}
+    shared = {"x": step_x(tables), "y": y}
     tips = tooltip(("step", "step", ",d"), ("depth", "depth", "d"), ("norm_share", "norm_share", ".4f"))
     scale = {"domain": [0, rounded(most)]}
     cells = {
@@ -120,9 +116,9 @@ def _heat_view(tables: Tables, index: int, most: float) -> Spec:
         "transform": [equal(network=index), equal(origin="input")],
         "mark": {"type": "rect", "style": "cell"},
         "encoding": {
-            "x": {**x, "field": "left"},
+            "x": {"field": "left"},
             "x2": {"field": "right"},
-            "y": {**y, "field": "bottom"},
+            "y": {"field": "bottom"},
             "y2": {"field": "top"},
             "color": {"field": "norm_share", "type": "quantitative", "legend": None, "scale": scale},
             "tooltip": tips,
@@ -130,8 +126,8 @@ def _heat_view(tables: Tables, index: int, most: float) -> Spec:
     }
     lines = []
     for name, style in (("depth_p10", "quantile"), ("depth_p90", "quantile"), ("depth_p50", "median")):
-        encoding = {"x": {**x, "field": "at"}, "y": {**y, "field": name}}
+        encoding = {"x": {"field": "at"}, "y": {"field": name}}
         lines += [{"mark": {"type": "line", "style": look}, "encoding": encoding} for look in ("halo", style)]
     over = {"data": {"name": "steps"}, "transform": [equal(network=index)], "layer": lines}
-    here = [lit("step", "x", x, tables), lit("depth", "y", y, tables)]
-    return {"width": "fill", "height": 280, "layer": [cells, over, *here]}
+    here = [lit("step", "x", {}, tables), lit("depth", "y", {}, tables)]
+    return {"width": "fill", "height": 280, "encoding": shared, "layer": [cells, over, *here]}

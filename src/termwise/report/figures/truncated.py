@@ -90,33 +90,34 @@ def _spec(tables: Tables, index: int, chance: float) -> Spec:
         "format": "d",
     }
     scale = {"domain": [low - 0.5, high + 0.5], "nice": False, "zero": False}
-    x = {"field": "depth", "type": "quantitative", "scale": scale, "axis": axis}
     y = {
         "type": "quantitative",
         "scale": {"domain": [0, 1], "nice": False},
         "axis": y_axis(say("truncated.axis"), values=[0, 0.2, 0.4, 0.6, 0.8, 1], format=".1f"),
     }
+    # Channels without a field: what all marks share, which add their fields to it.
+    shared, x = {"x": {"type": "quantitative", "scale": scale, "axis": axis}, "y": y}, {"field": "depth"}
     parts = ("alone", "tail", "head")
     numbers = ((f"{part}_accuracy", f"{part}_accuracy", ".3f") for part in reversed(parts))
     tips = tooltip(("depth", "depth", "d"), *numbers)
     bands, lines = [], []
     for part in parts:
-        ends = {"y": {**y, "field": f"{part}_accuracy_low"}, "y2": {"field": f"{part}_accuracy_high"}}
+        ends = {"y": {"field": f"{part}_accuracy_low"}, "y2": {"field": f"{part}_accuracy_high"}}
         bands.append({"mark": {"type": "area", "style": f"{part}-band"}, "encoding": {"x": x, **ends}})
         mark = {"type": "line", "style": part, "point": {"style": f"{part}-point"}}
-        line = {"x": x, "y": {**y, "field": f"{part}_accuracy"}, "tooltip": tips}
+        line = {"x": x, "y": {"field": f"{part}_accuracy"}, "tooltip": tips}
         lines.append({"mark": mark, "encoding": line})
     own = [equal(network=index), {"filter": AT_THIS_RECORD}]
-    guess = {"mark": {"type": "rule", "style": "chance"}, "encoding": {"y": {**y, "datum": rounded(chance)}}}
-    whole = {"mark": {"type": "rule", "style": "full"}, "encoding": {"y": {**y, "field": "accuracy"}}}
+    guess = {"mark": {"type": "rule", "style": "chance"}, "encoding": {"y": {"datum": rounded(chance)}}}
+    whole = {"mark": {"type": "rule", "style": "full"}, "encoding": {"y": {"field": "accuracy"}}}
     layers: list[Spec] = [
         {"data": {"values": [{}]}, **guess},
         {
             "data": {"name": "spectrum"},
             "transform": [*own, equal(origin="input")],
-            "layer": [*bands, *lines, target("depth", x, tips)],
+            "layer": [*bands, *lines, target("depth", {}, tips)],
         },
         {"data": {"name": "steps"}, "transform": own, **whole},
-        lit("depth", "x", x, tables),
+        lit("depth", "x", {}, tables),
     ]
-    return {"width": "fill", "height": 250, "layer": layers}
+    return {"width": "fill", "height": 250, "encoding": shared, "layer": layers}
