@@ -127,6 +127,8 @@ ENGLISH: dict[str, str] = {
     "triptych.share": "= norm share of all of them",
     "table.norms": "norms",
     "table.paths": "paths",
+    "table.routes": "routes",
+    "table.lengths": "lengths",
     "key.mean.paths": "mean length of all paths",
     "key.mean.norm": "mean path length under the norm share",
     # heat map
@@ -260,8 +262,6 @@ ENGLISH: dict[str, str] = {
     "unravelled.read.lengths": "The network is the sum of its paths. A branch of the stream is all paths of one "
     "length, the shortest at the top, with a bead for each step on them. Its width is its share of the norm of what is "
     "born of the input, at the last record, with gates as they are in the whole network.",
-    "unravelled.table.routes": "routes",
-    "unravelled.table.lengths": "lengths",
     "key.unravelled": "short to long paths",
     # lesions
     "lesions.title": "Of the accuracy, {clauses}",
