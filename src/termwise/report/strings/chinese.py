@@ -46,6 +46,11 @@ CHINESE: dict[str, str] = {
     "compare.each": "训练过程中，{changes}（95% 区间，基于 {samples} 个探测样本）。",
     "compare.seeds": "{network} 用 {count} 个随机种子各训练一次，平均路径长度的变化为 {move}（以{unit}计）。",
     "compare.data": "各次运行所用的数据不同：差异可能来自数据，而非网络。",
+    # three numbers
+    "numbers.mean": "平均路径长度（{unit}）",
+    "numbers.effective": "有效深度（{unit}）",
+    "numbers.accuracy": "探测集上的准确率",
+    "numbers.of": "{value} / {most}",
     # closure
     "closure.good": "各部分之和等于整体，误差不超过 {closure}。",
     "closure.bad": "各部分之和与整体相差 {closure}：下面的图不可信。",
@@ -104,7 +109,7 @@ CHINESE: dict[str, str] = {
     "triptych.shorter.count": "在 {count} 个网络中位于比平均更短的路径上",
     "triptych.longer.count": "在 {count} 个网络中位于比平均更长的路径上",
     "triptych.same.count": "在 {count} 个网络中位于长度接近平均的路径上",
-    "triptych.clause": "{network}（{value} [{low}, {high}]，全部路径平均 {paths}）",
+    "triptych.clause": "{network}（{value}\u00a0[{low},\u00a0{high}]，全部路径平均 {paths}）",
     "triptych.title.none": "每种长度有多少条路径，每条路径承载多少",
     "triptych.read": "自上而下：该长度的路径数；其中每条路径承载多少，即这些路径的范数占比除以路径数；二者之积，"
     "即这些路径的范数占比。误差线为 95% 区间（按样本计算）。同一长度的路径会相互抵消，单看一条路径看不出来："
@@ -157,7 +162,7 @@ CHINESE: dict[str, str] = {
     "ridge.falls.count": "在 {count}/{all} 个网络中减小",
     "ridge.rises.count": "在 {count}/{all} 个网络中增大",
     "ridge.stays.count": "在 {count}/{all} 个网络中没有可测的变化",
-    "ridge.peak": "{depth} [{low}, {high}]",
+    "ridge.peak": "{depth}\u00a0[{low},\u00a0{high}]",
     "ridge.peak.sure": "{depth}",
     "ridge.title.none": "若干次记录的谱，自上而下排列",
     "ridge.read": "每条山脊是一次记录的谱：各深度的范数占比，画成其所在步之上的高度；第一次记录在最后面，"
@@ -171,6 +176,9 @@ CHINESE: dict[str, str] = {
     "learned.title.one": "深度与学会时刻之间的 Kendall τ {taus}；单次运行没有区间，不作判定",
     "learned.tau": "在 {network} 中为 {tau}",
     "learned.tau.none": "在 {network} 中未知（有学会时刻的深度不足 {least} 个）",
+    "learned.tau.many": "在 {known}/{count} 个网络中为 {low} 至 {high}",
+    "learned.title.many": "{count} 个网络中，越深的项学会得越晚的有 {holds} 个，学会得越早的有 {fails} 个，"
+    "未定的有 {undecided} 个",
     "learned.neutral": "深度与学会时刻之间的 Kendall τ {tau}",
     "learned.holds": "{network} 中越深的项学会得越晚（τ 为 {tau} [{low}, {high}]，{seeds} 个随机种子）",
     "learned.fails": "{network} 中越深的项学会得越早（τ 为 {tau} [{low}, {high}]，{seeds} 个随机种子）",
@@ -212,9 +220,9 @@ CHINESE: dict[str, str] = {
     # unravelled
     "unravelled.title": "范数中最大的一份{clauses}",
     "unravelled.clause.route": "在 {network} 中{blocks}（{share}%）",
-    "unravelled.clause.length": "在 {network} 中走长度为 {length} 的路径（{share}%）",
+    "unravelled.clause.length": "在 {network} 中经由长度为 {length} 的路径（{share}%）",
     "unravelled.clause.none": "在 {network} 中没有明确的去向（至多 {share}%）",
-    "unravelled.through.none": "绕过所有的块",
+    "unravelled.through.none": "绕过所有块",
     "unravelled.through.one": "只经过第 {blocks} 块",
     "unravelled.through": "经过第 {blocks} 块",
     "unravelled.path": "{blocks}的路径",
@@ -254,12 +262,12 @@ CHINESE: dict[str, str] = {
     "key.lesion": "一种块的组合",
     "key.lesion.mean": "各组合的平均",
     # tiles
-    "tiles.title": "除去门控和初始权重本身造成的部分，越深的项{clauses}",
-    "tiles.title.gates": "除去门控本身造成的部分，越深的项{clauses}",
+    "tiles.title": "除去门控和初始权重本身造成的部分，随着深度增加，项{clauses}",
+    "tiles.title.gates": "除去门控本身造成的部分，随着深度增加，项{clauses}",
     "tiles.title.none": "各深度的项随输入变化得多快",
-    "tiles.clause.rougher": "在 {networks} 中越粗糙",
-    "tiles.clause.smoother": "在 {networks} 中越不粗糙",
-    "tiles.clause.neither": "在 {networks} 中没有明确地更粗糙",
+    "tiles.clause.rougher": "在 {networks} 中变得更粗糙",
+    "tiles.clause.smoother": "在 {networks} 中变得较不粗糙",
+    "tiles.clause.neither": "在 {networks} 中没有明确变得更粗糙",
     "tiles.over.shuffled": "取自其他输入的门控",
     "tiles.over.initial": "初始权重",
     "tiles.over.other": " {comparator} ",
@@ -300,7 +308,7 @@ CHINESE: dict[str, str] = {
     "degrees.falls.count": "在 {count}/{all} 个网络中下降",
     "degrees.rises.count": "在 {count}/{all} 个网络中上升",
     "degrees.stays.count": "在 {count}/{all} 个网络中没有可测的变化",
-    "degrees.share": "{share}% [{low},\u00a0{high}]",
+    "degrees.share": "{share}%\u00a0[{low},\u00a0{high}]",
     "degrees.read": "每条线是输出（作为输入的函数）的方差中某一多项式次数的占比，色带为 95% 区间（按输入圆周计算）。"
     "输入服从高斯分布，均值和协方差取自用来估计批归一化统计量的样本，并且在每次记录时相同，"
     "因此各次记录之间只有网络不同。次数是整个网络的次数，与深度无关。占比轴为平方根刻度。",
@@ -456,8 +464,8 @@ CHINESE: dict[str, str] = {
     "claims.found": "结果",
     "claims.expected": "预期",
     "claims.verdict": "判定",
-    "claims.interval": "[{low}, {high}]",
-    "claims.value": "{value} {interval}",
+    "claims.interval": "[{low},\u00a0{high}]",
+    "claims.value": "{value}\u00a0{interval}",
     "claims.read": "结果为各随机种子的平均值，方括号内为其 95% 区间。整个区间都在预期之内，预期成立；"
     "整个区间都在预期的同一侧之外，预期不成立；否则未定。",
     "claims.what.expectations": "预期",
@@ -595,11 +603,20 @@ CHINESE: dict[str, str] = {
     # notebook cards
     "card.closure": "闭合误差 {closure}：各部分之和等于整体。",
     "card.profile": "{samples} 个样本，单位 {unit}，{quality}。",
-    "card.timeline": "{records} 次记录，第 {first} 步至第 {last} 步，单位 {unit}，{samples} 个样本。",
+    "card.accuracy": "准确率 {accuracy}",
+    "card.loss": "平方误差 {loss}",
+    "card.agreement": "没有目标：准确率是与整个网络的一致率",
+    "card.cancellation": "各项范数之和是输出范数的 {cancellation} 倍：大于 1 时它们部分相消，范数反映不出来。",
+    "card.frozen": "冻结：{count} 次算子调用。",
+    "card.linearised": "线性化：{count} 次算子调用。",
+    "card.timeline": "{records} 次记录，第 {start} 步至第 {end} 步，单位 {unit}，{samples} 个样本。",
     "card.timeline.mean": "平均路径长度：第一次记录 {first}，最后一次 {last}。",
+    "card.ridges.alt": "{count} 次记录的范数占比随深度的分布，自上而下排列。平均路径长度在第 {start} 步为 {first}，"
+    "在第 {end} 步为 {last}。",
     "card.degrees": "方法：{method}。输入：{inputs}。输出的方差：{variance}。",
+    "card.ceiling": "上限 {ceiling}：高斯核在同样的成分上所能解释的。",
+    "card.warning": "警告，{warning}",
     "card.spectrum.alt": "各深度的范数占比：{shares}。常数：源自输入的总和的 {constants}。",
     "card.degrees.alt": "各次数的方差占比：{shares}。",
     "card.share": "{label}：{share}",
-    "card.heat.alt": "各步、各深度的范数占比；平均路径长度在第 {start} 步为 {first}，在第 {end} 步为 {last}。",
 }
