@@ -204,10 +204,11 @@ def test_everything_can_be_reached_by_keyboard(chromium: Any, run: Path) -> None
     """Every control is reached by the tab key, in the order of the page."""
     with headless.opened(chromium, write_page(run)) as (page, wrong):
         controls = page.locator("button:visible, summary:visible, input:visible, .chart, .branch").count()
+        kinds = "button, summary, input, .chart, .branch"
         seen: list[int] = []
         for _ in range(controls + 10):
             page.keyboard.press("Tab")
-            place = "[...document.querySelectorAll('button, summary, input, .chart, .branch')].indexOf(document.activeElement)"
+            place = f"[...document.querySelectorAll('{kinds}')].indexOf(document.activeElement)"
             seen.append(page.evaluate(place))
         reached = [at for at in seen if at >= 0]
         assert len(set(reached)) >= controls and reached[:controls] == sorted(reached[:controls])
