@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from termwise.report.charts import Figure, Shown
-from termwise.report.figures.common import Row, names, rows
+from termwise.report.figures.common import MANY, Row, names, rows
 from termwise.report.markup import Html, element
 from termwise.report.reading import Run
 from termwise.report.strings import clauses, integer, listing, percent, say, signed
@@ -65,7 +65,9 @@ def build(run: Run, tables: Tables) -> Figure | None:
 
     Networks whose paths are all one, or of one length, are left out.
     """
-    drawings, said, shown = [], [], [[], []]
+    drawings, said = [], []
+    by_route: list[dict[str, object]] = []
+    by_length: list[dict[str, object]] = []
     for index, name in enumerate(names(run)):
         routes = tables.finished.of("routes", network=index, origin="input")
         found = routes or _last(tables, index)
@@ -76,21 +78,27 @@ def build(run: Run, tables: Tables) -> Figure | None:
         drawings.append(_panel(name, _detail(found, blocks), draw(name, branches, blocks)))
         said.append(_clause(name, found, routes=bool(routes)))
         own = {"network": index, "origin": "input"}
-        shown[not routes].append(own if routes else own | {"step": found[0]["step"]})
+        if routes:
+            by_route.append(own)
+        else:
+            by_length.append(own | {"step": found[0]["step"]})
     if not drawings:
         return None
-    of_routes, of_lengths = shown
-    several = bool(of_routes and of_lengths)
-    tables_ = [
-        Shown("routes", [*COLUMNS, *ALIGNED], tuple(of_routes), "routes" if several else ""),
-        Shown("spectrum", LENGTHS, tuple(of_lengths), "lengths" if several else ""),
-    ]
-    title = say("unravelled.title", clauses=clauses(said))
-    read = say("unravelled.read.routes" if of_routes else "unravelled.read.lengths")
-    kept = tuple(each for each in tables_ if each.where)
-    return Figure(
-        "unravelled", title, read, [], [("ramp depth", say("key.unravelled"))], kept, drawings=tuple(drawings)
+    title = say("unravelled.title", clauses=clauses(said)) if len(said) <= MANY else say("unravelled.title.many")
+    kind = "both" if by_route and by_length else "routes" if by_route else "lengths"
+    key = [("ramp depth", say("key.unravelled"))]
+    shown = _shown(by_route, by_length)
+    return Figure("unravelled", title, say(f"unravelled.read.{kind}"), [], key, shown, drawings=tuple(drawings))
+
+
+def _shown(by_route: list[dict[str, object]], by_length: list[dict[str, object]]) -> tuple[Shown, ...]:
+    """The rows of the routes, of the lengths, or of both under names that tell them apart."""
+    several = bool(by_route and by_length)
+    both = (
+        Shown("routes", [*COLUMNS, *ALIGNED], tuple(by_route), "routes" if several else ""),
+        Shown("spectrum", LENGTHS, tuple(by_length), "lengths" if several else ""),
     )
+    return tuple(each for each in both if each.where)
 
 
 def _last(tables: Tables, index: int) -> list[Row]:

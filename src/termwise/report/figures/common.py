@@ -6,7 +6,7 @@ median depth, when it moved by at least one layer); otherwise it says that there
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from termwise.report.charts import Shown
@@ -31,6 +31,11 @@ def names(run: Run) -> list[str]:
 def split(run: Run) -> list[int]:
     """The places of the networks whose paths are of several lengths: of the others there is nothing to see by depth."""
     return [i for i, network in enumerate(run.summary.networks) if network.shortest < network.longest]
+
+
+def some(found: Sequence[str]) -> str:
+    """Names of networks; of many their number."""
+    return listing(found) if len(found) <= MANY else say("some", count=len(found))
 
 
 def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:

@@ -11,9 +11,9 @@ import json
 from itertools import pairwise
 
 from termwise.report.charts import Figure, Panel, Spec, column_name, complete, depth_ticks, equal, tooltip, y_axis
-from termwise.report.figures.common import Row, behind, names, warnings
+from termwise.report.figures.common import Row, behind, names, some, warnings
 from termwise.report.reading import Run
-from termwise.report.strings import clauses, fixed, listing, percent, prose, say, signed
+from termwise.report.strings import clauses, fixed, percent, prose, say, signed
 from termwise.report.tables import Tables, rounded
 
 GAP, MARGIN = 0.25, 1.5  # between the tiles and the bars beside them, and these, in widths of a tile
@@ -61,7 +61,7 @@ def title(run: Run, tables: Tables) -> str:
             beside |= {row["comparator"] for row in trends}
     if not kinds:
         return say("tiles.title.none")
-    said = clauses([say(f"tiles.clause.{kind}", networks=listing(found)) for kind, found in kinds.items()])
+    said = clauses([say(f"tiles.clause.{kind}", networks=some(found)) for kind, found in kinds.items()])
     return say("tiles.title" if "initial" in beside else "tiles.title.gates", clauses=said)
 
 

@@ -41,6 +41,7 @@ CHINESE: dict[str, str] = {
     "conclusion.seed.many": "只有一个随机种子：{hypotheses} 均未定。",
     "and.long": "，",
     "sentence.gap": "",
+    "some": "{count} 个网络",
     # comparison
     "compare.eyebrow": "Termwise 比较：{count} 次运行",
     "compare.each": "训练过程中，{changes}（95% 区间，基于 {samples} 个探测样本）。",
@@ -219,6 +220,7 @@ CHINESE: dict[str, str] = {
     "key.chance": "随机猜测",
     # unravelled
     "unravelled.title": "范数中最大的一份{clauses}",
+    "unravelled.title.many": "各网络，画成它们所由相加的路径",
     "unravelled.clause.route": "在 {network} 中{blocks}（{share}%）",
     "unravelled.clause.length": "在 {network} 中经由长度为 {length} 的路径（{share}%）",
     "unravelled.clause.none": "在 {network} 中没有明确的去向（至多 {share}%）",
@@ -239,6 +241,9 @@ CHINESE: dict[str, str] = {
     "unravelled.detail.routes": "{paths}，按各自经过或绕过 {blocks} 个块来区分",
     "unravelled.alt": "{network} 画成从输入到输出的一股流，共 {count} 个分支。",
     "unravelled.read.routes": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，"
+    "最短的在最上面，在它经过的每个块的列上有一个圆点。分支的宽度是它在源自输入的部分的范数中的占比，取自训练结束时，"
+    "门控与整个网络中的相同。",
+    "unravelled.read.both": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，"
     "最短的在最上面，在它经过的每个块的列上有一个圆点；块数超过四的网络，一个分支是同一长度的所有路径，每一步一颗珠子。"
     "分支的宽度是它在源自输入的部分的范数中的占比，取自训练结束时，门控与整个网络中的相同。",
     "unravelled.read.lengths": "网络是其各条路径之和。流的一个分支是同一长度的所有路径，最短的在最上面，"
@@ -246,6 +251,7 @@ CHINESE: dict[str, str] = {
     "key.unravelled": "从短路径到长路径",
     # lesions
     "lesions.title": "准确率方面，{clauses}",
+    "lesions.title.many": "切除任意一块之后，{count} 个网络各保留其准确率的 {least}% 至 {most}%",
     "lesions.title.none": "切除一部分块之后，各网络的准确率如何",
     "lesions.clause": "{network} 切除 {blocks} 个块中的任何一个后保留 {least}% 至 {most}%",
     "lesions.clause.same": "{network} 切除 {blocks} 个块中的任何一个后都保留 {least}%",

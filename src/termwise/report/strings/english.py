@@ -42,6 +42,7 @@ ENGLISH: dict[str, str] = {
     "conclusion.seed.many": "One seed: {hypotheses} stay undecided.",
     "and.long": ", and ",
     "sentence.gap": " ",
+    "some": "{count} networks",
     # comparison
     "compare.eyebrow": "Termwise comparison of {count} runs",
     "compare.each": "While training, {changes} (95 % intervals over {samples} probe samples).",
@@ -235,6 +236,7 @@ ENGLISH: dict[str, str] = {
     "key.chance": "chance",
     # unravelled
     "unravelled.title": "The largest share of the norm goes {clauses}",
+    "unravelled.title.many": "The networks as the paths that they are sums of",
     "unravelled.clause.route": "{blocks} in {network} ({share}\u00a0%)",
     "unravelled.clause.length": "along paths of length {length} in {network} ({share}\u00a0%)",
     "unravelled.clause.none": "no clear way in {network} ({share}\u00a0% at the most)",
@@ -255,7 +257,11 @@ ENGLISH: dict[str, str] = {
     "unravelled.detail.routes": "{paths}, by the {blocks} blocks that each passes or passes by",
     "unravelled.alt": "{network} drawn as a stream from the input to the output, in {count} branches.",
     "unravelled.read.routes": "The network is the sum of its paths: each block may be passed or passed by. A branch "
-    "of the stream is one path, the shortest at the top, with a dot in the column of each block that it passes; of a "
+    "of the stream is one path, the shortest at the top, with a dot in the column of each block that it passes. Its "
+    "width is its share of the norm of what is born of the input, when the training was over, with gates as they are "
+    "in the whole network.",
+    "unravelled.read.both": "The network is the sum of its paths: each block may be passed or passed by. A branch of "
+    "the stream is one path, the shortest at the top, with a dot in the column of each block that it passes; of a "
     "network of more than four blocks it is all paths of one length, with a bead for each step. Its width is its share "
     "of the norm of what is born of the input, when the training was over, with gates as they are in the whole "
     "network.",
@@ -265,6 +271,8 @@ ENGLISH: dict[str, str] = {
     "key.unravelled": "short to long paths",
     # lesions
     "lesions.title": "Of the accuracy, {clauses}",
+    "lesions.title.many": "Without one of its blocks each of {count} networks keeps {least} to {most}\u00a0% of its "
+    "accuracy",
     "lesions.title.none": "How accurate the networks are without some of their blocks",
     "lesions.clause": "{network} keeps {least} to {most}\u00a0% without any one of its {blocks} blocks",
     "lesions.clause.same": "{network} keeps {least}\u00a0% without any one of its {blocks} blocks",
