@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
+from snapshots import snapshot, unchanged
 from termwise import nets
 from termwise.data import DataSet
 from termwise.degree.terms import depth_degrees
@@ -147,14 +146,12 @@ def test_what_cannot_be_measured_is_told_and_ends_nothing(caplog: pytest.LogCapt
 
 def test_the_model_and_the_random_states_are_left_as_found() -> None:
     model = network().train()
-    before = copy.deepcopy(model.state_dict())
-    state, legacy = torch.get_rng_state(), np.random.get_state()[1]
+    before = snapshot(model)
     first = measured(model, degrees=True)
-    assert torch.equal(state, torch.get_rng_state()) and (np.random.get_state()[1] == legacy).all()
+    unchanged(before, snapshot(model))
     torch.manual_seed(5)
     again = measured(model, degrees=True)
     assert {k: t.rows() for k, t in first.tables.items()} == {k: t.rows() for k, t in again.tables.items()}
-    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_it_is_measured_once_for_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,7 +268,7 @@ def test_figures_are_drawn_and_fit(chromium: Any, run: Path, width: int) -> None
             assert section.locator(".panels svg").count() == 2
             for i in range(2):
                 box = section.locator(".panels svg").nth(i).bounding_box()
-                assert box["width"] > 280 and box["x"] >= 0 and box["x"] + box["width"] <= width
+                assert box is not None and box["width"] > 280 and box["x"] >= 0 and box["x"] + box["width"] <= width
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         section = page.locator("section[data-figure=unravelled]")
         section.locator("summary").first.click()

@@ -53,8 +53,8 @@ def ways(node: Node) -> list[tuple[tuple[bool, ...], tuple[Affine, ...]]]:
         passed = ((False, node.shortcut), (True, node.branch))
         return [((took,), maps) for took, side in passed for _, maps in ways(side)]
     if isinstance(node, FrozenDense):
-        own = [((False,), (node.place_own,))]
-        return own + [((True,), (*maps, node.place_new)) for _, maps in ways(node.branch)]
+        found = [((False,), (node.place_own,))]
+        return [*found, *(((True,), (*maps, node.place_new)) for _, maps in ways(node.branch))]
     assert isinstance(node, Affine)
     return [((), (node,))]
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from termwise.report.charts import Figure, Shown
-from termwise.report.figures.common import Row, names, rows
+from termwise.report.figures.common import MANY, Row, names, rows
 from termwise.report.markup import Html, element
 from termwise.report.reading import Run
-from termwise.report.strings import integer, listing, percent, say, signed
+from termwise.report.strings import clauses, integer, listing, percent, say, signed
 from termwise.report.tables import Tables
 
 WIDTH = 480.0
@@ -65,7 +65,9 @@ def build(run: Run, tables: Tables) -> Figure | None:
 
     Networks whose paths are all one, or of one length, are left out.
     """
-    drawings, clauses, shown = [], [], [[], []]
+    drawings, said = [], []
+    by_route: list[dict[str, object]] = []
+    by_length: list[dict[str, object]] = []
     for index, name in enumerate(names(run)):
         routes = tables.finished.of("routes", network=index, origin="input")
         found = routes or _last(tables, index)
@@ -74,23 +76,29 @@ def build(run: Run, tables: Tables) -> Figure | None:
         branches = _routes(found) if routes else _lengths(found)
         blocks = 1 + max((place for branch in branches for place in branch.stations), default=-1)
         drawings.append(_panel(name, _detail(found, blocks), draw(name, branches, blocks)))
-        clauses.append(_clause(name, found, routes=bool(routes)))
+        said.append(_clause(name, found, routes=bool(routes)))
         own = {"network": index, "origin": "input"}
-        shown[not routes].append(own if routes else own | {"step": found[0]["step"]})
+        if routes:
+            by_route.append(own)
+        else:
+            by_length.append(own | {"step": found[0]["step"]})
     if not drawings:
         return None
-    of_routes, of_lengths = shown
-    several = bool(of_routes and of_lengths)
-    tables_ = [
-        Shown("routes", [*COLUMNS, *ALIGNED], tuple(of_routes), say("unravelled.table.routes") if several else ""),
-        Shown("spectrum", LENGTHS, tuple(of_lengths), say("unravelled.table.lengths") if several else ""),
-    ]
-    title = say("unravelled.title", clauses=listing(clauses))
-    read = say("unravelled.read.routes" if of_routes else "unravelled.read.lengths")
-    kept = tuple(each for each in tables_ if each.where)
-    return Figure(
-        "unravelled", title, read, [], [("ramp depth", say("key.unravelled"))], kept, drawings=tuple(drawings)
+    title = say("unravelled.title", clauses=clauses(said)) if len(said) <= MANY else say("unravelled.title.many")
+    kind = "both" if by_route and by_length else "routes" if by_route else "lengths"
+    key = [("ramp depth", say("key.unravelled"))]
+    shown = _shown(by_route, by_length)
+    return Figure("unravelled", title, say(f"unravelled.read.{kind}"), [], key, shown, drawings=tuple(drawings))
+
+
+def _shown(by_route: list[dict[str, object]], by_length: list[dict[str, object]]) -> tuple[Shown, ...]:
+    """The rows of the routes, of the lengths, or of both under names that tell them apart."""
+    several = bool(by_route and by_length)
+    both = (
+        Shown("routes", [*COLUMNS, *ALIGNED], tuple(by_route), "routes" if several else ""),
+        Shown("spectrum", LENGTHS, tuple(by_length), "lengths" if several else ""),
     )
+    return tuple(each for each in both if each.where)
 
 
 def _last(tables: Tables, index: int) -> list[Row]:
@@ -144,7 +152,7 @@ def _routes(found: list[Row]) -> list[Branch]:
         numbers = [_share(row), say("unravelled.aligned", share=signed(_plain(row["aligned_share"])))]
         name = say("unravelled.path", blocks=_through(_places(row)))
         tone = _tone(row["length"], longest + 1)
-        branches.append(Branch(name, listing(numbers), row["norm_share"] or 0.0, tone, _places(row)))
+        branches.append(Branch(name, clauses(numbers), row["norm_share"] or 0.0, tone, _places(row)))
     return branches
 
 
@@ -161,7 +169,7 @@ def _lengths(found: list[Row]) -> list[Branch]:
         name = say("unravelled.length", length=first) if one else say("unravelled.lengths", first=first, last=last)
         told = _share(group[0]) if one else say("unravelled.share.plain", share=percent(share))
         tone, beads = _tone(place, len(groups)), first if one and first <= BEADS else 0
-        branches.append(Branch(name, listing([told, counted]), share, tone, beads=beads))
+        branches.append(Branch(name, clauses([told, counted]), share, tone, beads=beads))
     return branches
 
 

@@ -6,11 +6,12 @@ median depth, when it moved by at least one layer); otherwise it says that there
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from termwise.report.charts import Shown
 from termwise.report.reading import Columns, Run
-from termwise.report.strings import clauses, listing, say
+from termwise.report.strings import clauses, listing, say, sentences
 
 Row = dict[str, Any]
 MANY = 3  # networks: beyond, a title counts them
@@ -32,6 +33,11 @@ def split(run: Run) -> list[int]:
     return [i for i, network in enumerate(run.summary.networks) if network.shortest < network.longest]
 
 
+def some(found: Sequence[str]) -> str:
+    """Names of networks; of many their number."""
+    return listing(found) if len(found) <= MANY else say("some", count=len(found))
+
+
 def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:
     """One clause for each kind of move, (kind, first, last, network): its networks listed, or many of them counted."""
     said = []
@@ -43,6 +49,11 @@ def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:
         ends = [say(key, first=first, last=last, network=name) for k, first, last, name in moves if k == kind]
         said.append(say(f"{prefix}.{kind}", ends=listing(ends)))
     return clauses(said)
+
+
+def warnings(kinds: Iterable[str]) -> str:
+    """What estimators warn of, by the names that they give it, in the language that is spoken."""
+    return listing([sentences().get(f"warning.{kind}", kind) for kind in kinds])
 
 
 def behind(source: str, columns: list[str], **where: str) -> tuple[Shown, ...]:

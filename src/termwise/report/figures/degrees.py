@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from termwise.report.charts import Figure, Panel, Spec, complete, equal, gap, lit, step_x, target, tooltip, y_axis
-from termwise.report.figures.common import Row, behind, moved, names, rows
+from termwise.report.figures.common import Row, behind, moved, names, rows, warnings
 from termwise.report.reading import MEAN_DEGREE, Columns, Run
 from termwise.report.strings import fixed, integer, listing, percent, prose, say, sentences
 from termwise.report.tables import Tables, rounded
@@ -85,12 +85,11 @@ _ENDS = {"value": "", "low": "_low", "high": "_high"}
 def reading(table: Columns) -> str:
     """How to read the figure, and at how many records the estimator warned of what."""
     records: dict[tuple[int, int], str] = {}
-    for network, step, warnings in zip(table["network"], table["step"], table["warnings"], strict=True):
-        records[network, step] = warnings or ""
+    for network, step, words in zip(table["network"], table["step"], table["warnings"], strict=True):
+        records[network, step] = words or ""
     warned = [text for text in records.values() if text]
     kinds = dict.fromkeys(kind for text in warned for kind in text.split(", "))
-    named = listing([sentences().get(f"warning.{kind}", kind) for kind in kinds])
-    told = say("degrees.warned", count=len(warned), all=len(records), kinds=named) if warned else ""
+    told = say("degrees.warned", count=len(warned), all=len(records), kinds=warnings(kinds)) if warned else ""
     return prose(say("degrees.read"), told)
 
 

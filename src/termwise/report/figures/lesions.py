@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from termwise.report.charts import Figure, Panel, Spec, column_name, complete, equal, tooltip, y_axis
-from termwise.report.figures.common import Row, behind, names
+from termwise.report.figures.common import MANY, Row, behind, names
 from termwise.report.reading import Run
-from termwise.report.strings import fixed, listing, say
+from termwise.report.strings import clauses, fixed, listing, say
 from termwise.report.tables import Tables, rounded
 
 COLUMNS = ["network", "removed", "draw", "gone", "accuracy", "loss", "mean_accuracy"]
@@ -33,24 +33,27 @@ def build(run: Run, tables: Tables) -> Figure | None:
 
 def title(found: list[tuple[str, list[Row]]], chance: float) -> str:
     """What is left of each network's accuracy when one of its blocks is taken away."""
-    clauses = []
+    said, every = [], []
     for name, own in found:
         whole, blocks = _of(own, 0)[0]["accuracy"], max(row["removed"] for row in own)
         single = _of(own, 1)
         if whole <= 1.5 * chance:
             continue  # there is nothing to lose
         kept = [row["accuracy"] / whole for row in single]
+        every += kept
         first = single[0]
         words = {"network": name, "blocks": blocks, "least": _percent(min(kept)), "most": _percent(max(kept))}
         if blocks == 1:
-            clauses.append(say("lesions.clause.only", network=name, kept=_percent(kept[0])))
+            said.append(say("lesions.clause.only", network=name, kept=_percent(kept[0])))
         elif first["exhaustive"]:
             same = words["least"] == words["most"]
-            clauses.append(say("lesions.clause.same" if same else "lesions.clause", **words))
+            said.append(say("lesions.clause.same" if same else "lesions.clause", **words))
         else:
             ends = {end: _percent(first[f"mean_accuracy_{end}"] / whole) for end in ("low", "high")}
-            clauses.append(say("lesions.clause.mean", **words, kept=_percent(sum(kept) / len(kept)), **ends))
-    return say("lesions.title", clauses=listing(clauses)) if clauses else say("lesions.title.none")
+            said.append(say("lesions.clause.mean", **words, kept=_percent(sum(kept) / len(kept)), **ends))
+    if len(said) > MANY:
+        return say("lesions.title.many", least=_percent(min(every)), most=_percent(max(every)), count=len(said))
+    return say("lesions.title", clauses=clauses(said)) if said else say("lesions.title.none")
 
 
 def _of(own: list[Row], removed: int) -> list[Row]:

@@ -11,9 +11,9 @@ import json
 from itertools import pairwise
 
 from termwise.report.charts import Figure, Panel, Spec, column_name, complete, depth_ticks, equal, tooltip, y_axis
-from termwise.report.figures.common import Row, behind, names
+from termwise.report.figures.common import Row, behind, names, some, warnings
 from termwise.report.reading import Run
-from termwise.report.strings import fixed, listing, percent, say, signed
+from termwise.report.strings import clauses, fixed, percent, prose, say, signed
 from termwise.report.tables import Tables, rounded
 
 GAP, MARGIN = 0.25, 1.5  # between the tiles and the bars beside them, and these, in widths of a tile
@@ -61,8 +61,8 @@ def title(run: Run, tables: Tables) -> str:
             beside |= {row["comparator"] for row in trends}
     if not kinds:
         return say("tiles.title.none")
-    clauses = listing([say(f"tiles.clause.{kind}", networks=listing(found)) for kind, found in kinds.items()])
-    return say("tiles.title" if "initial" in beside else "tiles.title.gates", clauses=clauses)
+    said = clauses([say(f"tiles.clause.{kind}", networks=some(found)) for kind, found in kinds.items()])
+    return say("tiles.title" if "initial" in beside else "tiles.title.gates", clauses=said)
 
 
 def _kind(trends: list[Row]) -> str:
@@ -81,7 +81,7 @@ def detail(tables: Tables, index: int) -> str:
             ends = {end: signed(fixed(100 * row[name], 2)) for end, name in _ENDS.items() if row[name] is not None}
             if len(ends) == len(_ENDS):
                 told.append(say("tiles.excess", **ends, over=say(key, comparator=row["comparator"])))
-    return say("tiles.detail", excesses=listing(told)) if told else ""
+    return say("tiles.detail", excesses=clauses(told)) if told else ""
 
 
 _ENDS = {"value": "excess", "low": "excess_low", "high": "excess_high"}
@@ -90,8 +90,8 @@ _ENDS = {"value": "excess", "low": "excess_low", "high": "excess_high"}
 def reading(tables: Tables) -> str:
     """How to read the figure, and of what the estimator warned."""
     kinds = dict.fromkeys(k for row in tables.finished.of("trends") for k in row["warnings"].split(", ") if k)
-    told = say("tiles.warned", kinds=listing(list(kinds))) if kinds else ""
-    return f"{say('tiles.read')} {told}".strip()
+    told = say("tiles.warned", kinds=warnings(kinds)) if kinds else ""
+    return prose(say("tiles.read"), told)
 
 
 def alternative(network: str, own: list[Row]) -> str:
@@ -102,7 +102,7 @@ def alternative(network: str, own: list[Row]) -> str:
         say("tiles.alt.term", depth=row["depth"], weight=percent(row["weight"]), share=percent(row["share"]))
         for row in heavy
     ]
-    return say("tiles.alt", network=network, terms=listing(told))
+    return say("tiles.alt", network=network, terms=clauses(told))
 
 
 def _spec(index: int, own: list[Row], bands: dict[int, str], most: float) -> Spec:

@@ -21,8 +21,8 @@ CHINESE: dict[str, str] = {
     "noscript": "图由本文件内的脚本绘制；脚本不运行时，只显示文字和表格。",
     # conclusion
     "conclusion.trained": "训练过程中，{changes}；{end}（95% 区间，基于 {samples} 个探测样本）。",
-    "conclusion.traced": "从第 {first} 步的检查点到第 {last} 步的检查点，{changes}；{end}（95% 区间，基于 {samples} 个"
-    "探测样本）。",
+    "conclusion.traced": "从第 {first} 步的检查点到第 {last} 步的检查点，{changes}；{end}（95% 区间，"
+    "基于 {samples} 个探测样本）。",
     "conclusion.change.only": "{subject}始终为 {length}（只有这一种长度）",
     "conclusion.change.falls": "{subject}从 {before} 降到 {after}（最长 {longest}）",
     "conclusion.change.rises": "{subject}从 {before} 升到 {after}（最长 {longest}）",
@@ -31,8 +31,8 @@ CHINESE: dict[str, str] = {
     "conclusion.subject.other": "{network} ",
     "conclusion.end.one": "最终准确率为 {accuracy}",
     "conclusion.end.many": "最终准确率为 {accuracies}",
-    "conclusion.end.same": "最终 {one} 与 {other} 的长短无法区分（相差 {difference}），准确率分别为 {accuracy} 和 "
-    "{other_accuracy}",
+    "conclusion.end.same": "最终 {one} 与 {other} 的长短无法区分（相差 {difference}），"
+    "准确率分别为 {accuracy} 和 {other_accuracy}",
     "conclusion.end.shorter": "最终 {one} 比 {other} 短 {difference}，准确率分别为 {accuracy} 和 {other_accuracy}",
     "conclusion.accuracy": "{network} {accuracy}",
     "conclusion.counted": "若把常数的路径也计入，平均路径长度则为 {means}。",
@@ -41,15 +41,22 @@ CHINESE: dict[str, str] = {
     "conclusion.seed.many": "只有一个随机种子：{hypotheses} 均未定。",
     "and.long": "，",
     "sentence.gap": "",
+    "some": "{count} 个网络",
     # comparison
     "compare.eyebrow": "Termwise 比较：{count} 次运行",
     "compare.each": "训练过程中，{changes}（95% 区间，基于 {samples} 个探测样本）。",
     "compare.seeds": "{network} 用 {count} 个随机种子各训练一次，平均路径长度的变化为 {move}（以{unit}计）。",
     "compare.data": "各次运行所用的数据不同：差异可能来自数据，而非网络。",
+    # three numbers
+    "numbers.mean": "平均路径长度（{unit}）",
+    "numbers.effective": "有效深度（{unit}）",
+    "numbers.accuracy": "探测集上的准确率",
+    "numbers.of": "{value} / {most}",
     # closure
     "closure.good": "各部分之和等于整体，误差不超过 {closure}。",
     "closure.bad": "各部分之和与整体相差 {closure}：下面的图不可信。",
-    "closure.note": "相对误差 |c + Σ 各项 − 输出| / |输出|，取 {networks} 全部记录中的最大值。float32 下应低于 {tolerance}。",
+    "closure.note": "相对误差 |c + Σ 各项 − 输出| / |输出|，取 {networks} 全部记录中的最大值。"
+    "float32 下应低于 {tolerance}。",
     "closure.tolerance": "float32 上限 {tolerance}",
     "closure.label": "闭合误差（对数刻度）：{values}；上限 {tolerance}。",
     # controls
@@ -77,11 +84,11 @@ CHINESE: dict[str, str] = {
     "spectrum.range": "在 {network} 中位于深度 {low} 至 {high}",
     "spectrum.range.one": "在 {network} 中位于深度 {low}",
     "spectrum.title.plain": "{networks} 从输入出发的路径都只有一种长度，没有可拆分的",
-    "spectrum.read": "柱：源自输入、恰好经过横轴所示{unit}数的部分，在输出范数中的占比；误差线为 95% 区间（按样本计算）。"
-    "常数（偏置、归一化的平移量）以同一刻度画在旁边，以源自输入的总和为单位，不计入其中。背景：该长度的路径在全部路径中的"
-    "占比。标题说的是最后一次记录。",
-    "spectrum.alt": "{network}，{step}：共 {count} 项，深度 {shortest} 至 {longest}；范数占比最大的是深度 {depth}，为 "
-    "{share}；路径最多的是深度 {mode}，占 {paths}。{constants}",
+    "spectrum.read": "柱：源自输入、恰好经过横轴所示{unit}数的部分，在输出范数中的占比；"
+    "误差线为 95% 区间（按样本计算）。常数（偏置、归一化的平移量）以同一刻度画在旁边，以源自输入的总和为单位，"
+    "不计入其中。背景：该长度的路径在全部路径中的占比。标题说的是最后一次记录。",
+    "spectrum.alt": "{network}，{step}：共 {count} 项，深度 {shortest} 至 {longest}；范数占比最大的是深度 {depth}，"
+    "为 {share}；路径最多的是深度 {mode}，占 {paths}。{constants}",
     "spectrum.alt.constants": "常数：源自输入的总和的 {share} 倍。",
     "spectrum.axis": "占比",
     "depth.axis": "深度（路径上的{unit}数）",
@@ -100,19 +107,24 @@ CHINESE: dict[str, str] = {
     "triptych.shorter": "在 {clauses}中位于比平均更短的路径上",
     "triptych.longer": "在 {clauses}中位于比平均更长的路径上",
     "triptych.same": "在 {clauses}中位于长度接近平均的路径上",
-    "triptych.clause": "{network}（{value} [{low}, {high}]，全部路径平均 {paths}）",
+    "triptych.shorter.count": "在 {count} 个网络中位于比平均更短的路径上",
+    "triptych.longer.count": "在 {count} 个网络中位于比平均更长的路径上",
+    "triptych.same.count": "在 {count} 个网络中位于长度接近平均的路径上",
+    "triptych.clause": "{network}（{value}\u00a0[{low},\u00a0{high}]，全部路径平均 {paths}）",
     "triptych.title.none": "每种长度有多少条路径，每条路径承载多少",
-    "triptych.read": "自上而下：该长度的路径数；其中每条路径承载多少，即这些路径的范数占比除以路径数；二者之积，即这些"
-    "路径的范数占比。误差线为 95% 区间（按样本计算）。同一长度的路径会相互抵消，单看一条路径看不出来：这里取的是它们之和"
-    "的大小，再平均分给每一条。标题说的是最后一次记录和图中的两条竖线，长度以{unit}计。",
-    "triptych.alt": "{network}，{step}：路径最多的是深度 {mode}，有 {paths} 条；每条路径的范数占比：{sizes}；范数占比最大的"
-    "是深度 {depth}，为 {share}。",
+    "triptych.read": "自上而下：该长度的路径数；其中每条路径承载多少，即这些路径的范数占比除以路径数；二者之积，"
+    "即这些路径的范数占比。误差线为 95% 区间（按样本计算）。同一长度的路径会相互抵消，单看一条路径看不出来："
+    "这里取的是它们之和的大小，再平均分给每一条。标题说的是最后一次记录和图中的两条竖线，长度以{unit}计。",
+    "triptych.alt": "{network}，{step}：路径最多的是深度 {mode}，有 {paths} 条；每条路径的范数占比：{sizes}；"
+    "范数占比最大的是深度 {depth}，为 {share}。",
     "triptych.alt.size": "深度 {depth} 为 {size}",
     "triptych.paths": "路径数（对数）",
     "triptych.size": "× 每条路径的范数占比（对数）",
     "triptych.share": "= 全部路径的范数占比",
-    "triptych.table.norms": "范数",
-    "triptych.table.paths": "路径",
+    "table.norms": "范数",
+    "table.paths": "路径",
+    "table.routes": "路线",
+    "table.lengths": "长度",
     "key.mean.paths": "全部路径的平均长度",
     "key.mean.norm": "按范数占比的平均路径长度",
     # heat map
@@ -132,10 +144,10 @@ CHINESE: dict[str, str] = {
     "move.ends": "{network}（从 {first} 到 {last}）",
     "move.end": "{network}（{last}）",
     "heat.read": "每一列是一次记录：源自输入的各项，其范数在各深度上如何分布，颜色的含义见图例。线：其下各有 10%、50%、"
-    "90% 的范数的深度。上方：探测集上的损失。横轴为对数刻度；第 0 步单独放在断口左侧。每一格延伸到与下一次记录、与下一个"
-    "有路径的深度之间的中点。",
-    "heat.alt": "{network}：从第 {first} 步到第 {last} 步，损失从 {loss_first} 变为 {loss_last}；一半的范数起初位于深度 "
-    "{p50_first} 及以下，最终位于深度 {p50_last} 及以下（10% 至 90%：深度 {p10} 至 {p90}）。",
+    "90% 的范数的深度。上方：探测集上的损失。横轴为对数刻度；第 0 步单独放在断口左侧。每一格延伸到与下一次记录、"
+    "与下一个有路径的深度之间的中点。",
+    "heat.alt": "{network}：从第 {first} 步到第 {last} 步，损失从 {loss_first} 变为 {loss_last}；"
+    "一半的范数起初位于深度 {p50_first} 及以下，最终位于深度 {p50_last} 及以下（10% 至 90%：深度 {p10} 至 {p90}）。",
     "heat.ramp": "范数占比 0 至 {most}",
     "key.median": "中位数",
     "key.quantiles": "10% 和 90%",
@@ -151,11 +163,11 @@ CHINESE: dict[str, str] = {
     "ridge.falls.count": "在 {count}/{all} 个网络中减小",
     "ridge.rises.count": "在 {count}/{all} 个网络中增大",
     "ridge.stays.count": "在 {count}/{all} 个网络中没有可测的变化",
-    "ridge.peak": "{depth} [{low}, {high}]",
+    "ridge.peak": "{depth}\u00a0[{low},\u00a0{high}]",
     "ridge.peak.sure": "{depth}",
     "ridge.title.none": "若干次记录的谱，自上而下排列",
-    "ridge.read": "每条山脊是一次记录的谱：各深度的范数占比，画成其所在步之上的高度；第一次记录在最后面，最后一次在最"
-    "前面。圆点是平均路径长度。方括号内：按各占比的 95% 区间，谱峰可能所在的深度。",
+    "ridge.read": "每条山脊是一次记录的谱：各深度的范数占比，画成其所在步之上的高度；第一次记录在最后面，"
+    "最后一次在最前面。圆点是平均路径长度。方括号内：按各占比的 95% 区间，谱峰可能所在的深度。",
     "ridge.read.some": "图中没有画出全部记录，只画出其中在对数横轴上分布均匀的若干次。",
     "ridge.ramp": "从第一次到最后一次记录",
     "ridge.axis": "步",
@@ -165,16 +177,19 @@ CHINESE: dict[str, str] = {
     "learned.title.one": "深度与学会时刻之间的 Kendall τ {taus}；单次运行没有区间，不作判定",
     "learned.tau": "在 {network} 中为 {tau}",
     "learned.tau.none": "在 {network} 中未知（有学会时刻的深度不足 {least} 个）",
+    "learned.tau.many": "在 {known}/{count} 个网络中为 {low} 至 {high}",
+    "learned.title.many": "{count} 个网络中，越深的项学会得越晚的有 {holds} 个，学会得越早的有 {fails} 个，"
+    "未定的有 {undecided} 个",
     "learned.neutral": "深度与学会时刻之间的 Kendall τ {tau}",
     "learned.holds": "{network} 中越深的项学会得越晚（τ 为 {tau} [{low}, {high}]，{seeds} 个随机种子）",
     "learned.fails": "{network} 中越深的项学会得越早（τ 为 {tau} [{low}, {high}]，{seeds} 个随机种子）",
-    "learned.undecided": "{network} 中越深的项是否学会得越晚，仍未定（Kendall τ 为 {tau} [{low}, {high}]，{seeds} 个随机"
-    "种子）",
-    "learned.few": "深度与学会时刻之间的 Kendall τ 在 {network} 中为 {tau} [{low}, {high}]：只有 {seeds} 个随机种子，不足 "
-    "{least} 个不作判定",
+    "learned.undecided": "{network} 中越深的项是否学会得越晚，仍未定（Kendall τ 为 {tau} [{low}, {high}]，"
+    "{seeds} 个随机种子）",
+    "learned.few": "深度与学会时刻之间的 Kendall τ 在 {network} 中为 {tau} [{low}, {high}]：只有 {seeds} 个随机种子，"
+    "不足 {least} 个不作判定",
     "learned.title.none": "各深度的项何时学会：有学会时刻的不足 {least} 项，排不出先后",
-    "learned.read": "圆点是一项的损失贡献累积到一半时的步，线段从 10% 到 90%；圆点越大，该项在全部贡献中的占比越大。占比"
-    "不足 2% 的项没有学会时刻；不止一次越过的水平略去不计。越深的项学会得越晚，则 τ 大于 0，反之小于 0。",
+    "learned.read": "圆点是一项的损失贡献累积到一半时的步，线段从 10% 到 90%；圆点越大，该项在全部贡献中的占比越大。"
+    "占比不足 2% 的项没有学会时刻；不止一次越过的水平略去不计。越深的项学会得越晚，则 τ 大于 0，反之小于 0。",
     "learned.warned": "贡献取决于记录的疏密：去掉一半的记录，贡献的变动在 {networks}；那里的时刻不宜尽信。",
     "learned.drift": "{network} 中达 {drift}",
     "learned.detail": "{all} 项中有 {known} 项有学会时刻，占全部贡献的 {share}",
@@ -192,10 +207,10 @@ CHINESE: dict[str, str] = {
     "truncated.clause.all": "{network} 须取全部的项",
     "truncated.clause.none": "{network} 的任何截断都不够",
     "truncated.title.none": "只保留短路径或只保留长路径时，网络的准确率如何",
-    "truncated.read": "只用展开式的一部分时，探测集上的准确率：常数与某一深度及以下的所有项，某一深度及以上的所有项，或仅"
-    "一项；色带为 95% 区间。曲线不一定单调，也未经平滑。标题说的是最后一次记录。",
-    "truncated.alt": "{network}，{step}：整个网络的准确率为 {full}；常数与深度 {shortest} 及以下的项达到 {head}，到居中的"
-    "深度 {middle} 时达到 {half}；仅取一项时最好的是深度 {best_depth}，达到 {best}。随机猜测为 {chance}。",
+    "truncated.read": "只用展开式的一部分时，探测集上的准确率：常数与某一深度及以下的所有项，某一深度及以上的所有项，"
+    "或仅一项；色带为 95% 区间。曲线不一定单调，也未经平滑。标题说的是最后一次记录。",
+    "truncated.alt": "{network}，{step}：整个网络的准确率为 {full}；常数与深度 {shortest} 及以下的项达到 {head}，"
+    "到居中的深度 {middle} 时达到 {half}；仅取一项时最好的是深度 {best_depth}，达到 {best}。随机猜测为 {chance}。",
     "truncated.axis": "准确率",
     "truncated.axis.depth": "深度 k",
     "key.head": "常数与 k 及以下的项",
@@ -203,6 +218,77 @@ CHINESE: dict[str, str] = {
     "key.alone": "仅第 k 项",
     "key.full": "整个网络",
     "key.chance": "随机猜测",
+    # unravelled
+    "unravelled.title": "范数中最大的一份{clauses}",
+    "unravelled.title.many": "各网络，画成它们所由相加的路径",
+    "unravelled.clause.route": "在 {network} 中{blocks}（{share}%）",
+    "unravelled.clause.length": "在 {network} 中经由长度为 {length} 的路径（{share}%）",
+    "unravelled.clause.none": "在 {network} 中没有明确的去向（至多 {share}%）",
+    "unravelled.through.none": "绕过所有块",
+    "unravelled.through.one": "只经过第 {blocks} 块",
+    "unravelled.through": "经过第 {blocks} 块",
+    "unravelled.path": "{blocks}的路径",
+    "unravelled.length": "长度为 {length} 的路径",
+    "unravelled.lengths": "长度为 {first} 至 {last} 的路径",
+    "unravelled.branch": "{name}：{numbers}",
+    "unravelled.share": "占范数的 {share}% [{low},\u00a0{high}]",
+    "unravelled.share.plain": "占范数的 {share}",
+    "unravelled.aligned": "占输出的 {share}%",
+    "unravelled.block": "第 {number} 块",
+    "unravelled.input": "输入",
+    "unravelled.output": "输出",
+    "unravelled.hint": "指向一个分支，或用 Tab 键逐个查看",
+    "unravelled.detail.routes": "{paths}，按各自经过或绕过 {blocks} 个块来区分",
+    "unravelled.alt": "{network} 画成从输入到输出的一股流，共 {count} 个分支。",
+    "unravelled.read.routes": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，"
+    "最短的在最上面，在它经过的每个块的列上有一个圆点。分支的宽度是它在源自输入的部分的范数中的占比，取自训练结束时，"
+    "门控与整个网络中的相同。",
+    "unravelled.read.both": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，"
+    "最短的在最上面，在它经过的每个块的列上有一个圆点；块数超过四的网络，一个分支是同一长度的所有路径，每一步一颗珠子。"
+    "分支的宽度是它在源自输入的部分的范数中的占比，取自训练结束时，门控与整个网络中的相同。",
+    "unravelled.read.lengths": "网络是其各条路径之和。流的一个分支是同一长度的所有路径，最短的在最上面，"
+    "每一步一颗珠子。分支的宽度是它在源自输入的部分的范数中的占比，取自最后一次记录，门控与整个网络中的相同。",
+    "key.unravelled": "从短路径到长路径",
+    # lesions
+    "lesions.title": "准确率方面，{clauses}",
+    "lesions.title.many": "切除任意一块之后，{count} 个网络各保留其准确率的 {least}% 至 {most}%",
+    "lesions.title.none": "切除一部分块之后，各网络的准确率如何",
+    "lesions.clause": "{network} 切除 {blocks} 个块中的任何一个后保留 {least}% 至 {most}%",
+    "lesions.clause.same": "{network} 切除 {blocks} 个块中的任何一个后都保留 {least}%",
+    "lesions.clause.only": "{network} 切除唯一的块后保留 {kept}%",
+    "lesions.clause.mean": "{network} 切除 {blocks} 个块中的一个后平均保留 {kept}% [{low},\u00a0{high}]",
+    "lesions.read": "训练结束后切除若干残差块，其余部分照原样运行，后面的各层看到的只是剩下的部分。圆点："
+    "随机抽取的块的组合；线为其平均，抽取的组合不是全部时带 95% 区间（按组合计算）。每幅图到全部块都切除为止。"
+    "图中显示的是：在带着全部块训练出来的网络里，这些块有多大冗余。",
+    "lesions.detail": "{count} 个残差块",
+    "lesions.detail.one": "1 个残差块",
+    "lesions.axis.removed": "切除的块数",
+    "lesions.alt": "{network}：切除不同块数后的平均准确率：{means}。随机猜测为 {chance}。",
+    "lesions.alt.mean": "切除 {removed} 块为 {accuracy}（{draws} 种组合）",
+    "key.lesion": "一种块的组合",
+    "key.lesion.mean": "各组合的平均",
+    # tiles
+    "tiles.title": "除去门控和初始权重本身造成的部分，随着深度增加，项{clauses}",
+    "tiles.title.gates": "除去门控本身造成的部分，随着深度增加，项{clauses}",
+    "tiles.title.none": "各深度的项随输入变化得多快",
+    "tiles.clause.rougher": "在 {networks} 中变得更粗糙",
+    "tiles.clause.smoother": "在 {networks} 中变得较不粗糙",
+    "tiles.clause.neither": "在 {networks} 中没有明确变得更粗糙",
+    "tiles.over.shuffled": "取自其他输入的门控",
+    "tiles.over.initial": "初始权重",
+    "tiles.over.other": " {comparator} ",
+    "tiles.detail": "每一步的百分点：{excesses}",
+    "tiles.excess": "比{over}多 {value}\u00a0[{low},\u00a0{high}]",
+    "tiles.read": "每一格是全部项的能量中属于某一深度、并沿高斯输入的圆周以这些频率变化的部分；"
+    "右侧和上方的柱是所在行和所在列之和，误差线为 95% 区间（按圆周计算）。以频率 m 变化的部分，次数至少为 m。"
+    "任何网络中，项都随深度变得更粗糙，因为门控相乘；网络名称下面写的是：每加深一步，项失去的最低频率（0 和 1）的能量，"
+    "比门控取自其他输入时、比权重为初始权重时多多少个百分点。单个网络不能作出判定。",
+    "tiles.warned": "估计器给出警告：{kinds}。",
+    "tiles.alt": "{network}：{terms}。",
+    "tiles.alt.term": "深度 {depth} 占全部项能量的 {weight}，其中 {share} 在频率 0 和 1",
+    "tiles.axis.frequency": "沿输入圆周的频率",
+    "key.tiles": "在全部项能量中的占比，0 至 {most}",
+    "key.tiles.margin": "合计",
     # mean depth
     "mean.title": "平均路径长度{moves}",
     "mean.falls": "在 {ends}中下降",
@@ -212,12 +298,12 @@ CHINESE: dict[str, str] = {
     "mean.rises.count": "在 {count}/{all} 个网络中上升",
     "mean.stays.count": "在 {count}/{all} 个网络中没有可测的变化",
     "mean.shorter": "；最终 {network} 较短",
-    "mean.read": "源自输入的各项的深度，按范数占比取平均，色带为 95% 区间（按样本计算）。常数若按深度拆分，则画成虚线："
+    "mean.read": "源自输入的各项的深度，按范数占比取平均，色带为 95% 区间（按样本计算）。常数若按深度拆分，则画成点线："
     "它们是另一回事，从不计入平均。",
     "mean.alt": "{network}：平均路径长度在第 {start} 步为 {first}，在第 {end} 步为 {last}。",
     "mean.alt.constants": "常数：{first} 和 {last}。",
     "mean.axis": "平均深度（{unit}）",
-    "key.constants.dashed": "常数（虚线）",
+    "key.constants.dotted": "常数（点线）",
     # degrees over training
     "degrees.title.move": "输出的方差中，关于输入的 {degree} 次成分{moves}",
     "degrees.title.still": "输出的方差中，关于输入的 {degree} 次成分{moves}",
@@ -228,10 +314,10 @@ CHINESE: dict[str, str] = {
     "degrees.falls.count": "在 {count}/{all} 个网络中下降",
     "degrees.rises.count": "在 {count}/{all} 个网络中上升",
     "degrees.stays.count": "在 {count}/{all} 个网络中没有可测的变化",
-    "degrees.share": "{share}% [{low},\u00a0{high}]",
-    "degrees.read": "每条线是输出（作为输入的函数）的方差中某一多项式次数的占比，色带为 95% 区间（按输入圆周计算）。输入服从高斯"
-    "分布，均值和协方差取自用来估计批归一化统计量的样本，并且在每次记录时相同，因此各次记录之间只有网络不同。次数是整个"
-    "网络的次数，与深度无关。占比轴为平方根刻度。",
+    "degrees.share": "{share}%\u00a0[{low},\u00a0{high}]",
+    "degrees.read": "每条线是输出（作为输入的函数）的方差中某一多项式次数的占比，色带为 95% 区间（按输入圆周计算）。"
+    "输入服从高斯分布，均值和协方差取自用来估计批归一化统计量的样本，并且在每次记录时相同，"
+    "因此各次记录之间只有网络不同。次数是整个网络的次数，与深度无关。占比轴为平方根刻度。",
     "degrees.warned": "{all} 次记录中有 {count} 次估计器给出警告（{kinds}）：这些记录的高次部分不宜尽信。",
     "warning.aliasing": "混叠",
     "warning.truncation": "截断",
@@ -283,13 +369,14 @@ CHINESE: dict[str, str] = {
     "meaning.doesnot": "它们不说明",
     "does.exact": "一项是从输入出发、经过给定{unit}数的所有路径之和，是精确值；其中每个门控（ReLU、归一化统计量、"
     "最大池化的选择）都固定在真实前向计算时的取值。没有任何抽样；上面的闭合误差即为检验。",
-    "does.constants": "常数单独列出。靠后的偏置位于短路径上，若与输入的路径一并计入，单是它们就足以造成“浅层优先”的假象。",
-    "does.eval": "网络以评估模式（eval）剖析，批归一化统计量在副本上重新估计：训练初期，滑动统计量落后于权重，仅此一点就"
-    "足以造成同样的假象。",
-    "asfound": "网络以评估模式（eval）剖析，批归一化统计量保持原样：训练初期，它们落后于权重，仅此一点就足以造成“浅层"
-    "优先”的假象。",
-    "doesnot.norm": "范数不反映相消。这里各项范数之和与输出范数之比为 {cancellation}，所以占比大不等于作用大；各深度的准确率"
-    "才是检验。",
+    "does.constants": "常数单独列出。靠后的偏置位于短路径上，若与输入的路径一并计入，单是它们就足以造成“浅层优先”的假"
+    "象。",
+    "does.eval": "网络以评估模式（eval）剖析，批归一化统计量在副本上重新估计：训练初期，滑动统计量落后于权重，"
+    "仅此一点就足以造成同样的假象。",
+    "asfound": "网络以评估模式（eval）剖析，批归一化统计量保持原样：训练初期，它们落后于权重，"
+    "仅此一点就足以造成“浅层优先”的假象。",
+    "doesnot.norm": "范数不反映相消。这里各项范数之和与输出范数之比为 {cancellation}，所以占比大不等于作用大；"
+    "各深度的准确率才是检验。",
     "doesnot.monotone": "截断不是单调的：加上一项可能降低准确率，单独看很差的一项也可能重要。",
     "doesnot.leak": "门控来自整个网络。冻结的短路径所达到的，不是一个浅层网络自己能达到的。",
     "doesnot.paths": "每个深度的路径数只取决于网络的连接方式，不说明学到了什么。",
@@ -320,8 +407,8 @@ CHINESE: dict[str, str] = {
     "methods.attribution": "数据出处",
     "methods.hash": "数据的 sha256",
     "methods.records": "记录",
-    "methods.records.text": "第 {first} 步至第 {last} 步，共 {count} 次；页内表格保留六位有效数字，完整数值见 "
-    "tables/*.parquet",
+    "methods.records.text": "第 {first} 步至第 {last} 步，共 {count} 次；页内表格保留六位有效数字，"
+    "完整数值见 tables/*.parquet",
     # columns of the tables
     "column.network": "网络",
     "column.step": "步",
@@ -350,6 +437,16 @@ CHINESE: dict[str, str] = {
     "column.time_10": "10% 的步",
     "column.time_50": "50% 的步",
     "column.time_90": "90% 的步",
+    "column.removed": "切除的块数",
+    "column.draw": "组合",
+    "column.gone": "切除的块",
+    "column.mean_accuracy": "平均准确率",
+    "column.route": "经过的块",
+    "column.length": "长度",
+    "column.aligned_share": "在输出中的占比",
+    "column.frequency": "频率",
+    "column.joint": "在全部能量中的占比",
+    "column.weight": "该项的能量",
     "column.degree": "次数",
     "column.share": "占比",
     "column.mean_degree": "平均次数",
@@ -373,21 +470,23 @@ CHINESE: dict[str, str] = {
     "claims.found": "结果",
     "claims.expected": "预期",
     "claims.verdict": "判定",
-    "claims.interval": "[{low}, {high}]",
-    "claims.value": "{value} {interval}",
-    "claims.read": "结果为各随机种子的平均值，方括号内为其 95% 区间。整个区间都在预期之内，预期成立；整个区间都在预期的"
-    "同一侧之外，预期不成立；否则未定。",
+    "claims.interval": "[{low},\u00a0{high}]",
+    "claims.value": "{value}\u00a0{interval}",
+    "claims.read": "结果为各随机种子的平均值，方括号内为其 95% 区间。整个区间都在预期之内，预期成立；"
+    "整个区间都在预期的同一侧之外，预期不成立；否则未定。",
+    "claims.what.expectations": "预期",
+    "claims.what.claims": "主张",
     "claims.none": "对所测的量没有任何预期。",
     "claims.single.holds": "预期成立。",
     "claims.single.fails": "预期不成立。",
     "claims.single.undecided": "预期是否成立，未定。",
-    "claims.both.holds": "两项预期均成立。",
-    "claims.both.fails": "两项预期均不成立。",
-    "claims.both.undecided": "两项预期均未定。",
-    "claims.all.holds": "{total} 项预期全部成立。",
-    "claims.all.fails": "{total} 项预期全部不成立。",
-    "claims.all.undecided": "{total} 项预期全部未定。",
-    "claims.some": "{total} 项预期中，{parts}。",
+    "claims.both.holds": "两项{what}均成立。",
+    "claims.both.fails": "两项{what}均不成立。",
+    "claims.both.undecided": "两项{what}均未定。",
+    "claims.all.holds": "{total} 项{what}全部成立。",
+    "claims.all.fails": "{total} 项{what}全部不成立。",
+    "claims.all.undecided": "{total} 项{what}全部未定。",
+    "claims.some": "{total} 项{what}中，{parts}。",
     "claims.holds.one": "1 项成立",
     "claims.holds.many": "{count} 项成立",
     "claims.fails.one": "1 项不成立",
@@ -426,4 +525,104 @@ CHINESE: dict[str, str] = {
     "plot.alt.tile": "（{x}, {y}）处的 {value}",
     "plot.alt.tiles": "{value}，横轴 {x}，纵轴 {y}：共 {count} 格，最小值为{least}，最大值为{most}。",
     "plot.alt.tiles.none": "{value}，横轴 {x}，纵轴 {y}：没有数值。",
+    # paper figures
+    "paper.interval": "{value} [{low}, {high}]",
+    "paper.percent": "{value}% [{low},\u00a0{high}]",
+    "paper.plain": "从输入出发的路径都只有一种长度 {depth}，没有可拆分的",
+    "paper.spectrum": "源自输入的输出，其中间 80% 位于深度 {low} 至 {high}；平均路径长度 {mean}",
+    "paper.spectrum.one": "源自输入的输出大多位于深度 {low}；平均路径长度 {mean}",
+    "paper.triptych.shorter": "输出经由比多数更短的路径：平均长度按大小为 {mean}，按条数为 {paths}",
+    "paper.triptych.longer": "输出经由比多数更长的路径：平均长度按大小为 {mean}，按条数为 {paths}",
+    "paper.triptych.same": "没有哪种长度占优：平均路径长度按大小为 {mean}，按条数为 {paths}",
+    "paper.truncated": "取到深度 {depth} 即保留 99% 的准确率：{kept}，整个网络为 {whole}",
+    "paper.truncated.all": "取全部的项才保留 99% 的准确率",
+    "paper.truncated.none": "任何截断都不能保留 99% 的准确率",
+    "paper.truncated.loss": "只保留短路径或只保留长路径时，损失有多大",
+    "paper.heat.falls": "损失{loss}的同时，深度的中位数从 {first} 降到 {last}",
+    "paper.heat.rises": "损失{loss}的同时，深度的中位数从 {first} 升到 {last}",
+    "paper.heat.stays": "损失{loss}的同时，深度的中位数停在 {last}，没有移动",
+    "paper.heat.loss.stays": "不变",
+    "paper.mean.falls": "平均路径长度从 {first} 降到 {last}",
+    "paper.mean.rises": "平均路径长度从 {first} 升到 {last}",
+    "paper.mean.stays": "平均路径长度从 {first} 到 {last}，没有可测的变化",
+    "paper.mean.seeds.falls": "平均路径长度下降 {change}（{seeds} 个随机种子）",
+    "paper.mean.seeds.rises": "平均路径长度上升 {change}（{seeds} 个随机种子）",
+    "paper.mean.seeds.undecided": "平均路径长度是否移动，未定：上升 {change}（{seeds} 个随机种子）",
+    "paper.mean.seeds.few": "平均路径长度平均上升 {change}（{seeds}）；不足 {least} 个，不作判定",
+    "paper.learned.holds": "浅层的项先学会：深度与学会时刻之间的 Kendall τ 为 {tau}（{seeds} 个随机种子）",
+    "paper.learned.fails": "深层的项先学会：深度与学会时刻之间的 Kendall τ 为 {tau}（{seeds} 个随机种子）",
+    "paper.learned.undecided": "浅层的项是否先学会，未定：深度与学会时刻之间的 Kendall τ 为 {tau}（{seeds} 个随机种"
+    "子）",
+    "paper.learned.few": "深度与学会时刻之间的 Kendall τ 为 {tau}（{seeds}）；随机种子不足 {least} 个，不作判定",
+    "paper.learned.none": "各深度的项何时学会：有学会时刻的太少，排不出先后",
+    "paper.learned.seed": "1 个随机种子",
+    "paper.learned.seeds": "{count} 个随机种子",
+    "paper.degrees": "输出的方差中有 {share} 是关于输入的 {degree} 次成分",
+    "paper.degrees.mean": "{title}；平均次数 {mean}",
+    "paper.degrees.none": "输出由关于输入的哪些次数构成",
+    "paper.degrees.warned": "{title}（警告：{kinds}）",
+    "paper.course.falls": "输出的方差中，{degree} 次成分从 {first} 降到 {last}",
+    "paper.course.rises": "输出的方差中，{degree} 次成分从 {first} 升到 {last}",
+    "paper.course.stays": "输出的方差中，{degree} 次成分从 {first} 到 {last}，没有可测的变化",
+    "paper.tiles.holds": "每加深一步，一项失去的最低频率的能量比门控本身带走的更多，多 {least} 个百分点",
+    "paper.tiles.fails": "每加深一步，一项失去的最低频率的能量比门控本身带走的更少：{least} 个百分点",
+    "paper.tiles.undecided": "每加深一步，一项失去的最低频率的能量与门控本身带走的没有可测的差别：{least} 个百分点",
+    "paper.tiles.none": "各深度的项随输入变化得多快",
+    "paper.lesion": "{all} 块中切除 {count} 块，准确率为 {accuracy}；不切除为 {whole}",
+    "paper.lesion.still": "{all} 块中切除 {count} 块，准确率 {accuracy} 并不低于整个网络（在可测范围内）",
+    "paper.reordered": "交换 {count} 次块之后，准确率为 {accuracy}；原来的顺序为 {whole}",
+    "paper.reordered.still": "交换 {count} 次块之后，准确率 {accuracy} 并不低于原来的顺序（在可测范围内）",
+    "paper.axis.depth": "深度（{unit}）",
+    "paper.axis.length": "路径长度（{unit}）",
+    "paper.axis.share": "占比（%）",
+    "paper.axis.paths": "路径（占 {count} 条的 %）",
+    "paper.axis.size": "每条路径的范数占比",
+    "paper.axis.total": "范数占比（%）",
+    "paper.axis.step": "训练步",
+    "paper.axis.mean": "平均路径长度（{unit}）",
+    "paper.axis.credit": "贡献过半的步",
+    "paper.axis.variance": "方差占比（%）",
+    "paper.axis.degree": "关于输入的次数",
+    "paper.axis.frequency": "角频率",
+    "paper.axis.energy": "能量（%）",
+    "paper.axis.removed": "切除的块数（共 {all} 块）",
+    "paper.axis.swaps": "两块互换的次数",
+    "paper.axis.loss": "损失（{unit}）",
+    "paper.panel.paths": "条数",
+    "paper.panel.size": "每条的大小",
+    "paper.panel.total": "合计",
+    "paper.label.output": "输出",
+    "paper.label.paths": "全部路径",
+    "paper.label.head": "k 及以下",
+    "paper.label.tail": "k 及以上",
+    "paper.label.alone": "仅 k",
+    "paper.label.full": "整个网络",
+    "paper.label.chance": "随机猜测",
+    "paper.label.mean": "平均",
+    "paper.label.mean.dot": "● 平均路径长度",
+    "paper.label.draw": "一次抽取",
+    "paper.label.worst": "最差",
+    "paper.label.target": "目标函数",
+    "paper.label.constants": "常数",
+    "paper.label.percentile": "{percent}%",
+    "paper.label.whole": "输出",
+    # notebook cards
+    "card.closure": "闭合误差 {closure}：各部分之和等于整体。",
+    "card.profile": "{samples} 个样本，单位 {unit}，{quality}。",
+    "card.accuracy": "准确率 {accuracy}",
+    "card.loss": "平方误差 {loss}",
+    "card.agreement": "没有目标：准确率是与整个网络的一致率",
+    "card.cancellation": "各项范数之和是输出范数的 {cancellation} 倍：大于 1 时它们部分相消，范数反映不出来。",
+    "card.frozen": "冻结：{count} 次算子调用。",
+    "card.linearised": "线性化：{count} 次算子调用。",
+    "card.timeline": "{records} 次记录，第 {start} 步至第 {end} 步，单位 {unit}，{samples} 个样本。",
+    "card.timeline.mean": "平均路径长度：第一次记录 {first}，最后一次 {last}。",
+    "card.ridges.alt": "{count} 次记录的范数占比随深度的分布，自上而下排列。平均路径长度在第 {start} 步为 {first}，"
+    "在第 {end} 步为 {last}。",
+    "card.degrees": "方法：{method}。输入：{inputs}。输出的方差：{variance}。",
+    "card.ceiling": "上限 {ceiling}：高斯核在同样的成分上所能解释的。",
+    "card.warning": "警告，{warning}",
+    "card.spectrum.alt": "各深度的范数占比：{shares}。常数：源自输入的总和的 {constants}。",
+    "card.degrees.alt": "各次数的方差占比：{shares}。",
+    "card.share": "{label}：{share}",
 }

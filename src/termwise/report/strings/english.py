@@ -42,6 +42,7 @@ ENGLISH: dict[str, str] = {
     "conclusion.seed.many": "One seed: {hypotheses} stay undecided.",
     "and.long": ", and ",
     "sentence.gap": " ",
+    "some": "{count} networks",
     # comparison
     "compare.eyebrow": "Termwise comparison of {count} runs",
     "compare.each": "While training, {changes} (95 % intervals over {samples} probe samples).",
@@ -127,6 +128,8 @@ ENGLISH: dict[str, str] = {
     "triptych.share": "= norm share of all of them",
     "table.norms": "norms",
     "table.paths": "paths",
+    "table.routes": "routes",
+    "table.lengths": "lengths",
     "key.mean.paths": "mean length of all paths",
     "key.mean.norm": "mean path length under the norm share",
     # heat map
@@ -233,6 +236,7 @@ ENGLISH: dict[str, str] = {
     "key.chance": "chance",
     # unravelled
     "unravelled.title": "The largest share of the norm goes {clauses}",
+    "unravelled.title.many": "The networks as the paths that they are sums of",
     "unravelled.clause.route": "{blocks} in {network} ({share}\u00a0%)",
     "unravelled.clause.length": "along paths of length {length} in {network} ({share}\u00a0%)",
     "unravelled.clause.none": "no clear way in {network} ({share}\u00a0% at the most)",
@@ -253,18 +257,22 @@ ENGLISH: dict[str, str] = {
     "unravelled.detail.routes": "{paths}, by the {blocks} blocks that each passes or passes by",
     "unravelled.alt": "{network} drawn as a stream from the input to the output, in {count} branches.",
     "unravelled.read.routes": "The network is the sum of its paths: each block may be passed or passed by. A branch "
-    "of the stream is one path, the shortest at the top, with a dot in the column of each block that it passes; of a "
+    "of the stream is one path, the shortest at the top, with a dot in the column of each block that it passes. Its "
+    "width is its share of the norm of what is born of the input, when the training was over, with gates as they are "
+    "in the whole network.",
+    "unravelled.read.both": "The network is the sum of its paths: each block may be passed or passed by. A branch of "
+    "the stream is one path, the shortest at the top, with a dot in the column of each block that it passes; of a "
     "network of more than four blocks it is all paths of one length, with a bead for each step. Its width is its share "
     "of the norm of what is born of the input, when the training was over, with gates as they are in the whole "
     "network.",
     "unravelled.read.lengths": "The network is the sum of its paths. A branch of the stream is all paths of one "
     "length, the shortest at the top, with a bead for each step on them. Its width is its share of the norm of what is "
     "born of the input, at the last record, with gates as they are in the whole network.",
-    "unravelled.table.routes": "routes",
-    "unravelled.table.lengths": "lengths",
     "key.unravelled": "short to long paths",
     # lesions
     "lesions.title": "Of the accuracy, {clauses}",
+    "lesions.title.many": "Without one of its blocks each of {count} networks keeps {least} to {most}\u00a0% of its "
+    "accuracy",
     "lesions.title.none": "How accurate the networks are without some of their blocks",
     "lesions.clause": "{network} keeps {least} to {most}\u00a0% without any one of its {blocks} blocks",
     "lesions.clause.same": "{network} keeps {least}\u00a0% without any one of its {blocks} blocks",
