@@ -59,6 +59,7 @@ sphinx_gallery_conf = {
     "capture_repr": (),  # what is printed, and no more
     "download_all_examples": False,
     "show_signature": False,
+    "image_srcset": ["2x"],
     "min_reported_time": 1000,
     "write_computation_times": False,  # their page loads scripts from elsewhere
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -226,3 +227,11 @@ def test_commands_on_the_pages_are_understood(page: str, command: str) -> None:
 
 def test_there_are_commands_to_check() -> None:
     assert len(_commands()) > 30
+
+
+def test_names_on_the_pages_exist() -> None:
+    pages = [ROOT / "README.md", ROOT / "README.zh.md", *DOCS.glob("*.md"), *DOCS.glob("how-to/*.md")]
+    names = {name for page in pages for name in re.findall(r"`(termwise(?:\.\w+)+)", page.read_text(encoding="utf-8"))}
+    assert len(names) > 10
+    for name in names:
+        pkgutil.resolve_name(name)

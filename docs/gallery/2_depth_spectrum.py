@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import termwise as tw
-from termwise import data, nets
+from termwise import data, figures, nets
 from termwise.timeline import reestimated
 
 # %%
@@ -46,21 +46,11 @@ print(profile)
 # The spectrum
 # ------------
 #
-# Every column of the table is there as numbers, with 95 % intervals over samples. Path counts alone would have put the
-# bars where the line is.
+# Behind the bars stands the share of all paths that have each length: counting paths says little of what they bring.
+# The title is computed from the data.
 
-terms = profile.share.where(origin="input")
-depths, shares = terms["depth"], terms["norm_share"]
-counts = [paths / sum(profile.paths.values()) for paths in profile.paths.values()]
-
-figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
-errors = [shares - terms["norm_share_low"], terms["norm_share_high"] - shares]
-axes.bar(depths, shares, width=1.4, yerr=errors, color="#3b6ea8", label="norm share")
-axes.plot(depths, counts, "o-", color="#c8702a", label="share of paths")
-axes.set(xlabel="depth, in layers", ylabel="share", xticks=depths)
-axes.set_title(f"The mean path is {profile.mean_depth.value:.1f} of {depths[-1]} layers long", loc="left")
-axes.legend(frameon=False)
-axes.spines[["top", "right"]].set_visible(False)
+_, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+figures.spectrum(profile, ax=axes)
 
 # %%
 # What it does not say

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import termwise as tw
-from termwise import data, nets
+from termwise import data, figures, nets
 from termwise.leakage import leakage
 from termwise.timeline import reestimated
 
@@ -37,17 +37,10 @@ model = reestimated(model, digits.train_inputs)
 
 probe = digits.test_inputs, digits.test_targets
 profile = tw.profile(model, probe)
-cut = profile.truncated
 print(f"accuracy {profile.accuracy:.3f}, effective depth {profile.effective_depth} of {profile.depths[-1]} layers")
 
-figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
-axes.plot(cut["depth"], cut["head_accuracy"], "o-", color="#3b6ea8", label="constants, and terms up to this depth")
-axes.plot(cut["depth"], cut["tail_accuracy"], "s-", color="#c8702a", label="terms from this depth on")
-axes.axvline(profile.effective_depth, color="grey", linewidth=1, linestyle="--")
-axes.set(xlabel="depth, in layers", ylabel="accuracy", xticks=cut["depth"], ylim=(0, 1.02))
-axes.set_title(f"Paths of up to {profile.effective_depth} layers keep 99 % of the accuracy", loc="left")
-axes.legend(frameon=False)
-axes.spines[["top", "right"]].set_visible(False)
+_, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+figures.truncation(profile, ax=axes, classes=10)
 
 # %%
 # What the gates knew

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import termwise as tw
-from termwise import causal, data, nets
+from termwise import causal, data, figures, nets
 from termwise.deletion import deletion
 from termwise.timeline import reestimated
 
@@ -52,8 +52,9 @@ for block in blocks:
 
 names = [block.name for block in blocks]
 worst = min(range(len(left)), key=left.__getitem__)
-figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
-axes.bar(names, left, color="#3b6ea8")
+plt.rc("font", size=8)
+_, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+axes.bar(names, left, color="#2558a5")
 axes.axhline(whole, color="grey", linewidth=1, linestyle="--")
 axes.set(ylabel="accuracy without this block", ylim=(0, 1.02))
 axes.tick_params(axis="x", rotation=30)
@@ -72,3 +73,6 @@ axes.spines[["top", "right"]].set_visible(False)
 probe = digits.test_inputs, digits.test_targets
 curve = deletion(model, probe, draws=6, calibration=digits.train_inputs[:256])
 print(curve)
+
+_, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+figures.lesion(curve, ax=axes)

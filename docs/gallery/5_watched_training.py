@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import termwise as tw
-from termwise import data, nets
+from termwise import data, figures, nets
 
 digits = data.load("digits", size=8)
 torch.manual_seed(0)
@@ -44,24 +44,18 @@ timeline = recorder.timeline
 print(timeline)
 
 # %%
-# As a picture
-# ------------
+# As pictures
+# -----------
 #
-# Each band is a depth; its width is that depth's norm share.
+# The norm share of each depth at some of the records; then when half of each depth's loss credit was in.
 
-rows = timeline.spectrum.where(origin="input")
-depths = timeline.profiles[0].depths
-shares = [rows.where(depth=depth)["norm_share"] for depth in depths]
-records = range(len(timeline.steps))
+_, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
+figures.ridgeline(timeline, ax=axes)
 
-figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
-colours = plt.colormaps["viridis"]([i / (len(depths) - 1) for i in range(len(depths))])
-axes.stackplot(records, shares, colors=colours, labels=[f"{depth} layers" for depth in depths])
-axes.set(xlabel="update", ylabel="norm share", xlim=(0, records[-1]), ylim=(0, 1))
-axes.set_xticks(records[::2], [str(timeline.steps[i]) for i in records[::2]])
-first, last = (profile.mean_depth.value for profile in (timeline.profiles[0], timeline.profiles[-1]))
-axes.set_title(f"The mean path length went from {first:.1f} to {last:.1f} layers", loc="left")
-axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
+# %%
+
+_, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+figures.time_learned(timeline, ax=axes)
 
 # %%
 # One training decides nothing about trainings: the experiments repeat such measurements over seeds, and give a verdict.

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import termwise as tw
+from termwise import figures
 from termwise.degree.targets import hermite_mixture, staircase
 
 # %%
@@ -25,6 +26,9 @@ energies = {1: 0.5, 2: 0.3, 4: 0.2}
 mixture = hermite_mixture(energies)
 found = tw.degrees(lambda x: mixture(x)[:, None], (16,), inputs="standard", centre=False, samples=1000)
 print(found)
+
+_, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+figures.degrees(found, ax=axes)
 
 # %%
 # The cube
@@ -59,9 +63,10 @@ rows = [row for row in relu.spectrum.rows() if row["lowest"] == row["highest"] a
 degrees = [row["lowest"] for row in rows]
 exact = [relu_energy(degree) for degree in degrees]
 
-figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+plt.rc("font", size=8)
+_, axes = plt.subplots(figsize=(6, 3), layout="constrained")
 errors = [[r["energy"] - r["energy_low"] for r in rows], [r["energy_high"] - r["energy"] for r in rows]]
-axes.bar(degrees, [row["energy"] for row in rows], yerr=errors, width=0.5, color="#3b6ea8", label="measured")
+axes.bar(degrees, [row["energy"] for row in rows], yerr=errors, width=0.5, color="#2558a5", label="measured")
 axes.plot(degrees, exact, "D", color="#c8702a", label="exact")
 axes.set(xlabel="degree", ylabel="energy", xticks=degrees)
 worst = max(abs(row["energy"] - energy) for row, energy in zip(rows, exact, strict=True)) / sum(exact)
