@@ -5,7 +5,7 @@ from __future__ import annotations
 from termwise.report.charts import Figure, Panel, Spec, complete, equal, gap, lit, step_x, target, tooltip, y_axis
 from termwise.report.figures.common import Row, behind, moved, names, rows, warnings
 from termwise.report.reading import MEAN_DEGREE, Columns, Run
-from termwise.report.strings import fixed, integer, listing, percent, prose, say, sentences
+from termwise.report.strings import fixed, integer, listing, percent, prose, say
 from termwise.report.tables import Tables, rounded
 
 
