@@ -81,7 +81,7 @@ def numbers(run: Run) -> Html:
         return Html("")
 
     def each(value: Callable[[NetworkSummary], str | Html]) -> Html:
-        shown = [element("dd", element("b", value(n)), *_whose(n, networks)) for n in networks]
+        shown = [element("dd", element("strong", value(n)), *_whose(n, networks)) for n in networks]
         return join(shown)
 
     entries = [
