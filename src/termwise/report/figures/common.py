@@ -12,6 +12,7 @@ from typing import Any
 from termwise.report.charts import Shown
 from termwise.report.reading import Columns, Run
 from termwise.report.strings import clauses, listing, say, sentences
+from termwise.report.tables import Tables
 
 Row = dict[str, Any]
 MANY = 3  # networks: beyond, a title counts them
@@ -36,6 +37,12 @@ def split(run: Run) -> list[int]:
 def some(found: Sequence[str]) -> str:
     """Names of networks; of many their number."""
     return listing(found) if len(found) <= MANY else say("some", count=len(found))
+
+
+def path_ends(run: Run, tables: Tables) -> tuple[int, int]:
+    """The shortest and the longest path from the input in the networks of `split`."""
+    depths = [row["depth"] for index in split(run) for row in rows(tables.paths, network=index)]
+    return min(depths), max(depths)
 
 
 def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:

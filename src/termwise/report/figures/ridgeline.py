@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, equal, lit, tooltip, y_axis
-from termwise.report.figures.common import Row, behind, moved, names, rows, split
+from termwise.report.figures.common import Row, behind, moved, names, path_ends, rows, split
 from termwise.report.reading import Run
 from termwise.report.strings import clauses, fixed, integer, number, prose, say
 from termwise.report.tables import StepAxis, Tables, rounded
@@ -26,11 +26,11 @@ def build(run: Run, tables: Tables) -> Figure | None:
     terms = (row for index in own for row in rows(tables.spectrum, network=index, origin="input"))
     most = max(row["norm_share"] or 0.0 for row in terms) or 1.0
     chosen = {index: evenly(tables.axis, _recorded(tables, index)) for index in own}
-    count = max(len(steps) for steps in chosen.values())
+    shared = path_ends(run, tables), max(len(steps) for steps in chosen.values()), most
     panels = []
     for index in own:
         words = alternative(run, tables, index)
-        spec = complete(_spec(tables, index, chosen[index], count, most), words, keys=["depth", "step"])
+        spec = complete(_spec(tables, index, chosen[index], *shared), words, keys=["depth", "step"])
         panels.append(Panel(names(run)[index], "", words, spec))
     columns = ["network", "step", "depth", "norm_share", "norm_share_low", "norm_share_high"]
     key = [("ramp", say("ridge.ramp")), ("dot tail", say("key.mean.norm"))]
@@ -108,9 +108,9 @@ def alternative(run: Run, tables: Tables, index: int) -> str:
     return say("ridge.alt", network=names(run)[index], peaks=clauses(words), first=mean[0], last=mean[-1])
 
 
-def _spec(tables: Tables, index: int, own: list[int], count: int, most: float) -> Spec:
+def _spec(tables: Tables, index: int, own: list[int], depths: tuple[int, int], count: int, most: float) -> Spec:
     """The ridges of the records `own` of a network, of which no network has more than `count`."""
-    low, high = tables.depths
+    low, high = depths
     axis = {"values": depth_ticks(low, high), "title": say("depth.axis"), "format": "d", "grid": False}
     scale = {"domain": [low - 0.7, high + 0.7], "nice": False, "zero": False}
     x = {"type": "quantitative", "scale": scale, "axis": axis}

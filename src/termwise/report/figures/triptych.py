@@ -24,7 +24,7 @@ from termwise.report.charts import (
     tooltip,
     y_axis,
 )
-from termwise.report.figures.common import MANY, Row, names, rows, split
+from termwise.report.figures.common import MANY, Row, names, path_ends, rows, split
 from termwise.report.reading import Run
 from termwise.report.strings import clauses, fixed, integer, listing, number, say
 from termwise.report.tables import Tables, rounded
@@ -40,7 +40,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
     own = split(run)
     if not own:
         return None
-    scales = _scales(tables, own)
+    scales = path_ends(run, tables), *_scales(tables, own)
     panels = []
     for index in own:
         words = alternative(run, tables, index)
@@ -120,7 +120,7 @@ def _scales(tables: Tables, own: list[int]) -> tuple[float, Ends, float]:
     return max(counts) or 1.0, (low, max(high, low + 1)), max(shares) or 1.0
 
 
-def _spec(tables: Tables, index: int, counts: float, sizes: Ends, most: float) -> Spec:
+def _spec(tables: Tables, index: int, depths: tuple[int, int], counts: float, sizes: Ends, most: float) -> Spec:
     """Three plots above each other, on the same depths; across them the mean length of the paths and of the norm."""
     own = [equal(network=index), {"filter": AT_THIS_RECORD}]
     guides = _guides(own, mean_length(rows(tables.paths, network=index)))
@@ -138,7 +138,7 @@ def _spec(tables: Tables, index: int, counts: float, sizes: Ends, most: float) -
         y = {"type": "quantitative", "scale": scale, "axis": axis}
         marks = {"data": {"name": source}, "transform": chosen, "layer": MARKS[name]()}
         # Channels without a field: what all marks of a plot share, which add their fields to it.
-        shared = {"x": _depth_x(tables, labels=name == "share"), "y": y}
+        shared = {"x": _depth_x(*depths, labels=name == "share"), "y": y}
         layers = [marks, *guides, lit("depth", "x", {}, tables)]
         views.append({"width": "fill", "height": height, "encoding": shared, "layer": layers})
     return {"vconcat": views, "spacing": 36, "bounds": "flush"}
@@ -197,8 +197,7 @@ def _share_marks() -> list[Spec]:
 MARKS = {"paths": _count_marks, "size": _size_marks, "share": _share_marks}
 
 
-def _depth_x(tables: Tables, *, labels: bool = True) -> Spec:
-    low, high = tables.depths
+def _depth_x(low: int, high: int, *, labels: bool) -> Spec:
     axis: Spec = {"values": depth_ticks(low, high), "grid": False, "format": "d"}
     axis |= {"title": say("depth.axis")} if labels else {"labels": False, "ticks": False, "title": None}
     scale = {"domain": [low - 0.7, high + 0.7], "nice": False, "zero": False}
