@@ -252,7 +252,7 @@ def test_networks_of_all_runs_stand_side_by_side(chromium: Any, tmp_path: Path) 
     rows = page.payload["tables"]["steps"]
     assert [rows["network"].count(i) for i in range(3)] == [len(STEPS), len(STEPS), 3]
     panels = page.payload["figures"]["truncated"]["panels"]
-    scales = [json.dumps(panel["layer"][0]["encoding"]["y"]["scale"]) for panel in panels]
+    scales = [json.dumps(panel["encoding"]["y"]["scale"]) for panel in panels]
     assert len(scales) == 3 and len(set(scales)) == 1
     with headless.opened(chromium, path) as (shown, wrong):
         assert shown.locator('.chart[data-figure="heat"] svg').count() == 3
