@@ -68,7 +68,7 @@ def drawn(function: _Drawn) -> _Drawn:
 
 
 @contextlib.contextmanager
-def _settings(values: dict[str, Any]) -> Iterator[None]:
+def _settings(values: Any) -> Iterator[None]:
     try:
         import matplotlib
     except ImportError as error:

@@ -67,7 +67,7 @@ def spectrum(profile: DepthProfile, *, ax: Axes | None = None, title: bool = Tru
     key = [(say("paper.label.output"), "accent"), (say("paper.label.paths"), "faint")]
     key += [(say("paper.label.constants"), "constant")] if split else []
     _headroom(ax, depths, np.maximum(paths, [100 * row["norm_share_high"] for row in terms]), key)
-    name_axes(ax, say("paper.axis.depth", unit=profile.unit), say("paper.axis.share"))
+    name_axes(ax, say("paper.axis.depth", unit=titles.unit_name(profile.unit)), say("paper.axis.share"))
     finish([ax], new, title, lambda: titles.spectrum(profile))
     return ax
 
@@ -138,7 +138,7 @@ def triptych(profile: DepthProfile, *, ax: Any = None, title: bool = True) -> np
     labels = (say("paper.axis.paths", count=integer(total)), say("paper.axis.size"), say("paper.axis.total"))
     for one, heading, label in zip(axes, headings, labels, strict=True):
         depth_axis(one.xaxis, profile.depths)
-        name_axes(one, say("paper.axis.length", unit=profile.unit), label)
+        name_axes(one, say("paper.axis.length", unit=titles.unit_name(profile.unit)), label)
         one.set_title(say(heading), fontsize=7, color=colour("soft"), loc="right", pad=3)
     finish(axes, new, title, lambda: titles.triptych(profile))
     return np.array(axes)
@@ -193,7 +193,7 @@ def truncation(
     unit = table.units.get("head_loss", "")
     name_axes(
         ax,
-        say("paper.axis.depth", unit=profile.unit).replace("depth", "depth k", 1),
+        say("paper.axis.truncated", unit=titles.unit_name(profile.unit)),
         say("paper.axis.loss", unit=unit) if measure == "loss" else say("column.accuracy"),
     )
     beside(ax, marks)
