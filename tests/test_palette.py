@@ -195,3 +195,12 @@ def test_no_two_meanings_are_red_against_green(theme) -> None:
     together += [("split-0", "split-4"), ("split-1", "split-3"), ("accent", "warn"), ("ink", "bad")]
     for one, other in together:
         assert apart(colours[one], colours[other]) >= NAMES, (one, other)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize(("name", "strong"), [("ramp", [0.59]), ("split", [(1 - 0.73) / 2, (1 + 0.73) / 2])])
+def test_the_page_changes_the_colour_of_numbers_where_both_can_be_read(theme, name, strong) -> None:
+    """`layers.py` changes it at one place in both themes: there, where tiles are half strong, MARK must do."""
+    colours = palette(theme)
+    for tile in ramp(name, strong, theme):
+        assert min(contrast(colours["ink"], tile), contrast(colours["on-strong"], tile)) >= MARK, tile

@@ -193,7 +193,7 @@ def truncation(
     unit = table.units.get("head_loss", "")
     name_axes(
         ax,
-        say("paper.axis.truncated", unit=titles.unit_name(profile.unit)),
+        f"k: {say('paper.axis.depth', unit=titles.unit_name(profile.unit))}",
         say("paper.axis.loss", unit=unit) if measure == "loss" else say("column.accuracy"),
     )
     beside(ax, marks)

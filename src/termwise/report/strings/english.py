@@ -618,7 +618,6 @@ ENGLISH: dict[str, str] = {
     "paper.reordered.still": "After {count} exchanges of blocks the accuracy, {accuracy}, is not measurably below "
     "that in their order",
     "paper.axis.depth": "depth ({unit})",
-    "paper.axis.truncated": "depth k ({unit})",
     "paper.axis.length": "path length ({unit})",
     "paper.axis.share": "share (%)",
     "paper.axis.paths": "paths (% of {count})",
