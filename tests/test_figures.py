@@ -312,6 +312,7 @@ def test_where_nothing_moves_the_title_says_so() -> None:
     assert "is undecided" in title(figures.mean_depth([still] * 5))
     assert "too few have a time" in title(figures.time_learned(still))
     one = Timeline([still.moments[0]])
+    assert "too few have a time" in title(figures.time_learned(one))
     for each in (figures.heat_map(one), figures.mean_depth(one), figures.ridgeline(one), figures.degree_course(one)):
         assert title(each) == "One record only: nothing to compare over training"
 

@@ -216,7 +216,9 @@ def lesion(curve: Curve, *, ax: Axes | None = None, title: bool = True) -> Axes:
     whiskers(ax, x[known], low[known], high[known])
     ax.axhline(mean[0], color=colour("ink"), linewidth=0.7, zorder=1)
     ax.set_ylim(0, 1.03)
-    words(ax, [(say("paper.label.mean"), "accent"), (say("paper.label.draw"), "faint")], right=False, low=True)
+    seen = [*zip(draws[name], draws["accuracy"], strict=True), *((place, mean[0]) for place in x)]
+    right, below = _free_corner(ax, np.array([*seen, *zip(x, mean, strict=True)], dtype=float))
+    words(ax, [(say("paper.label.mean"), "accent"), (say("paper.label.draw"), "faint")], right=right, low=below)
     beside(ax, [(float(mean[0]), say("paper.label.full"), colour("ink"))])
     labels = {"swaps": say("paper.axis.swaps")}
     if name == "removed":
@@ -224,3 +226,16 @@ def lesion(curve: Curve, *, ax: Axes | None = None, title: bool = True) -> Axes:
     name_axes(ax, labels[name], say("column.accuracy"))
     finish([ax], new, title, lambda: titles.lesion(curve))
     return ax
+
+
+def _free_corner(ax: Axes, points: np.ndarray) -> tuple[bool, bool]:
+    """The corner with the fewest points in a third of each axis: whether it is right, and low."""
+    place = (ax.transScale + ax.transLimits).transform(points)
+    corners = [(right, low) for low in (True, False) for right in (False, True)]
+
+    def taken(corner: tuple[bool, bool]) -> int:
+        right, low = corner
+        across = place[:, 0] > 2 / 3 if right else place[:, 0] < 1 / 3
+        return int((across & (place[:, 1] < 0.3 if low else place[:, 1] > 0.7)).sum())
+
+    return min(corners, key=taken)

@@ -228,7 +228,7 @@ def time_learned(timelines: Timeline | Sequence[Timeline], *, ax: Axes | None = 
         if dots:
             size = 3.4 if len(known) == 1 else 2.2
             ax.plot(*np.array(dots).T, "o", color=colour("accent"), markersize=size, markeredgewidth=0, zorder=3)
-    _log1p(ax, max(run.steps[-1] for run in runs))
+    _log1p(ax, max(1, *(run.steps[-1] for run in runs)))
     depth_axis(ax.yaxis, runs[0].profiles[0].depths)
     unit = runs[0].profiles[0].unit
     name_axes(ax, say("paper.axis.credit"), say("paper.axis.depth", unit=titles.unit_name(unit)))
