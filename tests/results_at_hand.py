@@ -7,7 +7,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -97,7 +96,7 @@ def curve(kind: str = "deletion") -> Curve:
     return cut(network(), task(), draws=4)
 
 
-def replaced(profile: tw.DepthProfile, **columns: np.ndarray) -> tw.DepthProfile:
+def replaced(profile: tw.DepthProfile, **columns: Any) -> tw.DepthProfile:
     """A profile with other numbers in the table of its shares."""
     table = profile.share.to_arrow()
     for name, values in columns.items():

@@ -47,7 +47,7 @@ def test_a_card_is_one_plain_image(name) -> None:
     card = ElementTree.fromstring(text)
     assert card.tag == f"{SVG}svg" and card.attrib["role"] == "img"
     title, described = list(card)[:2]
-    assert (title.tag, described.tag) == (f"{SVG}title", f"{SVG}desc") and len(described.text) > 40
+    assert (title.tag, described.tag) == (f"{SVG}title", f"{SVG}desc") and len(described.text or "") > 40
     paper = list(card)[2]
     _, _, width, height = (float(value) for value in card.attrib["viewBox"].split())
     assert numbers(paper, "width", "height") == (width - 1, height - 1) and paper.attrib["fill"] == "#ffffff"
@@ -85,7 +85,7 @@ def test_the_bars_of_a_profile_are_its_shares() -> None:
     assert f"{profile.cancellation:.2f} times" in told and titles.truncation(profile) in told
     for share in shares[:-1]:
         shown = f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
-        assert shown in words(card) and shown in list(card)[1].text
+        assert shown in words(card) and shown in str(list(card)[1].text)
 
 
 def test_the_ridges_of_a_timeline_are_its_shares() -> None:
@@ -105,7 +105,9 @@ def test_the_ridges_of_a_timeline_are_its_shares() -> None:
     first, last = timeline.table.rows()[0], timeline.table.rows()[-1]
     for row in (first, last):
         value, low, high = (f"{row[f'mean_depth{end}']:.2f}" for end in ("", "_low", "_high"))
-        assert f"{value} [{low}, {high}]" in " ".join(words(card)) and f"{value} [{low}, {high}]" in list(card)[1].text
+        assert f"{value} [{low}, {high}]" in " ".join(words(card)) and f"{value} [{low}, {high}]" in str(
+            list(card)[1].text
+        )
 
 
 def test_the_bars_of_a_spectrum_are_its_shares() -> None:

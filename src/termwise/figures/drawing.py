@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTHS = {1: 3.25, 2: 6.75}
-"""Inches: one column and the full width of the two-column format of ICML; 6.75 also fits the 5.5 to 7 in of others."""
+"""Inches: one column, and the full width, of ICML's two-column format."""
 POINTS, TITLE = 7.0, 7.5  # sizes of text
 THIN = 0.6  # of axes, ticks and whiskers, in points
 FORMATS = (".svg", ".pdf", ".png")
@@ -68,7 +68,7 @@ def drawn(function: _Drawn) -> _Drawn:
 
 
 @contextlib.contextmanager
-def _settings(values: dict[str, Any]) -> Iterator[None]:
+def _settings(values: Any) -> Iterator[None]:
     try:
         import matplotlib
     except ImportError as error:

@@ -59,15 +59,16 @@ def spectrum(profile: DepthProfile, *, ax: Axes | None = None, title: bool = Tru
     _bars(ax, depths - (width / 2 if split else 0), terms, width, "accent")
     if split:
         _bars(ax, np.array([row["depth"] for row in split]) + width / 2, split, width, "constant")
-    span = max(3, math.ceil((depths[-1] - depths[0]) / 12))
+    span = max(3, math.ceil((depths[-1] - depths[0]) / 6))
     beyond = depths[-1] + span * np.arange(1, len(apart) + 1)
     _bars(ax, beyond, apart, width, "constant")
-    depth_axis(ax.xaxis, [*depths, *beyond], 0.7 * apart_by)
+    depth_axis(ax.xaxis, [*depths, *beyond, *(row["depth"] for row in split)], 0.7 * apart_by)
     _name_constants(ax, depths, beyond, apart)
     key = [(say("paper.label.output"), "accent"), (say("paper.label.paths"), "faint")]
     key += [(say("paper.label.constants"), "constant")] if split else []
-    _headroom(ax, depths, np.maximum(paths, [100 * row["norm_share_high"] for row in terms]), key)
-    name_axes(ax, say("paper.axis.depth", unit=profile.unit), say("paper.axis.share"))
+    tops = [*np.maximum(paths, [100 * row["norm_share_high"] for row in terms]), *_tops(apart), *_tops(split)]
+    _headroom(ax, np.array([*depths, *beyond, *(row["depth"] for row in split)]), np.array(tops), key)
+    name_axes(ax, say("paper.axis.depth", unit=titles.unit_name(profile.unit)), say("paper.axis.share"))
     finish([ax], new, title, lambda: titles.spectrum(profile))
     return ax
 
@@ -92,15 +93,21 @@ def _bars(ax: Axes, x: Any, rows: Sequence[dict[str, Any]], width: float, name: 
 
 def _name_constants(ax: Axes, depths: np.ndarray, beyond: np.ndarray, rows: Sequence[dict[str, Any]]) -> None:
     """Depths on the axis where there are terms, and names where there are none."""
-    ticks = [tick for tick in ax.get_xticks() if depths[0] <= tick <= depths[-1]]
+    ticks = [tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= depths[-1]]
     names = [say(f"spectrum.{row['origin']}") for row in rows]
     ax.set_xticks([*ticks, *beyond], [*(f"{tick:g}" for tick in ticks), *names])
 
 
-def _headroom(ax: Axes, depths: np.ndarray, heights: np.ndarray, key: Sequence[tuple[str, str]]) -> None:
+def _tops(rows: Sequence[dict[str, Any]]) -> list[float]:
+    return [100 * row["norm_share_high"] for row in rows]
+
+
+def _headroom(ax: Axes, places: np.ndarray, heights: np.ndarray, key: Sequence[tuple[str, str]]) -> None:
     """The key, in the corner that has more room, and room for it."""
-    half = (depths[0] + depths[-1]) / 2
-    left, right = (heights[side].max(initial=0.0) for side in (depths <= half, depths > half))
+    low, high = ax.get_xlim()
+    left, right = (
+        heights[side].max(initial=0.0) for side in (places < low + (high - low) / 3, places > (low + 2 * high) / 3)
+    )
     peak = max(ax.dataLim.y1, heights.max())
     ax.set_ylim(0, max(1.08 * peak, min(left, right) / _KEY))
     words(ax, key, right=right <= left)
@@ -138,7 +145,7 @@ def triptych(profile: DepthProfile, *, ax: Any = None, title: bool = True) -> np
     labels = (say("paper.axis.paths", count=integer(total)), say("paper.axis.size"), say("paper.axis.total"))
     for one, heading, label in zip(axes, headings, labels, strict=True):
         depth_axis(one.xaxis, profile.depths)
-        name_axes(one, say("paper.axis.length", unit=profile.unit), label)
+        name_axes(one, say("paper.axis.length", unit=titles.unit_name(profile.unit)), label)
         one.set_title(say(heading), fontsize=7, color=colour("soft"), loc="right", pad=3)
     finish(axes, new, title, lambda: titles.triptych(profile))
     return np.array(axes)
@@ -193,7 +200,7 @@ def truncation(
     unit = table.units.get("head_loss", "")
     name_axes(
         ax,
-        say("paper.axis.depth", unit=profile.unit).replace("depth", "depth k", 1),
+        f"k: {say('paper.axis.depth', unit=titles.unit_name(profile.unit))}",
         say("paper.axis.loss", unit=unit) if measure == "loss" else say("column.accuracy"),
     )
     beside(ax, marks)

@@ -15,7 +15,7 @@ from termwise.errors import UsageError
 from termwise.figures.drawing import POINTS, beside, colour, drawn, finish, name_axes, panels, whiskers, words
 from termwise.figures.timelines import step_scale
 from termwise.report import titles
-from termwise.report.palette import ramp, spread, stops
+from termwise.report.palette import on, ramp, spread, stops
 from termwise.report.strings import percent, say
 from termwise.report.tables import degree_label, step_axis
 from termwise.timeline import Timeline
@@ -23,7 +23,6 @@ from termwise.timeline import Timeline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_STRONG = 0.68  # of a ramp: from here on white text stands out more than black
 _TICKS = (0, 1, 5, 10, 25, 50, 75, 100)  # per cent, on a scale of square roots
 
 
@@ -143,11 +142,11 @@ def tiles(found: DepthDegrees, *, ax: Any = None, title: bool = True) -> np.ndar
     labels = [label if label.isdigit() else say(label) for label in labels]
     from matplotlib.colors import LinearSegmentedColormap
 
-    shades = LinearSegmentedColormap.from_list("termwise", stops("ramp"))
+    shades = LinearSegmentedColormap.from_list("termwise", stops("tile"))
     map_.pcolormesh(np.ma.masked_invalid(shares), cmap=shades, vmin=0, vmax=1, edgecolor="white", linewidth=0.8)
     for (row, column), share in np.ndenumerate(shares):
         if math.isfinite(share):
-            shade = "white" if share > _STRONG else "black"
+            shade = on(ramp("tile", [float(share)])[0])
             text = f"{100 * share:.0f}" if share >= 0.095 else f"{100 * share:.1f}"
             map_.annotate(text, (column + 0.5, row + 0.5), color=shade, fontsize=6, ha="center", va="center")
     rows = np.arange(len(own)) + 0.5
@@ -164,7 +163,7 @@ def tiles(found: DepthDegrees, *, ax: Any = None, title: bool = True) -> np.ndar
         one.tick_params(axis="both", length=0)
         one.spines[:].set_visible(False)
     bars.tick_params(labelleft=False)
-    name_axes(map_, say("paper.axis.frequency"), say("paper.axis.depth", unit=found.unit))
+    name_axes(map_, say("paper.axis.frequency"), say("paper.axis.depth", unit=titles.unit_name(found.unit)))
     name_axes(bars, say("paper.axis.energy"))
     finish(axes, new, title, lambda: titles.tiles(found))
     return np.array(axes)
@@ -217,7 +216,9 @@ def lesion(curve: Curve, *, ax: Axes | None = None, title: bool = True) -> Axes:
     whiskers(ax, x[known], low[known], high[known])
     ax.axhline(mean[0], color=colour("ink"), linewidth=0.7, zorder=1)
     ax.set_ylim(0, 1.03)
-    words(ax, [(say("paper.label.mean"), "accent"), (say("paper.label.draw"), "faint")], right=False, low=True)
+    seen = [*zip(draws[name], draws["accuracy"], strict=True), *((place, mean[0]) for place in x)]
+    right, below = _free_corner(ax, np.array([*seen, *zip(x, mean, strict=True)], dtype=float))
+    words(ax, [(say("paper.label.mean"), "accent"), (say("paper.label.draw"), "faint")], right=right, low=below)
     beside(ax, [(float(mean[0]), say("paper.label.full"), colour("ink"))])
     labels = {"swaps": say("paper.axis.swaps")}
     if name == "removed":
@@ -225,3 +226,16 @@ def lesion(curve: Curve, *, ax: Axes | None = None, title: bool = True) -> Axes:
     name_axes(ax, labels[name], say("column.accuracy"))
     finish([ax], new, title, lambda: titles.lesion(curve))
     return ax
+
+
+def _free_corner(ax: Axes, points: np.ndarray) -> tuple[bool, bool]:
+    """The corner with the fewest points in a third of each axis: whether it is right, and low."""
+    place = (ax.transScale + ax.transLimits).transform(points)
+    corners = [(right, low) for low in (True, False) for right in (False, True)]
+
+    def taken(corner: tuple[bool, bool]) -> int:
+        right, low = corner
+        across = place[:, 0] > 2 / 3 if right else place[:, 0] < 1 / 3
+        return int((across & (place[:, 1] < 0.3 if low else place[:, 1] > 0.7)).sum())
+
+    return min(corners, key=taken)

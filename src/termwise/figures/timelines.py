@@ -55,7 +55,7 @@ def heat_map(timeline: Timeline, *, ax: Any = None, title: bool = True) -> np.nd
     loss.tick_params(labelbottom=False)
     unit = timeline.profiles[0].unit
     name_axes(loss, "", say("column.loss"))
-    name_axes(heat, say("paper.axis.step"), say("paper.axis.depth", unit=unit))
+    name_axes(heat, say("paper.axis.step"), say("paper.axis.depth", unit=titles.unit_name(unit)))
     _colour_bar(heat, mesh)
     heat.margins(0)
     _name_quantiles(heat, {int(q): float(table[f"depth_p{q}"][-1]) for q in ("10", "50", "90")})
@@ -92,7 +92,7 @@ def _colour_bar(ax: Axes, mesh: Any) -> None:
     beside = ax.inset_axes((1.16, 0.0, 0.025, 0.6))
     most = float(mesh.get_clim()[1])
     bar = Colorbar(beside, mesh, ticks=[0, most])
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     beside.set_yticklabels(["0", f"{100 * most:.0f} %"])
     beside.tick_params(length=0, labelsize=6, labelcolor=colour("soft"), pad=2)
 
@@ -144,7 +144,7 @@ def ridgeline(timeline: Timeline, *, ax: Axes | None = None, title: bool = True)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     depth_axis(ax.xaxis, [*depths], 0.3)
-    name_axes(ax, say("paper.axis.depth", unit=profiles[0].unit), say("paper.axis.step"))
+    name_axes(ax, say("paper.axis.depth", unit=titles.unit_name(profiles[0].unit)), say("paper.axis.step"))
     finish([ax], new, title, lambda: titles.mean_depth(timeline))
     return ax
 
@@ -177,7 +177,7 @@ def mean_depth(timelines: Timelines, *, ax: Axes | None = None, title: bool = Tr
         if named is not None:
             ends.append((float(table["mean_depth"][-1]), [*named][i], shade))
     step_scale(ax, place)
-    name_axes(ax, say("paper.axis.step"), say("paper.axis.mean", unit=runs[0].profiles[0].unit))
+    name_axes(ax, say("paper.axis.step"), say("paper.axis.mean", unit=titles.unit_name(runs[0].profiles[0].unit)))
     ax.autoscale_view(scalex=False)
     beside(ax, [end for end in ends if np.isfinite(end[0])])
     finish([ax], new, title, lambda: _mean_title(timelines, runs))
@@ -228,10 +228,10 @@ def time_learned(timelines: Timeline | Sequence[Timeline], *, ax: Axes | None = 
         if dots:
             size = 3.4 if len(known) == 1 else 2.2
             ax.plot(*np.array(dots).T, "o", color=colour("accent"), markersize=size, markeredgewidth=0, zorder=3)
-    _log1p(ax, max(run.steps[-1] for run in runs))
+    _log1p(ax, max(1, *(run.steps[-1] for run in runs)))
     depth_axis(ax.yaxis, runs[0].profiles[0].depths)
     unit = runs[0].profiles[0].unit
-    name_axes(ax, say("paper.axis.credit"), say("paper.axis.depth", unit=unit))
+    name_axes(ax, say("paper.axis.credit"), say("paper.axis.depth", unit=titles.unit_name(unit)))
     finish([ax], new, title, lambda: titles.time_learned(runs))
     return ax
 

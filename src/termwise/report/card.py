@@ -59,7 +59,7 @@ def profile_card(profile: DepthProfile) -> str:
     words = say("card.spectrum.alt", shares=shares, constants=percent(constant))
     apart = _Column(say("spectrum.constant"), constant, fill=palette()["constant"])
     columns = [column._replace(fill=palette()["accent"]) for column in columns]
-    drawing = _bars([*columns, apart], say("paper.axis.depth", unit=profile.unit))
+    drawing = _bars([*columns, apart], say("paper.axis.depth", unit=titles.unit_name(profile.unit)))
     return _card(titles.spectrum(profile), words, drawing, _TALL + _BELOW + _ABOVE, _about(profile))
 
 
@@ -75,7 +75,7 @@ def _about(profile: DepthProfile) -> list[str]:
     told = [say(f"card.{kind}", count=count) for kind, count in counts.items() if count and kind != "exact"]
     found = [titles.truncation(profile) + "."] if profile.effective_depth is not None else []
     return [
-        say("card.profile", samples=f"{profile.samples:,}", unit=profile.unit, quality=quality),
+        say("card.profile", samples=f"{profile.samples:,}", unit=titles.unit_name(profile.unit), quality=quality),
         *found,
         say("card.cancellation", cancellation=f"{profile.cancellation:.2f}"),
         say("card.closure", closure=number(profile.closure, 2)) + "".join(f" {words}" for words in told),
@@ -90,8 +90,9 @@ def timeline_card(timeline: Timeline) -> str:
     chosen = sorted({round(i * (len(timeline.steps) - 1) / (_RIDGES - 1)) for i in range(_RIDGES)})
     height = round((len(chosen) - 1 + _OVERLAP) * _STEP) + _BELOW
     profile = timeline.profiles[-1]
+    unit = {"unit": titles.unit_name(profile.unit)}
     lines = [
-        say("card.timeline", records=len(timeline.steps), unit=profile.unit, samples=f"{profile.samples:,}", **steps),
+        say("card.timeline", records=len(timeline.steps), samples=f"{profile.samples:,}", **steps, **unit),
         say("card.timeline.mean", **ends),
         say("card.closure", closure=number(max(each.closure for each in timeline.profiles), 2)),
     ]
@@ -124,7 +125,7 @@ def _ridges(timeline: Timeline, chosen: Sequence[int]) -> list[str]:
     base = (len(chosen) - 1 + _OVERLAP) * _STEP
     every = max(1, round(26 * len(depths) / wide))
     marks += [_text(at, base + 16, str(depth)) for at, depth in [*zip(x, depths, strict=True)][::every]]
-    marks.append(_text(_LEFT + wide / 2, base + 34, say("paper.axis.depth", unit=profiles[0].unit)))
+    marks.append(_text(_LEFT + wide / 2, base + 34, say("paper.axis.depth", unit=titles.unit_name(profiles[0].unit))))
     marks.append(_text(_LEFT - 6, 12, say("column.step"), anchor="end"))
     return [*marks, _text(_WIDTH - _EDGE, 12, say("paper.label.mean.dot"), anchor="end", fill="ink")]
 

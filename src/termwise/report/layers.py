@@ -314,8 +314,8 @@ def _tiles(drawing: Drawing) -> list[Spec]:
         return found
     low, high = drawing.tones["domain"][0], drawing.tones["domain"][-1]
     split = low < 0
-    # The ramp's dark end, both of them where it has two.
-    strong = f"abs(datum.{value}) > {0.6 * high}" if split else f"datum.{value} > {low + 0.55 * (high - low)}"
+    # The ramp's strong end, both of them where it has two: from where, in either theme, both colours stand out alike.
+    strong = f"abs(datum.{value}) > {0.73 * high}" if split else f"datum.{value} > {low + 0.59 * (high - low)}"
     text = {"field": value, "type": "quantitative", "format": form(values)}
     for style, test in (("on-strong", strong), ("on-weak", f"!({strong})")):
         mark = {"type": "text", "style": style, "baseline": "middle"}

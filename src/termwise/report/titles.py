@@ -17,7 +17,7 @@ from termwise.degree.spectrum import DegreeSpectrum
 from termwise.degree.tiles import DepthDegrees
 from termwise.deletion import Curve
 from termwise.profile import DepthProfile
-from termwise.report.strings import fixed, listing, number, percent, say, signed
+from termwise.report.strings import fixed, listing, number, percent, say, sentences, signed
 from termwise.report.tables import degree_label
 from termwise.timeline import Timeline
 from termwise.verdict import LEARNED, SEEDS, SHARE, decided, learned, order, share_trend, times_learned
@@ -195,11 +195,18 @@ def lesion(curve: Curve) -> str:
     row = min(rest, key=lambda row: abs(row[name] - half))
     low, high = row["accuracy_low"], row["accuracy_high"]
     still = row["accuracy"] >= whole["accuracy"] if high is None else high >= whole["accuracy"]
-    accuracy = fixed(row["accuracy"], 2) if low is None else between(row["accuracy"], low, high, places=2)
+    accuracy = (
+        fixed(row["accuracy"], 2) if low is None or high is None else between(row["accuracy"], low, high, places=2)
+    )
     told = {"count": row[name], "accuracy": accuracy, "whole": fixed(whole["accuracy"], 2)}
     if not reordered:
         told["all"] = row["removed"] + row["kept"]
     return say(f"paper.{'reordered' if reordered else 'lesion'}{'.still' if still else ''}", **told)
+
+
+def unit_name(unit: str) -> str:
+    """A unit of depth in the language that is spoken; names of modules as they are."""
+    return sentences().get(f"unit.{unit}", unit)
 
 
 def trend(first: Row, last: Row, name: str) -> str:

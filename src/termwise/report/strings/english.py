@@ -661,7 +661,7 @@ ENGLISH: dict[str, str] = {
     "cancel, which norms cannot see.",
     "card.frozen": "Frozen: {count} operator calls.",
     "card.linearised": "Linearised: {count} operator calls.",
-    "card.timeline": "{records} records, steps {start} to {end}, unit {unit}, {samples} samples.",
+    "card.timeline": "Records: {records}, steps {start} to {end}, unit {unit}, {samples} samples.",
     "card.timeline.mean": "Mean path length {first} at the first record, {last} at the last.",
     "card.ridges.alt": "The norm share over depth at {count} records, one below the other. Mean path length {first} at "
     "step {start}, {last} at step {end}.",
