@@ -183,6 +183,14 @@ def test_lesions_are_told_with_what_is_left(run: Path, tmp_path: Path) -> None:
     assert many == "Of the accuracy, DenseNet-22 keeps 93 % [91, 95] in the mean without one of its 18 blocks"
 
 
+def test_of_many_networks_a_title_counts(tmp_path: Path) -> None:
+    kinds = tuple(Kind(f"ResNet {i}", f"r-{i}", 10, 2, 2, 4, 7.0, 6.0) for i in range(4))
+    found = titles(write_page(finish(make_run(tmp_path, kinds=kinds), kinds, excess=(0.03,) * 4)))
+    assert found["unravelled"] == "The networks as the paths that they are sums of"
+    assert plain(found["lesions"]) == "Without one of its blocks each of 4 networks keeps 94 to 98 % of its accuracy"
+    assert found["tiles"].endswith("with depth terms get rougher in 4 networks")
+
+
 def test_nothing_is_claimed_of_a_network_at_chance(tmp_path: Path) -> None:
     run = finish(make_run(tmp_path, kinds=(RESNET,)), (RESNET,))
     path = run / "tables" / "lesions.parquet"
