@@ -329,7 +329,7 @@ class NetworkSummary(msgspec.Struct):
     credit_closure: float | None
     credit_drift: float | None
     training_seconds: float | None  # None: not recorded while it was trained, but traced from checkpoints
-    recording_seconds: float
+    recording_seconds: float  # with what is measured once at the end
     operators: list[dict[str, Any]]
 
 

@@ -5,6 +5,7 @@
     networks/SLUG/state.pt                              the resume state
     networks/SLUG/checkpoints/step-00000123.safetensors weights
     networks/SLUG/records/step-00000123.termwise        records
+    networks/SLUG/ending.termwise                       what was measured when the training was over
     tables/*.parquet, summary.json, report.html         the results
 
 The lock belongs to the open file and so ends with the process, however that ends.  Names come from people and are

@@ -42,15 +42,18 @@ def title(found: list[tuple[str, list[Row]]], chance: float) -> str:
         kept = [row["accuracy"] / whole for row in single]
         every += kept
         first = single[0]
-        words = {"network": name, "blocks": blocks, "least": _percent(min(kept)), "most": _percent(max(kept))}
+        words = {"network": name, "blocks": blocks, "kept": _percent(sum(kept) / len(kept))}
+        words |= {"least": _percent(min(kept)), "most": _percent(max(kept))}
         if blocks == 1:
-            said.append(say("lesions.clause.only", network=name, kept=_percent(kept[0])))
-        elif first["exhaustive"]:
+            said.append(say("lesions.clause.only", **words))
+        elif first["exhaustive"] or None in (first["mean_accuracy_low"], first["mean_accuracy_high"]):
             same = words["least"] == words["most"]
             said.append(say("lesions.clause.same" if same else "lesions.clause", **words))
         else:
-            ends = {end: _percent(first[f"mean_accuracy_{end}"] / whole) for end in ("low", "high")}
-            said.append(say("lesions.clause.mean", **words, kept=_percent(sum(kept) / len(kept)), **ends))
+            # The interval of a mean may reach beyond what any accuracy can be.
+            bounds = {end: min(max(first[f"mean_accuracy_{end}"], 0.0), 1.0) for end in ("low", "high")}
+            ends = {end: _percent(bound / whole) for end, bound in bounds.items()}
+            said.append(say("lesions.clause.mean", **words, **ends))
     if len(said) > MANY:
         return say("lesions.title.many", least=_percent(min(every)), most=_percent(max(every)), count=len(said))
     return say("lesions.title", clauses=clauses(said)) if said else say("lesions.title.none")

@@ -253,7 +253,7 @@ CHINESE: dict[str, str] = {
     "lesions.title": "准确率方面，{clauses}",
     "lesions.title.many": "切除任意一块之后，{count} 个网络各保留其准确率的 {least}% 至 {most}%",
     "lesions.title.none": "切除一部分块之后，各网络的准确率如何",
-    "lesions.clause": "{network} 切除 {blocks} 个块中的任何一个后保留 {least}% 至 {most}%",
+    "lesions.clause": "{network} 切除 {blocks} 个块中的一个后平均保留 {kept}%（{least}% 至 {most}%）",
     "lesions.clause.same": "{network} 切除 {blocks} 个块中的任何一个后都保留 {least}%",
     "lesions.clause.only": "{network} 切除唯一的块后保留 {kept}%",
     "lesions.clause.mean": "{network} 切除 {blocks} 个块中的一个后平均保留 {kept}% [{low},\u00a0{high}]",

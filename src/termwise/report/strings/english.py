@@ -274,7 +274,8 @@ ENGLISH: dict[str, str] = {
     "lesions.title.many": "Without one of its blocks each of {count} networks keeps {least} to {most}\u00a0% of its "
     "accuracy",
     "lesions.title.none": "How accurate the networks are without some of their blocks",
-    "lesions.clause": "{network} keeps {least} to {most}\u00a0% without any one of its {blocks} blocks",
+    "lesions.clause": "{network} keeps {kept}\u00a0% in the mean without one of its {blocks} blocks ({least} to "
+    "{most}\u00a0%)",
     "lesions.clause.same": "{network} keeps {least}\u00a0% without any one of its {blocks} blocks",
     "lesions.clause.only": "{network} keeps {kept}\u00a0% without its only block",
     "lesions.clause.mean": "{network} keeps {kept}\u00a0% [{low},\u00a0{high}] in the mean without one of its {blocks} "
