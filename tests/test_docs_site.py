@@ -229,6 +229,14 @@ def test_there_are_commands_to_check() -> None:
     assert len(_commands()) > 30
 
 
+def test_support_prints_what_the_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (DOCS / "how-to" / "practitioner.md").read_text(encoding="utf-8")
+    found = re.findall(r"```sh\n(termwise support timm:\w+)\n.*?```text\n(.*?)```", page, re.DOTALL)
+    assert len(found) == 1
+    app(shlex.split(found[0][0])[1:], exit_on_error=False, result_action="return_none")
+    assert found[0][1] in capsys.readouterr().out
+
+
 def test_names_on_the_pages_exist() -> None:
     pages = [ROOT / "README.md", ROOT / "README.zh.md", *DOCS.glob("*.md"), *DOCS.glob("how-to/*.md")]
     names = {name for page in pages for name in re.findall(r"`(termwise(?:\.\w+)+)", page.read_text(encoding="utf-8"))}
