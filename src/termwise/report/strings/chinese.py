@@ -220,7 +220,7 @@ CHINESE: dict[str, str] = {
     "key.chance": "随机猜测",
     # unravelled
     "unravelled.title": "范数中最大的一份{clauses}",
-    "unravelled.title.many": "各网络，画成它们所由相加的路径",
+    "unravelled.title.many": "各网络画成它们所含路径之和",
     "unravelled.clause.route": "在 {network} 中{blocks}（{share}%）",
     "unravelled.clause.length": "在 {network} 中经由长度为 {length} 的路径（{share}%）",
     "unravelled.clause.none": "在 {network} 中没有明确的去向（至多 {share}%）",
@@ -243,8 +243,8 @@ CHINESE: dict[str, str] = {
     "unravelled.read.routes": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，"
     "最短的在最上面，在它经过的每个块的列上有一个圆点。分支的宽度是它在源自输入的部分的范数中的占比，取自训练结束时，"
     "门控与整个网络中的相同。",
-    "unravelled.read.both": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，"
-    "最短的在最上面，在它经过的每个块的列上有一个圆点；块数超过四的网络，一个分支是同一长度的所有路径，每一步一颗珠子。"
+    "unravelled.read.both": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，最短的在最上面，"
+    "在它经过的每个块的列上有一个圆点；块数超过四的网络，一个分支是同一长度的所有路径，每一步一颗珠子。"
     "分支的宽度是它在源自输入的部分的范数中的占比，取自训练结束时，门控与整个网络中的相同。",
     "unravelled.read.lengths": "网络是其各条路径之和。流的一个分支是同一长度的所有路径，最短的在最上面，"
     "每一步一颗珠子。分支的宽度是它在源自输入的部分的范数中的占比，取自最后一次记录，门控与整个网络中的相同。",
@@ -271,9 +271,9 @@ CHINESE: dict[str, str] = {
     "tiles.title": "除去门控和初始权重本身造成的部分，随着深度增加，项{clauses}",
     "tiles.title.gates": "除去门控本身造成的部分，随着深度增加，项{clauses}",
     "tiles.title.none": "各深度的项随输入变化得多快",
-    "tiles.clause.rougher": "在 {networks} 中变得更粗糙",
-    "tiles.clause.smoother": "在 {networks} 中变得较不粗糙",
-    "tiles.clause.neither": "在 {networks} 中没有明确变得更粗糙",
+    "tiles.clause.rougher": "变得更粗糙（{networks}）",
+    "tiles.clause.smoother": "变得较不粗糙（{networks}）",
+    "tiles.clause.neither": "没有明确变得更粗糙（{networks}）",
     "tiles.over.shuffled": "取自其他输入的门控",
     "tiles.over.initial": "初始权重",
     "tiles.over.other": " {comparator} ",
