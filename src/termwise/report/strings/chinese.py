@@ -79,11 +79,11 @@ CHINESE: dict[str, str] = {
     "script.licences": "本页所含脚本的许可证",
     "script.keys": "方向键：在各深度、各步之间移动。Esc：退出。",
     # spectrum
-    "spectrum.title": "源自输入的输出，其中间 80% {ranges}",
-    "spectrum.title.many": "源自输入的输出，其中间 80% 在全部 {count} 个网络中位于深度 {low} 至 {high} 之间",
+    "spectrum.title": "输出中源自输入的部分，中间 80% {ranges}",
+    "spectrum.title.many": "输出中源自输入的部分，中间 80% 在全部 {count} 个网络中位于深度 {low} 至 {high} 之间",
     "spectrum.range": "在 {network} 中位于深度 {low} 至 {high}",
     "spectrum.range.one": "在 {network} 中位于深度 {low}",
-    "spectrum.title.plain": "{networks} 从输入出发的路径都只有一种长度，没有可拆分的",
+    "spectrum.title.plain": "{networks} 中源自输入的路径都只有一种长度，没有可拆分之处",
     "spectrum.read": "柱：源自输入、恰好经过横轴所示{unit}数的部分，在输出范数中的占比；"
     "误差线为 95% 区间（按样本计算）。常数（偏置、归一化的平移量）以同一刻度画在旁边，以源自输入的总和为单位，"
     "不计入其中。背景：该长度的路径在全部路径中的占比。标题说的是最后一次记录。",
@@ -220,7 +220,7 @@ CHINESE: dict[str, str] = {
     "key.chance": "随机猜测",
     # unravelled
     "unravelled.title": "范数中最大的一份{clauses}",
-    "unravelled.title.many": "各网络，画成它们所由相加的路径",
+    "unravelled.title.many": "各网络画成它们所含路径之和",
     "unravelled.clause.route": "在 {network} 中{blocks}（{share}%）",
     "unravelled.clause.length": "在 {network} 中经由长度为 {length} 的路径（{share}%）",
     "unravelled.clause.none": "在 {network} 中没有明确的去向（至多 {share}%）",
@@ -243,8 +243,8 @@ CHINESE: dict[str, str] = {
     "unravelled.read.routes": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，"
     "最短的在最上面，在它经过的每个块的列上有一个圆点。分支的宽度是它在源自输入的部分的范数中的占比，取自训练结束时，"
     "门控与整个网络中的相同。",
-    "unravelled.read.both": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，"
-    "最短的在最上面，在它经过的每个块的列上有一个圆点；块数超过四的网络，一个分支是同一长度的所有路径，每一步一颗珠子。"
+    "unravelled.read.both": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，最短的在最上面，"
+    "在它经过的每个块的列上有一个圆点；块数超过四的网络，一个分支是同一长度的所有路径，每一步一颗珠子。"
     "分支的宽度是它在源自输入的部分的范数中的占比，取自训练结束时，门控与整个网络中的相同。",
     "unravelled.read.lengths": "网络是其各条路径之和。流的一个分支是同一长度的所有路径，最短的在最上面，"
     "每一步一颗珠子。分支的宽度是它在源自输入的部分的范数中的占比，取自最后一次记录，门控与整个网络中的相同。",
@@ -271,9 +271,9 @@ CHINESE: dict[str, str] = {
     "tiles.title": "除去门控和初始权重本身造成的部分，随着深度增加，项{clauses}",
     "tiles.title.gates": "除去门控本身造成的部分，随着深度增加，项{clauses}",
     "tiles.title.none": "各深度的项随输入变化得多快",
-    "tiles.clause.rougher": "在 {networks} 中变得更粗糙",
-    "tiles.clause.smoother": "在 {networks} 中变得较不粗糙",
-    "tiles.clause.neither": "在 {networks} 中没有明确变得更粗糙",
+    "tiles.clause.rougher": "变得更粗糙（{networks}）",
+    "tiles.clause.smoother": "变得较不粗糙（{networks}）",
+    "tiles.clause.neither": "没有明确变得更粗糙（{networks}）",
     "tiles.over.shuffled": "取自其他输入的门控",
     "tiles.over.initial": "初始权重",
     "tiles.over.other": " {comparator} ",
@@ -307,7 +307,7 @@ CHINESE: dict[str, str] = {
     # degrees over training
     "degrees.title.move": "输出的方差中，关于输入的 {degree} 次成分{moves}",
     "degrees.title.still": "输出的方差中，关于输入的 {degree} 次成分{moves}",
-    "degrees.title.none": "输出由关于输入的哪些次数构成",
+    "degrees.title.none": "输出由关于输入的哪些次数的成分构成",
     "degrees.falls": "在 {ends}中下降",
     "degrees.rises": "在 {ends}中上升",
     "degrees.stays": "在 {ends}中没有可测的变化",
@@ -357,7 +357,7 @@ CHINESE: dict[str, str] = {
     "row.inexact": "冻结或线性化的算子",
     "cell.interval": "{value} [{low}, {high}]",
     "cell.time": "{recording} / {training}（{share}）",
-    "cell.time.traced": "{recording} / 训练不在此处进行",
+    "cell.time.traced": "{recording} / 在别处训练",
     "cell.credit.warn": "{value}：取决于记录的疏密",
     "cell.effective.none": "任何截断都不够",
     "cell.operator": "{operator} ×{count}（{kind}）",
@@ -378,7 +378,7 @@ CHINESE: dict[str, str] = {
     "doesnot.norm": "范数不反映相消。这里各项范数之和与输出范数之比为 {cancellation}，所以占比大不等于作用大；"
     "各深度的准确率才是检验。",
     "doesnot.monotone": "截断不是单调的：加上一项可能降低准确率，单独看很差的一项也可能重要。",
-    "doesnot.leak": "门控来自整个网络。冻结的短路径所达到的，不是一个浅层网络自己能达到的。",
+    "doesnot.leak": "门控来自整个网络。冻结的短路径所达到的水平，不等于一个浅层网络独自能达到的水平。",
     "doesnot.paths": "每个深度的路径数只取决于网络的连接方式，不说明学到了什么。",
     "doesnot.seed": "这只是一个随机种子的一次运行。要对假设作出判定，需要多个随机种子。",
     "cancellation.item": "{value}（{network}）",
@@ -528,9 +528,9 @@ CHINESE: dict[str, str] = {
     # paper figures
     "paper.interval": "{value} [{low}, {high}]",
     "paper.percent": "{value}% [{low},\u00a0{high}]",
-    "paper.plain": "从输入出发的路径都只有一种长度 {depth}，没有可拆分的",
-    "paper.spectrum": "源自输入的输出，其中间 80% 位于深度 {low} 至 {high}；平均路径长度 {mean}",
-    "paper.spectrum.one": "源自输入的输出大多位于深度 {low}；平均路径长度 {mean}",
+    "paper.plain": "源自输入的路径都只有一种长度 {depth}，没有可拆分之处",
+    "paper.spectrum": "输出中源自输入的部分，中间 80% 位于深度 {low} 至 {high}；平均路径长度 {mean}",
+    "paper.spectrum.one": "输出中源自输入的部分大多位于深度 {low}；平均路径长度 {mean}",
     "paper.triptych.shorter": "输出经由比多数更短的路径：平均长度按大小为 {mean}，按条数为 {paths}",
     "paper.triptych.longer": "输出经由比多数更长的路径：平均长度按大小为 {mean}，按条数为 {paths}",
     "paper.triptych.same": "没有哪种长度占优：平均路径长度按大小为 {mean}，按条数为 {paths}",
@@ -559,7 +559,7 @@ CHINESE: dict[str, str] = {
     "paper.learned.seeds": "{count} 个随机种子",
     "paper.degrees": "输出的方差中有 {share} 是关于输入的 {degree} 次成分",
     "paper.degrees.mean": "{title}；平均次数 {mean}",
-    "paper.degrees.none": "输出由关于输入的哪些次数构成",
+    "paper.degrees.none": "输出由关于输入的哪些次数的成分构成",
     "paper.degrees.warned": "{title}（警告：{kinds}）",
     "paper.course.falls": "输出的方差中，{degree} 次成分从 {first} 降到 {last}",
     "paper.course.rises": "输出的方差中，{degree} 次成分从 {first} 升到 {last}",
