@@ -138,17 +138,8 @@ def tiles(found: DepthDegrees, *, ax: Any = None, title: bool = True) -> np.ndar
     axes, new = panels(ax, 2, 0.9 + 0.17 * len(own), ncols=2, sharey=True, width_ratios=(4, 1))
     map_, bars = axes
     shares, names = _by_octave(found, own)
-    labels = [str(row["depth"]) if row["part"] == "input" else _PARTS[row["part"]] for row in own]
-    labels = [label if label.isdigit() else say(label) for label in labels]
-    from matplotlib.colors import LinearSegmentedColormap
-
-    shades = LinearSegmentedColormap.from_list("termwise", stops("tile"))
-    map_.pcolormesh(np.ma.masked_invalid(shares), cmap=shades, vmin=0, vmax=1, edgecolor="white", linewidth=0.8)
-    for (row, column), share in np.ndenumerate(shares):
-        if math.isfinite(share):
-            shade = on(ramp("tile", [float(share)])[0])
-            text = f"{100 * share:.0f}" if share >= 0.095 else f"{100 * share:.1f}"
-            map_.annotate(text, (column + 0.5, row + 0.5), color=shade, fontsize=6, ha="center", va="center")
+    labels = [str(row["depth"]) if row["part"] == "input" else say(_PARTS[row["part"]]) for row in own]
+    _numbered_tiles(map_, shares)
     rows = np.arange(len(own)) + 0.5
     weights = np.array([math.nan if row["weight"] is None else 100 * row["weight"] for row in own])
     bars.barh(rows, np.nan_to_num(weights), 0.62, color=colour("accent"))
@@ -167,6 +158,19 @@ def tiles(found: DepthDegrees, *, ax: Any = None, title: bool = True) -> np.ndar
     name_axes(bars, say("paper.axis.energy"))
     finish(axes, new, title, lambda: titles.tiles(found))
     return np.array(axes)
+
+
+def _numbered_tiles(ax: Axes, shares: np.ndarray) -> None:
+    """A tile a share, its per cent on it."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = LinearSegmentedColormap.from_list("termwise", stops("tile"))
+    ax.pcolormesh(np.ma.masked_invalid(shares), cmap=shades, vmin=0, vmax=1, edgecolor="white", linewidth=0.8)
+    for (row, column), share in np.ndenumerate(shares):
+        if math.isfinite(share):
+            shade = on(ramp("tile", [float(share)])[0])
+            text = f"{100 * share:.0f}" if share >= 0.095 else f"{100 * share:.1f}"
+            ax.annotate(text, (column + 0.5, row + 0.5), color=shade, fontsize=6, ha="center", va="center")
 
 
 _PARTS = {CONSTANTS: "spectrum.constant", OUTPUT: "paper.label.whole"}
