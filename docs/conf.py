@@ -7,6 +7,9 @@ reader's own; scripts and styles are copied beside the pages.
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -23,11 +26,11 @@ extensions = [
     "_extensions.plain_docstrings",
 ]
 exclude_patterns = ["_build", "gallery/*.py", "gallery/README.rst"]
-suppress_warnings = ["config.cache"]  # the gallery's settings hold a class
 
 # Pages in Markdown, as GitHub shows them.
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+myst_html_meta = {"description": "A depth-and-degree profiler for neural networks: the documentation of Termwise."}
 
 # The API, from annotations and Google's docstrings; a word in single backticks is code, and a link where it can be.
 default_role = "py:obj"
@@ -40,6 +43,7 @@ python_maximum_signature_line_length = 80
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "Termwise"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["termwise.css"]
 smartquotes_action = "D"  # dashes alone: quoted words are what to type
@@ -63,3 +67,14 @@ sphinx_gallery_conf = {
     "min_reported_time": 1000,
     "write_computation_times": False,  # their page loads scripts from elsewhere
 }
+
+
+def name_language(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Say of the Chinese pages that they are: fonts and screen readers go by it."""
+    if page.endswith(".zh"):
+        context["language"] = "zh"
+
+
+def setup(app: Sphinx) -> None:
+    """Let Sphinx ask at each page."""
+    app.connect("html-page-context", name_language)

@@ -164,6 +164,12 @@ def test_formulas_are_mathml_and_docstrings_are_no_raw_markup(site: Path, pages:
         assert not re.search(r":(?:param|ivar|raises|returns|rtype)\b", text), path.name
 
 
+def test_pages_say_their_language(pages: dict[Path, Page]) -> None:
+    for path in pages:
+        language = "zh" if path.stem.endswith(".zh") else "en"
+        assert re.search(rf'<html[^>]* lang="{language}"', path.read_text(encoding="utf-8")), path.name
+
+
 def test_every_script_of_the_gallery_was_run(site: Path, pages: dict[Path, Page]) -> None:
     scripts = sorted((DOCS / "gallery").glob("*.py"))
     assert len(scripts) >= 6
