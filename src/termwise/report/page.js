@@ -288,7 +288,7 @@
   }
 
   // A copy that does not need the style sheet; what Vega has drawn does not anyway.
-  const LOOKS = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "font-family", "font-size", "font-weight", "text-anchor", "visibility"];
+  const LOOKS = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "font-family", "font-size", "font-weight", "text-anchor", "writing-mode", "visibility"];
   function copied(svg) {
     const copy = svg.cloneNode(true);
     if (svg.classList.contains("marks")) return copy;
@@ -296,7 +296,9 @@
     from.forEach((each, i) => {
       const look = getComputedStyle(each);
       for (const name of LOOKS) to[i].setAttribute(name, look.getPropertyValue(name));
+      if (look.transform === "none") to[i].removeAttribute("transform"); // the style sheet stands it upright
     });
+    for (const words of copy.querySelectorAll(".hint")) words.remove(); // in a picture there is nothing to point at
     return copy;
   }
 
