@@ -8,9 +8,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
+import browser as headless
 from finished_runs import SMALL, finish
 from run_directories import DENSENET, PLAIN, RESNET, Kind, make_run
 from saved_results import saved
@@ -124,3 +126,23 @@ def test_clauses_of_a_conclusion(pages: dict[str, list[str]]) -> None:
     assert verdict in [text.replace("\u00a0", " ") for text in pages["two"]]
     falls, stays = "在 ResNet-20（从 12.9 到 10.0）中下降", "在 Plain-9（9.0）中没有可测的变化"
     assert f"平均路径长度{falls}，{stays}，在 Longer（从 8.6 到 12.0）中上升" in pages["three"]
+
+
+def test_lines_of_a_picture_break_where_chinese_breaks(tmp_path: Path) -> None:
+    run = make_run(tmp_path, kinds=(RESNET, PLAIN, LONGER))
+    with headless.chromium() as browser, headless.opened(browser, write_page(run, language="zh"), width=380) as opened:
+        page, wrong = opened
+        section = page.locator('section[data-figure="heat"]')
+        with page.expect_download() as waiting:
+            section.locator("button.svg").click()
+        waiting.value.save_as(tmp_path / "heat.svg")
+        title = section.locator("h2").inner_text()
+    found = ElementTree.parse(tmp_path / "heat.svg").getroot().iter("{http://www.w3.org/2000/svg}text")
+    lines: list[str] = []
+    for each in found:  # the title comes first
+        if len("".join(lines).replace(" ", "")) >= len(title.replace(" ", "")):
+            break
+        lines.append("".join(each.itertext()))
+    assert len(lines) > 2 and "".join(lines).replace(" ", "") == title.replace(" ", "")
+    assert not any(line[0] in "，。；：、）”" or line[-1] in "（“" for line in lines)
+    assert wrong == []

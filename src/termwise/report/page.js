@@ -274,12 +274,13 @@
     return piece("text", { x, y, fill: look.color, "font-size": look.fontSize, "font-weight": look.fontWeight, "font-family": look.fontFamily }, words);
   }
 
-  // Words in lines of at most so many pixels; where there are no spaces, as in Chinese, between characters.
+  // Words in lines of at most so many pixels; where there are no spaces, as in Chinese, between characters, but no line
+  // begins with a mark that closes or ends with one that opens.
   function folded(words, width, look) {
     const pen = document.createElement("canvas").getContext("2d");
     pen.font = `${look.fontWeight} ${look.fontSize} ${look.fontFamily}`;
     const lines = [""];
-    for (const part of words.match(/[\u3000-\u9fff\uff00-\uffef]|[^\s\u3000-\u9fff\uff00-\uffef]+\s*|\s+/g) ?? []) {
+    for (const part of words.match(/[（“]*(?:[\u3000-\u9fff\uff00-\uffef]|[^\s\u3000-\u9fff\uff00-\uffef]+)[，。；：、）”]*\s*|\s+/g) ?? []) {
       if (lines.at(-1) && pen.measureText((lines.at(-1) + part).trimEnd()).width > width) lines.push("");
       lines[lines.length - 1] += part;
     }
@@ -287,7 +288,7 @@
   }
 
   // A copy that does not need the style sheet; what Vega has drawn does not anyway.
-  const LOOKS = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "font-family", "font-size", "font-weight", "text-anchor", "visibility"];
+  const LOOKS = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "font-family", "font-size", "font-weight", "text-anchor", "writing-mode", "visibility"];
   function copied(svg) {
     const copy = svg.cloneNode(true);
     if (svg.classList.contains("marks")) return copy;
@@ -295,7 +296,9 @@
     from.forEach((each, i) => {
       const look = getComputedStyle(each);
       for (const name of LOOKS) to[i].setAttribute(name, look.getPropertyValue(name));
+      if (look.transform === "none") to[i].removeAttribute("transform"); // the style sheet stands it upright
     });
+    for (const words of copy.querySelectorAll(".hint")) words.remove(); // in a picture there is nothing to point at
     return copy;
   }
 

@@ -327,7 +327,7 @@ CHINESE: dict[str, str] = {
     "warning.constant output": "输出为常数",
     "degrees.mean": "平均次数：第一次记录 {first}，最后一次 {last}",
     "degrees.mean.value": "{value} [{low}, {high}]",
-    "degrees.mean.none": "两端的平均次数并非都已知",
+    "degrees.mean.none": "第一次和最后一次记录的平均次数并非都已知",
     "degrees.alt": "{network}：输出方差的占比，第 {start} 步：{first}；第 {end} 步：{last}。",
     "degrees.alt.share": "{degree} 次 {share}",
     "degrees.alt.none": "{network}：没有占比，每次记录时输出都是常数。",

@@ -87,7 +87,7 @@ ENGLISH: dict[str, str] = {
     "spectrum.range": "at depths {low} to {high} in {network}",
     "spectrum.range.one": "at depth {low} in {network}",
     "spectrum.title.plain": "Every path of {networks} from the input has one length: there is nothing to split",
-    "spectrum.read": "Bars: the share of the output's norm that is born at the input and passes exactly "
+    "spectrum.read": "Bars: the share of the output’s norm that is born at the input and passes exactly "
     "that many {unit}; the whisker is its 95 % interval over samples. Constants (biases, shifts of norms) "
     "are drawn beside them on the same scale, in units of the input-born sum, and are not part of it. "
     "Behind: how many of the paths have that length. The title is about the last record.",
@@ -356,7 +356,7 @@ ENGLISH: dict[str, str] = {
     "warning.constant output": "constant output",
     "degrees.mean": "mean degree {first} at the first record, {last} at the last",
     "degrees.mean.value": "{value} [{low}, {high}]",
-    "degrees.mean.none": "mean degree not known at both ends",
+    "degrees.mean.none": "mean degree not known at both the first and the last record",
     "degrees.alt": "{network}: shares of the output’s variance at step {start}: {first}; at step {end}: {last}.",
     "degrees.alt.share": "{share} of degree {degree}",
     "degrees.alt.none": "{network}: no shares; its output is constant at every record.",
@@ -573,7 +573,7 @@ ENGLISH: dict[str, str] = {
     "paper.triptych.same": "No length is preferred: the mean path length is {mean} by size, {paths} by number",
     "paper.truncated": "99 % of the accuracy is kept from depth {depth} on: {kept} of {whole}",
     "paper.truncated.all": "99 % of the accuracy is kept only with every term",
-    "paper.truncated.none": "By no truncation are 99 % of the accuracy kept",
+    "paper.truncated.none": "No truncation keeps 99 % of the accuracy",
     "paper.truncated.loss": "How large the loss is when only short or only long paths are kept",
     "paper.heat.falls": "While the loss {loss}, the median depth falls from {first} to {last}",
     "paper.heat.rises": "While the loss {loss}, the median depth rises from {first} to {last}",
@@ -612,9 +612,9 @@ ENGLISH: dict[str, str] = {
     "paper.tiles.undecided": "With each step of depth a term loses not measurably more of its lowest frequencies "
     "than gates alone take from it: {least} points",
     "paper.tiles.none": "How fast the term of each depth varies over the inputs",
-    "paper.lesion": "With {count} of {all} removed the accuracy is {accuracy}, with none {whole}",
-    "paper.lesion.still": "With {count} of {all} removed the accuracy, {accuracy}, is not measurably below that of "
-    "the whole",
+    "paper.lesion": "With {count} of {all} blocks removed the accuracy is {accuracy}, with none {whole}",
+    "paper.lesion.still": "With {count} of {all} blocks removed the accuracy, {accuracy}, is not measurably below that "
+    "of the whole",
     "paper.reordered": "After {count} exchanges of blocks the accuracy is {accuracy}, in their order {whole}",
     "paper.reordered.still": "After {count} exchanges of blocks the accuracy, {accuracy}, is not measurably below "
     "that in their order",
