@@ -248,7 +248,7 @@ TOLD = (
 
 
 def test_pointing_and_focus_light_one_branch(chromium: Any, run: Path) -> None:
-    with headless.opened(chromium, run / "report.html") as (page, wrong):
+    with headless.opened(chromium, write_page(run)) as (page, wrong):
         stream = page.locator("section[data-figure=unravelled] svg[role=group]").first
         lanes, told = stream.locator(".branch"), stream.locator(".told, .hint")
         assert set(lanes.evaluate_all(OPACITY)) == {"1"}
@@ -270,7 +270,7 @@ def test_pointing_and_focus_light_one_branch(chromium: Any, run: Path) -> None:
 
 @pytest.mark.parametrize("width", [1200, 380])
 def test_figures_are_drawn_and_fit(chromium: Any, run: Path, width: int) -> None:
-    with headless.opened(chromium, run / "report.html", width=width, scheme="dark") as (page, wrong):
+    with headless.opened(chromium, write_page(run), width=width, scheme="dark") as (page, wrong):
         for name in ("unravelled", "lesions", "tiles"):
             section = page.locator(f"section[data-figure={name}]")
             assert section.locator(".panels svg").count() == 2
@@ -280,6 +280,7 @@ def test_figures_are_drawn_and_fit(chromium: Any, run: Path, width: int) -> None
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         section = page.locator("section[data-figure=unravelled]")
         section.locator("summary").first.click()
+        section.locator("tbody tr").first.wait_for()  # the table is filled when the page is told that it is open
         assert section.locator("table").first.locator("tbody tr").count() == 16
         tiles_ = page.locator("section[data-figure=tiles] .chart svg").first
         # Tiles, bars beside them and bars above.
