@@ -414,7 +414,8 @@ def _finding(config: RunConfig, outcomes: list[Outcome]) -> Finding:
     hypotheses = ["H1", "H4"] if {"resnet", "densenet"} <= families else ["H1"]
     difference = None
     if len(outcomes) == 2:
-        difference = tuple(depth_difference(*(_last_terms(outcome) for outcome in outcomes)))
+        value, low, high = depth_difference(*(_last_terms(outcome) for outcome in outcomes))
+        difference = value, low, high
     return Finding(difference, hypotheses)
 
 

@@ -123,8 +123,8 @@ def _seeds(runs: Sequence[Run], names: Sequence[str]) -> tuple[tuple[str, tuple[
             found[*kind, place] = {0: place}
         else:
             seeds[run.seed] = place
-    groups = ((kind[0], tuple(seeds.values())) for kind, seeds in found.items() if seeds)
-    return tuple((name if len(places) > 1 else names[places[0]], places) for name, places in groups)
+    groups = ((kind[0], [*seeds.values()]) for kind, seeds in found.items() if seeds)
+    return tuple((name if len(places) > 1 else names[places[0]], tuple(places)) for name, places in groups)
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
