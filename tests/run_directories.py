@@ -230,6 +230,7 @@ def _about(kind: Kind, steps: list[dict[str, Any]]) -> dict[str, Any]:
         "constant_share": last["constant_share"],
         "frozen_share": 0.0,
         "cancellation": last["cancellation"],
+        "recipe": kind.slug,
         "credit_closure": 3.1e-6,
         "credit_drift": 0.062,
         "training_seconds": 74.2,

@@ -28,6 +28,12 @@ from test_report import HOSTILE, hostile_run, in_english, read
 ALL_DRAWN = "document.querySelectorAll('.chart svg').length === document.querySelectorAll('.chart').length"
 LIT = """(chart) => [...chart.querySelectorAll('svg .mark-rule line')].filter((line) =>
   line.getAttribute('stroke-opacity') === '0.55').length"""
+ROW_LIT = """(chart) => {
+  const lines = [...chart.querySelectorAll('svg .mark-rule line')];
+  const lit = lines.filter((line) => line.getAttribute('stroke-opacity') === '0.55');
+  const top = (each) => each.getBoundingClientRect().top;
+  return Math.max(...lit.map(top)) - top(chart);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def test_the_switch_changes_all_that_is_said(chromium: Any, run: Path) -> None:
         page.wait_for_function(
             "document.querySelectorAll('.chart svg').length === document.querySelectorAll('.chart').length"
         )
-        assert page.evaluate("document.documentElement.lang") == "zh"
+        assert page.evaluate("document.documentElement.lang") == "zh" and page.title() == "demo on digits · Termwise"
         titles = page.locator("h2").all_inner_texts()
         assert len(titles) == len(before) and all(re.search("[\u4e00-\u9fff]", title) for title in titles)
         assert page.locator('.languages button[data-language="zh"]').get_attribute("aria-pressed") == "true"
@@ -142,6 +148,16 @@ def test_arrow_keys_move_over_depths_and_steps(chromium: Any, run: Path) -> None
             assert page.locator("#cursor").inner_text() == words
         page.wait_for_timeout(200)
         assert lit(page)["spectrum"] == 2
+        ridges = page.locator('.chart[data-figure="ridgeline"]').first
+        ridges.focus()
+        heights = []
+        for words in ("step 0", "step 1", "step 2"):  # downwards: the first record is at the back
+            ridges.press("ArrowDown")
+            assert page.locator("#cursor").inner_text() == words
+            page.wait_for_timeout(150)
+            heights.append(ridges.evaluate(ROW_LIT))
+        assert heights == sorted(heights) and len(set(heights)) == 3
+        chart = ridges
         chart.press("Escape")
         assert page.locator("#cursor").is_hidden()
     assert wrong == []
@@ -247,6 +263,34 @@ def test_seeds_have_an_interval_over_them(tmp_path: Path) -> None:
     assert "Over 3 seeds" in few.text and "With fewer than 5 seeds nothing is decided." in few.text
 
 
+def test_only_what_differs_in_nothing_but_the_seed_is_taken_together(tmp_path: Path) -> None:
+    runs = seeds(tmp_path, [10.0, 10.4, 9.9])
+    change_network(runs[1], recipe="another learning rate")
+    change_network(runs[2], recipe=None)
+    page = read(write_comparison(runs, tmp_path / "page.html"))
+    assert "seeds the mean path length" not in page.text and "fell from" in page.text
+    assert [name for name in page.payload["networks"]] == [f"ResNet-20, run {i}" for i in range(3)]
+    traced = [make_run(tmp_path / f"t{i}", kinds=(RESNET,), change={"seed": seed}) for i, seed in enumerate((None, 0))]
+    names = read(write_comparison(traced, tmp_path / "traced.html")).payload["networks"]
+    assert names == ["ResNet-20, run 1", "ResNet-20, run 2"]
+
+
+def change_network(run: Path, **changes: Any) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    summary["networks"][0] |= changes
+    (run / "summary.json").write_text(json.dumps(summary))
+
+
+def test_what_is_said_of_one_run_is_not_said_of_several(tmp_path: Path) -> None:
+    one, other = make_run(tmp_path / "one", name="first"), make_run(tmp_path / "other", name="second")
+    data = json.loads((other / "summary.json").read_text())["data"] | {"probe": 64}
+    other = make_run(tmp_path / "other", name="second", change={"data": data})
+    page = read(write_comparison([one, other], tmp_path / "page.html"))
+    assert "This is one run with one seed" not in page.text and "256 probe samples" not in page.text
+    assert "The runs are measured on probes of different sizes" in page.text
+    assert "This is one run with one seed" in read(write_page(one)).text
+
+
 def test_networks_of_all_runs_stand_side_by_side(chromium: Any, tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", name="first")
     other = make_run(tmp_path / "other", name="second", kinds=(RESNET,), steps=(0, 5, 50))
@@ -276,7 +320,13 @@ def test_other_data_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "what"), [({"unit": "blocks"}, "unit of depth"), ({"constants": "by_depth"}, "constants")]
+    ("change", "what"),
+    [
+        ({"unit": "blocks"}, "unit of depth"),
+        ({"unit": "modules", "modules": ["a"]}, "unit of depth"),
+        ({"constants": "by_depth"}, "constants"),
+        ({"reestimated": False}, "batch-norm statistics"),
+    ],
 )
 def test_runs_that_do_not_measure_the_same_are_refused(tmp_path: Path, change: dict[str, Any], what: str) -> None:
     one, other = make_run(tmp_path / "one"), make_run(tmp_path / "other", change=change)

@@ -119,6 +119,17 @@ def test_the_tables_hold_both_networks(whole: Path) -> None:
     assert steps.columns[0] == spectrum.columns[0] == "network"
 
 
+def test_the_recipe_leaves_out_the_seed_alone(whole: Path, tmp_path: Path) -> None:
+    def recipes(summary: RunSummary) -> list[str | None]:
+        return [network.recipe for network in summary.networks]
+
+    first = recipes(read_summary(whole))
+    assert len(set(first)) == len(first) and None not in first
+    assert recipes(run(tmp_path / "seed", seed=1)) == first
+    other = recipes(run(tmp_path / "rate", training=Training(epochs=3, batch_size=8)))
+    assert not set(other) & set(first)
+
+
 def test_the_summary_says_what_the_tables_say(whole: Path) -> None:
     summary = read_summary(whole)
     steps = read_parquet(whole / "tables" / "steps.parquet")

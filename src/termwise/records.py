@@ -331,6 +331,7 @@ class NetworkSummary(msgspec.Struct):
     training_seconds: float | None  # None: not recorded while it was trained, but traced from checkpoints
     recording_seconds: float  # with what is measured once at the end
     operators: list[dict[str, Any]]
+    recipe: str | None = None  # a hash of all that determined it but the seed; None: traced, or written by an older one
 
 
 class Finding(msgspec.Struct):
@@ -362,6 +363,7 @@ class RunSummary(msgspec.Struct):
     data: DataSummary
     verdict: str
     networks: list[NetworkSummary]
+    modules: list[str] = []  # that are the steps, where the unit is these
     reestimated: bool = True  # batch-norm statistics, on a copy; else as the model had them
     finding: Finding | None = None  # None: written before there was one; the verdict is all there is
     skipped: list[str] = []  # checkpoints that could not be used, and why

@@ -10,6 +10,7 @@ which a network is measured are re-estimated on a fixed draw from the training p
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import math
 import os
@@ -326,11 +327,19 @@ def _train(
         "training_seconds": trained.training_seconds,
         "recording_seconds": trained.recording_seconds + ending.seconds,
     }
-    return outcome_of(model, recorder.timeline, ending, name=network.name, slug=slug, **seconds)
+    known = {"name": network.name, "slug": slug, "recipe": _recipe(network, config, inputs), **seconds}
+    return outcome_of(model, recorder.timeline, ending, **known)
+
+
+def _recipe(network: NetworkConfig, config: RunConfig, inputs: Inputs) -> str:
+    """A hash of all that determines a network and its records but the seed; what it is called does not."""
+    chosen = (network.family, network.arguments, config.training, config.recording, config.size, config.threads)
+    content = msgspec.json.encode([*chosen, inputs.data.sha256], order="deterministic")
+    return hashlib.sha256(content).hexdigest()
 
 
 def outcome_of(model: nn.Module, timeline: Timeline, ending: Ending, **known: Any) -> Outcome:
-    """What is left of one network; `known` are its name, its slug, and the seconds that it took."""
+    """What is left of one network; `known` are its name, slug and recipe, and the seconds that it took."""
     summary = network_summary(
         timeline.table.rows(),
         timeline.profiles[0],
@@ -396,8 +405,9 @@ def conclude(
         verdict="",
         finding=finding,
         networks=[outcome.summary for outcome in outcomes],
+        modules=[] if isinstance(recording.unit, str) else list(recording.unit),
         reestimated=inputs.calibration is not False,
-        skipped=[line for outcome in outcomes for line in outcome.timeline.skipped],
+        skipped=[line for o in outcomes for line in (*o.timeline.skipped, *o.ending.left_out)],
     )
     summary.verdict = in_english(summary)
     write_summary(run.path, summary)

@@ -159,19 +159,22 @@ def target(which: Place, x: Spec, tips: list[Spec] | None = None) -> Spec:
     return {"transform": around, "mark": mark, "encoding": encoding | ({} if tips is None else {"tooltip": tips})}
 
 
-def complete(spec: Spec, alternative: str, *, at: int | None = None, keys: Sequence[Place] = ()) -> Spec:
+def complete(
+    spec: Spec, alternative: str, *, at: int | None = None, keys: Sequence[Place | Literal["-step"]] = ()
+) -> Spec:
     """What every specification carries.
 
     Args:
         spec: all else.
         alternative: what it shows, in words.
         at: the place among the steps of the record that is shown, where the reader chooses it.
-        keys: what lies along x, and along y, where `lit` marks it; arrow keys move along it.
+        keys: what lies along x, and along y, where `lit` marks it; arrow keys move along it. With a minus it grows
+            downwards.
     """
     padding = {"left": 2, "right": 10, "top": 4, "bottom": 2}
     head: Spec = {"$schema": SCHEMA, "description": alternative, "padding": padding}
     params = [] if at is None else [{"name": "at", "value": at}]
-    params += [{"name": f"{name}At", "value": None} for name in keys]
+    params += [{"name": f"{name.removeprefix('-')}At", "value": None} for name in keys]
     if params:
         head["params"] = params
     if keys:

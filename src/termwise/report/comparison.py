@@ -1,7 +1,7 @@
 """Several runs as one: all of their networks side by side, and what holds over the seeds of one of them.
 
-Networks of one name that were trained with different seeds are one network trained several times; any other pair of
-runs is only set side by side.
+Networks of one name that differ in nothing but their seed are one network trained several times; any other pair of runs
+is only set side by side.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from termwise.profile import Estimate
 from termwise.report.conclusion import change, joined, shown
 from termwise.report.finished import stacked
 from termwise.report.reading import Columns, Run, read_run
-from termwise.report.strings import integer, listing, prose, say
+from termwise.report.strings import prose, say
 from termwise.verdict.decision import SEEDS, t_interval
 
 
@@ -34,10 +34,16 @@ def read_runs(directories: Sequence[Path | str]) -> list[Run]:
         given = ", ".join(map(str, places)) or "none"
         raise UsageError(f"compare: give the directories of two runs or more, each once; given: {given}.")
     runs = [read_run(place) for place in places]
-    _require_one(places, "unit of depth", [run.summary.unit for run in runs], "--unit")
+    _require_one(places, "unit of depth", [_unit(run) for run in runs], "--unit")
     _require_one(places, "treatment of constants", [run.summary.constants for run in runs], "--constants")
+    kept = ["estimated anew" if run.summary.reestimated else "as the model had them" for run in runs]
+    _require_one(places, "treatment of batch-norm statistics", kept, "--calibration")
     _require_one(places, "number of classes", [run.summary.data.classes for run in runs], "--data")
     return runs
+
+
+def _unit(run: Run) -> str:
+    return ", ".join([run.summary.unit, *run.summary.modules])
 
 
 def _require_one(places: Sequence[Path], what: str, found: Sequence[Any], option: str) -> None:
@@ -63,15 +69,7 @@ def merged(runs: Sequence[Run]) -> Run:
     degrees = [run.degrees for run in runs]
     # The figure of degrees needs the same ones in all networks.
     alike = None not in degrees and len({_groups(each) for each in degrees if each is not None}) == 1
-    title = listing(list(dict.fromkeys(summary.name for summary in summaries)))
-    summary = msgspec.structs.replace(
-        summaries[0],
-        name=title,
-        networks=networks,
-        reestimated=all(each.reestimated for each in summaries),
-        finding=None,
-        skipped=[line for each in summaries for line in each.skipped],
-    )
+    summary = msgspec.structs.replace(summaries[0], networks=networks)
     return Run(
         summary,
         _stacked([run.steps for run in runs], offsets),
@@ -89,7 +87,7 @@ def compared(runs: Sequence[Run], whole: Run) -> str:
         runs: as they were read.
         whole: all of them as one.
     """
-    said, alone = [], list(whole.summary.networks)
+    said, alone, few = [], list(whole.summary.networks), False
     for name, places in whole.seeds:
         seeds = [whole.summary.networks[place] for place in places]
         if len(seeds) < 2:
@@ -97,29 +95,37 @@ def compared(runs: Sequence[Run], whole: Run) -> str:
         moves = np.array([network.mean_depth[1] - network.mean_depth[0] for network in seeds])
         words = {"network": name, "count": len(seeds), "move": shown(Estimate(float(moves.mean()), *t_interval(moves)))}
         said.append(say("compare.seeds", **words))
-        if len(seeds) < SEEDS:
-            said.append(say("claims.notice.few", seeds=SEEDS))
+        few = few or len(seeds) < SEEDS
         alone = [network for network in alone if network not in seeds]
+    if few:
+        said.append(say("claims.notice.few", seeds=SEEDS))
     if alone:
         changes = joined([change(network, first=i == 0) for i, network in enumerate(alone)])
-        said.insert(0, say("compare.each", changes=changes, samples=integer(whole.summary.data.probe)))
+        said.insert(0, say("compare.each", changes=changes))
     return prose(*said)
 
 
-def notices(runs: Sequence[Run]) -> list[str]:
-    """What makes the runs less comparable."""
-    return [say("compare.data")] if len({run.summary.data.sha256 for run in runs}) > 1 else []
+def notices(runs: Sequence[Run], whole: Run) -> list[str]:
+    """What makes the runs less comparable, and what is left out because one of them lacks it."""
+    found = []
+    if len({run.summary.data.sha256 for run in runs}) > 1:
+        found.append(say("compare.data"))
+    if len({run.summary.data.probe for run in runs}) > 1:
+        found.append(say("compare.probe"))
+    if whole.degrees is None and any(run.degrees is not None for run in runs):
+        found.append(say("compare.degrees"))
+    return found
 
 
 def _seeds(runs: Sequence[Run], names: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The networks that are one but for the seed, on the same data: a name, and their places among all networks."""
+    """The networks that are one in all but the seed: a name, and their places among all networks."""
     found: dict[tuple[Any, ...], dict[int, int]] = {}
     networks = [(run.summary, network) for run in runs for network in run.summary.networks]
     for place, (run, network) in enumerate(networks):
-        kind = network.name, network.parameters, tuple(network.depths), run.data.sha256
+        kind = network.name, network.recipe, run.data.probe
         seeds = found.setdefault(kind, {})
-        # What was traced has no seed that is known; what has the seed of another one is not one more.
-        if run.seed is None or run.seed in seeds:
+        # Of what was traced neither seed nor recipe are known; what has the seed of another one is not one more.
+        if run.seed is None or network.recipe is None or run.seed in seeds:
             found[*kind, place] = {0: place}
         else:
             seeds[run.seed] = place
@@ -130,10 +136,11 @@ def _seeds(runs: Sequence[Run], names: Sequence[str]) -> tuple[tuple[str, tuple[
 def _labels(runs: Sequence[Run]) -> list[str]:
     """What tells runs apart: their names, their seeds, or their order."""
     names = [run.summary.name for run in runs]
-    seeds = [f"seed {run.summary.seed}" for run in runs]
-    for labels in (names, seeds):
-        if len(set(labels)) == len(labels):
-            return labels
+    seeds = [run.summary.seed for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    if None not in seeds and len(set(seeds)) == len(seeds):
+        return [f"seed {seed}" for seed in seeds]
     return [f"run {i + 1}" for i in range(len(runs))]
 
 

@@ -5,7 +5,8 @@
   const root = document.documentElement;
   let said = payload.languages[root.lang]; // figures, headings and words in the language that is shown
   const views = new Map(); // chart element -> its view, the names of its signals, what ends it
-  const widths = new Map(); // chart element -> the width that it was drawn for
+  const widths = new WeakMap(); // chart element -> the width that it was drawn for
+  const turns = new WeakMap(); // chart element -> how often it was drawn
 
   // The tables are embedded by columns, some of them as runs of values; figures want rows. Built once, copied per view
   // (Vega writes into its rows).
@@ -121,8 +122,12 @@
   async function draw(chart) {
     const spec = said.figures[chart.dataset.figure].panels[chart.dataset.panel];
     const width = chart.clientWidth;
+    const turn = (turns.get(chart) ?? 0) + 1;
+    turns.set(chart, turn);
     widths.set(chart, width);
     views.get(chart)?.finalize();
+    views.delete(chart);
+    chart.classList.remove("failed");
     try {
       const options = {
         mode: "vega-lite", renderer: "svg", ast: true, actions: false, defaultStyle: false, config: theme(), patch: filled,
@@ -130,11 +135,13 @@
       };
       const room = Math.max(width - (spec.usermeta?.gutter ?? GUTTER) - PADDING, 120);
       const result = await vegaEmbed(chart, sized(spec, room), options);
+      // Drawn anew meanwhile, or left with its language.
+      if (turns.get(chart) !== turn || !chart.isConnected) return result.finalize();
       chart.querySelector("svg").setAttribute("aria-hidden", "true"); // the chart around it says all
       const signals = new Set((result.vgSpec.signals ?? []).map((signal) => signal.name));
       views.set(chart, { view: result.view, signals, finalize: result.finalize });
       result.view.addEventListener("pointermove", (_, item) => point(item));
-      result.view.addEventListener("pointerout", () => move({ depthAt: null, stepAt: null }));
+      result.view.addEventListener("pointerout", () => point(null));
     } catch (error) {
       chart.classList.add("failed");
       chart.textContent = said.strings.failed.replace("{reason}", error.message);
@@ -171,19 +178,22 @@
 
   // Lines and areas, which have all of their rows, are let through by the style sheet.
   function point(item) {
+    // A pointer at rest, below which the page is scrolled, is no reader where keys are used.
+    if (document.activeElement?.matches(".chart:focus-visible")) return;
     const { depth = null, step = null } = item?.datum ?? {};
     const lit = (value) => (typeof value === "number" ? value : null);
     move({ depthAt: lit(depth), stepAt: lit(step) });
   }
 
   function onKey(event) {
-    const turns = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowDown: [1, -1], ArrowUp: [1, 1] };
+    const arrows = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowDown: [1, -1], ArrowUp: [1, 1] };
     const keys = said.figures[event.currentTarget.dataset.figure]?.panels[event.currentTarget.dataset.panel]?.usermeta?.keys ?? [];
     if (event.key === "Escape") return move({ depthAt: null, stepAt: null });
-    const [which, by] = turns[event.key] ?? [];
+    const [which, turn] = arrows[event.key] ?? [];
     if (!keys[which]) return;
     event.preventDefault();
     const [name, all] = keys[which] === "depth" ? ["depthAt", depths] : ["stepAt", steps];
+    const by = keys[which].startsWith("-") ? -turn : turn;
     const now = all.indexOf(place[name]);
     move({ [name]: all[now < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(Math.max(now + by, 0), all.length - 1)] });
   }
@@ -191,7 +201,7 @@
   function onFocus(event) {
     const keys = said.figures[event.currentTarget.dataset.figure]?.panels[event.currentTarget.dataset.panel]?.usermeta?.keys;
     if (!keys || !event.currentTarget.matches(":focus-visible")) return;
-    pill.textContent = said.strings.keys;
+    pill.textContent = said.strings[keys.length > 1 ? "keys.both" : `keys.${keys[0]}`];
     pill.hidden = false;
   }
 
@@ -208,8 +218,9 @@
     const numbers = values.filter((value) => typeof value === "number");
     if (numbers.every(Number.isInteger)) return String;
     const sizes = numbers.map(Math.abs).filter((value) => value > 0);
-    const places = Math.min(Math.max(3 - Math.floor(Math.log10(Math.max(...sizes))), 1), 6);
-    const small = Math.min(...sizes) < 10 ** -places;
+    const [least, most] = sizes.reduce(([low, high], size) => [Math.min(low, size), Math.max(high, size)], [Infinity, 0]);
+    const places = Math.min(Math.max(3 - Math.floor(Math.log10(most)), 1), 6);
+    const small = least < 10 ** -places;
     return (value) => (small && value !== 0 && Math.abs(value) < 10 ** -places ? value.toExponential(2) : value.toFixed(places));
   }
 
@@ -417,6 +428,7 @@
     page.replaceChildren(kept[language].cloneNode(true));
     root.lang = language;
     said = payload.languages[language];
+    document.title = said.title;
     document.querySelector(".licences summary").textContent = said.strings.licences;
     for (const button of nav.children) button.setAttribute("aria-pressed", String(button.dataset.language === language));
     equip();

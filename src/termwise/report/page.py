@@ -37,7 +37,7 @@ from termwise.report.tables import build_tables
 VENDORED = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
 LICENCES = ("vega.LICENSE", "vega-lite.LICENSE", "vega-embed.LICENSE", "third-party.LICENSES")
 REPORT = "report.html"
-SCRIPT = ("failed", "step", "depth", "keys", "licences")  # what the page's script says
+SCRIPT = ("failed", "step", "depth", "keys.depth", "keys.step", "keys.both", "licences")  # what the page's script says
 SWITCH = "Language, 语言"
 
 
@@ -124,7 +124,7 @@ def _of_runs(runs: Sequence[Run], language: str) -> str:
     whole = merged(runs)
 
     def head() -> _Head:
-        return _Head(say("compare.eyebrow", count=len(runs)), compared(runs, whole), notices(runs))
+        return _Head(say("compare.eyebrow", count=len(runs)), compared(runs, whole), notices(runs, whole))
 
     return _of_networks(whole, runs, head, language)
 
@@ -148,7 +148,7 @@ def _of_networks(whole: Run, runs: Sequence[Run], head: Callable[[], _Head], lan
             name=name,
             verdict=element("span", sections.verdict(first.verdict, names), lang=first.lang),
             head=join([*told, sections.numbers(whole), sections.closure(whole)]),
-            main=join([*drawn, sections.networks(whole), sections.meaning(whole)]),
+            main=join([*drawn, sections.networks(whole), sections.meaning(whole, several=len(runs) > 1)]),
             methods=sections.methods(runs),
             figures=_figures(figures),
             columns=columns,
@@ -195,7 +195,12 @@ def _document(
         with speaking(each):
             bodies[each] = _body(own)
             strings = {name: sentences()[f"script.{name}"] for name in SCRIPT}
-            drawn[each] = {"figures": own.figures, "columns": own.columns, "strings": strings}
+            drawn[each] = {
+                "title": f"{own.title} · Termwise",
+                "figures": own.figures,
+                "columns": own.columns,
+                "strings": strings,
+            }
             words = {"lang": each, "data_language": each, "aria_pressed": str(each == language).lower()}
             switch.append(element("button", say("language.name"), type_="button", **words))
     style = _asset("page.css")
@@ -203,7 +208,7 @@ def _document(
     return Template(_asset("template.html")).substitute(
         language=language,
         policy=escape(_policy(scripts, style)),
-        title=escape(f"{said[language].title} · Termwise"),
+        title=escape(drawn[language]["title"]),
         style=style,
         # Without the script there is nothing that could switch.
         switch=element("nav", *switch, class_="languages", aria_label=SWITCH, hidden=True),

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from termwise.records import NetworkSummary
+from termwise.records import NetworkSummary, RunSummary
 from termwise.report.charts import Figure, Panel
 from termwise.report.figures.common import MANY
 from termwise.report.markup import Html, element, escape, join
@@ -170,7 +170,10 @@ def button(kind: str, name: str) -> Html:
 
 def _panel(slug: str, index: int, panel: Panel, level: int, lang: str | None) -> Html:
     names = {"data_figure": slug, "data_panel": index}
-    chart = element("div", class_="chart", role="img", tabindex="0", aria_label=panel.alternative, **names)
+    # Where arrow keys move over places, they must reach the script past a screen reader.
+    keys = panel.spec.get("usermeta", {}).get("keys")
+    kind = {"role": "application", "tabindex": "0"} if keys else {"role": "img"}
+    chart = element("div", class_="chart", **kind, aria_label=panel.alternative, **names)
     heading = [element(f"h{level}", panel.heading, lang=lang)] if panel.heading else []
     detail = [element("p", panel.detail, class_="detail")] if panel.detail else []
     return element("div", *heading, *detail, chart, class_="panel")
@@ -307,8 +310,8 @@ def networks(run: Run) -> Html:
     return element("section", element("h2", say("networks.title"), id_="title-networks"), box)
 
 
-def meaning(run: Run) -> Html:
-    """What the numbers mean, and what they do not, with this run's own numbers where it has them."""
+def meaning(run: Run, *, several: bool) -> Html:
+    """What the numbers mean, and what they do not, with the run's own numbers where it has them."""
     items = [
         say("cancellation.item", value=number(network.cancellation), network=network.name)
         for network in run.summary.networks
@@ -316,7 +319,8 @@ def meaning(run: Run) -> Html:
     fills = {"cancellation": listing(items)}
 
     def column(title: str, prefix: str) -> Html:
-        keys = [key for key in sentences() if key.startswith(prefix)]
+        # "This is one run with one seed" is said of one run.
+        keys = [key for key in sentences() if key.startswith(prefix) and not (several and key == "doesnot.seed")]
         if not run.summary.reestimated:
             keys = ["asfound" if key == "does.eval" else key for key in keys]
         entries = [element("li", say(key, **fills)) for key in keys]
@@ -340,7 +344,6 @@ def _methods(run: Run) -> Html:
     """Unit, seed, threads, versions, data with attribution and hash."""
     about, data, steps = run.summary, run.summary.data, sorted(set(run.steps["step"]))
     threads = "methods.threads.one" if about.threads == 1 else "methods.threads.many"
-    unit = f"methods.unit.{about.unit}"
     constants = f"methods.constants.{about.constants}"
     span = {"count": len(steps), "first": integer(steps[0]), "last": integer(steps[-1])}
     sizes = {"train": integer(data.train), "probe": integer(data.probe), "classes": data.classes}
@@ -348,7 +351,7 @@ def _methods(run: Run) -> Html:
     how = "methods.created.traced" if about.seed is None else "methods.created.text"
     versions = {"termwise": about.termwise, "torch": about.torch, "python": about.python}
     entries = [
-        ("methods.unit", say(unit) if unit in sentences() else say("methods.unit.other", unit=about.unit)),
+        ("methods.unit", _unit(about)),
         ("methods.constants", say(constants) if constants in sentences() else about.constants),
         ("methods.intervals", say("methods.intervals.text")),
         ("methods.records", say("methods.records.text", **span)),
@@ -365,6 +368,13 @@ def _methods(run: Run) -> Html:
 
 def _saved(words: str) -> Html:
     return element("span", words, lang=saved_in())
+
+
+def _unit(about: RunSummary) -> str:
+    key = f"methods.unit.{about.unit}"
+    if about.unit == "modules" and not about.modules:  # written before their names were kept
+        return say("unit.modules")
+    return say(key, names=listing(about.modules)) if key in sentences() else say("methods.unit.other", unit=about.unit)
 
 
 def licences(title: str, texts: Iterable[str]) -> Html:

@@ -30,7 +30,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
     panels = []
     for index in own:
         words = alternative(run, tables, index)
-        spec = complete(_spec(tables, index, chosen[index], *shared), words, keys=["depth", "step"])
+        spec = complete(_spec(tables, index, chosen[index], *shared), words, keys=["depth", "-step"])
         panels.append(Panel(names(run)[index], "", words, spec))
     columns = ["network", "step", "depth", "norm_share", "norm_share_low", "norm_share_high"]
     key = [("ramp", say("ridge.ramp")), ("dot tail", say("key.mean.norm"))]

@@ -44,7 +44,9 @@ CHINESE: dict[str, str] = {
     "some": "{count} 个网络",
     # comparison
     "compare.eyebrow": "Termwise 比较：{count} 次运行",
-    "compare.each": "训练过程中，{changes}（95% 区间，基于 {samples} 个探测样本）。",
+    "compare.each": "从第一次到最后一次记录，{changes}（95% 区间，按各自的探测样本计算）。",
+    "compare.probe": "各次运行的探测集大小不同：区间的宽窄不可直接比较。",
+    "compare.degrees": "各次运行记录的次数不尽相同：此处略去。",
     "compare.seeds": "{network} 用 {count} 个随机种子各训练一次，平均路径长度的变化为 {move}（以{unit}计）。",
     "compare.data": "各次运行所用的数据不同：差异可能来自数据，而非网络。",
     # three numbers
@@ -77,7 +79,9 @@ CHINESE: dict[str, str] = {
     "script.step": "第 {step} 步",
     "script.depth": "深度 {depth}",
     "script.licences": "本页所含脚本的许可证",
-    "script.keys": "方向键：在各深度、各步之间移动。Esc：退出。",
+    "script.keys.depth": "左右方向键：在各深度之间移动。Esc：离开。",
+    "script.keys.step": "左右方向键：在各步之间移动。Esc：离开。",
+    "script.keys.both": "方向键：在各深度与各步之间移动。Esc：离开。",
     # spectrum
     "spectrum.title": "输出中源自输入的部分，中间 80% {ranges}",
     "spectrum.title.many": "输出中源自输入的部分，中间 80% 在全部 {count} 个网络中位于深度 {low} 至 {high} 之间",
@@ -388,6 +392,7 @@ CHINESE: dict[str, str] = {
     "methods.unit.layers": "每个卷积或与参数相乘的矩阵乘法为一步",
     "methods.unit.blocks": "每个残差分支为一步，分支由数据的流向找出",
     "methods.unit.activations": "每个非线性为一步",
+    "methods.unit.modules": "下列模块各自的输出为一步：{names}",
     "methods.unit.other": "{unit}",
     "methods.constants": "常数",
     "methods.constants.pooled": "合为一部分",

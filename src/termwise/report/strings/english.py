@@ -45,7 +45,9 @@ ENGLISH: dict[str, str] = {
     "some": "{count} networks",
     # comparison
     "compare.eyebrow": "Termwise comparison of {count} runs",
-    "compare.each": "While training, {changes} (95 % intervals over {samples} probe samples).",
+    "compare.each": "From the first to the last record, {changes} (95 % intervals over the samples of each probe).",
+    "compare.probe": "The runs are measured on probes of different sizes: their intervals are not equally wide.",
+    "compare.degrees": "Not every run has recorded the same degrees: they are left out.",
     "compare.seeds": "Over {count} seeds the mean path length of {network} changes by {move} {unit} "
     "while it is trained.",
     "compare.data": "The runs are not on the same data: what differs may be the data and not the networks.",
@@ -79,7 +81,9 @@ ENGLISH: dict[str, str] = {
     "script.step": "step {step}",
     "script.depth": "depth {depth}",
     "script.licences": "Licences of the scripts inside this page",
-    "script.keys": "Arrow keys: move over depths and steps. Esc: leave.",
+    "script.keys.depth": "Left and right: move over depths. Esc: leave.",
+    "script.keys.step": "Left and right: move over steps. Esc: leave.",
+    "script.keys.both": "Arrow keys: move over depths and steps. Esc: leave.",
     # spectrum
     "spectrum.title": "The middle 80 % of the input-born output lies {ranges}",
     "spectrum.title.many": "The middle 80 % of the input-born output lies between depths {low} and {high} in all "
@@ -421,6 +425,7 @@ ENGLISH: dict[str, str] = {
     "methods.unit.layers": "every convolution or matrix product by a parameter is one step",
     "methods.unit.blocks": "every residual branch, found from the flow of the data, is one step",
     "methods.unit.activations": "every nonlinearity is one step",
+    "methods.unit.modules": "the output of each of these modules is one step: {names}",
     "methods.unit.other": "{unit}",
     "methods.constants": "Constants",
     "methods.constants.pooled": "pooled into one part",
