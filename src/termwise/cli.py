@@ -384,8 +384,8 @@ def trace(
     checkpoints: Annotated[
         list[str],
         Parameter(
-            help="Files of weights (.safetensors; .pt, .pth, .bin or .ckpt of plain tensors), directories of them, or "
-            "STEP:FILE where the name does not tell the step."
+            help="Files of weights (.safetensors; .pt, .pth, .bin or .ckpt of plain tensors), directories of them (the "
+            "folder of a Hugging Face or Lightning Trainer too), or STEP:FILE where nothing tells the step."
         ),
     ],
     /,

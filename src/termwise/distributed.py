@@ -267,6 +267,11 @@ def speaks() -> bool:
     return not _is_launched() or int(os.environ["RANK"]) == 0
 
 
+def leads() -> bool:
+    """Whether this process is the first of a training, or alone in it, however the training was started."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
 def require_single(what: str) -> None:
     """Refuse to do in several processes what each would do over again.
 

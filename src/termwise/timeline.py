@@ -94,7 +94,7 @@ class Timeline:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """The checkpoints that `termwise.trace` could not use, and why; none where a Recorder was there."""
+        """What could not be recorded, and why: checkpoints of a trace, steps of `termwise.integrations`."""
         return self._skipped
 
     @property

@@ -13,6 +13,7 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -28,6 +29,7 @@ from termwise.steps import Unit
 from termwise.timeline import Recorder, Timeline
 from termwise.weights import fit_weights, stripped
 
+_UNFIT = ("missing", "unexpected", "mismatched")
 _log = logging.getLogger(__name__)
 
 
@@ -52,8 +54,9 @@ def trace(
 
     Args:
         model: the network as it was built for the training; its weights do not matter, and it is left as found.
-        checkpoints: .safetensors files, files of plain tensors (.pt, .pth, .bin, .ckpt), directories of either, or
-            directories that model.save_pretrained wrote.  The step of each is found as `termwise.checkpoints` says;
+        checkpoints: .safetensors files, files of plain tensors (.pt, .pth, .bin, .ckpt), directories of either,
+            directories that model.save_pretrained wrote, in one file or several, or the folder of a Trainer of Hugging
+            Face or of Lightning.  The step of each is found as `termwise.checkpoints` says;
             "1200:FILE" spells it.
         probe: (inputs, targets), as for `Recorder`.
         unit: of depth, as for `Recorder`; so are constants, product, output, batch_size, replicates, seed and degrees.
@@ -166,7 +169,7 @@ def _copied(model: Any) -> nn.Module:
 def _fitted(model: nn.Module, checkpoint: Checkpoint) -> str | None:
     """Lay the weights of a checkpoint into the model; why it cannot be used, if so."""
     try:
-        weights = checkpoint.weights()
+        weights = _renamed(model, checkpoint.weights(), checkpoint.path)
     except DataError as error:
         return str(error)
     path = checkpoint.path
@@ -178,6 +181,24 @@ def _fitted(model: nn.Module, checkpoint: Checkpoint) -> str | None:
         return None
     shown = ", ".join([*bad[:3], *(["..."] if len(bad) > 3 else [])])
     return f"{path}: NaN or infinite numbers in {len(bad)} of its weights ({shown}): had the training diverged?"
+
+
+def _renamed(model: Any, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The weights under the names that the model has, where its library writes some of them under older ones.
+
+    transformers does that for the models whose modules it has renamed; its own reader knows both names.
+    """
+    own = model.state_dict()
+    if not path.is_dir() or own.keys() == weights.keys() or not hasattr(type(model), "from_pretrained"):
+        return weights
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    try:
+        with torch.random.fork_rng():
+            twin, told = type(model).from_pretrained(path, config=copy.deepcopy(model.config), **options)
+    except Exception as error:  # it cannot tell more than what fits and what does not
+        _log.debug("%s: %s", path, first_line(error))
+        return weights
+    return weights if any(told.get(f"{kind}_keys") for kind in _UNFIT) else twin.state_dict()
 
 
 def _untied(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -112,7 +112,11 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], spec: str, path: 
 
 
 def stripped(state: Mapping[str, _Value], expected: Collection[str], path: Path) -> dict[str, _Value]:
-    """The same weights under the model's own names, where all of them stand behind one prefix."""
+    """The same weights under the model's own names, where all of them stand behind one prefix.
+
+    Raises:
+        ModelError: the whole model is there behind several prefixes, as where an average is kept beside it.
+    """
     compiled = not any(_COMPILED in key for key in expected) and any(_COMPILED in key for key in state)
     bare = {key.replace(_COMPILED, "") if compiled else key: value for key, value in state.items()}
     modules = [key.split(".")[:-1] for key in bare] or [[]]
@@ -120,10 +124,30 @@ def stripped(state: Mapping[str, _Value], expected: Collection[str], path: Path)
     prefixes = ["", *itertools.accumulate(f"{part}." for part, _ in shared)]
     # The shortest of those under which most keys are the model's.
     prefix = max(prefixes, key=lambda p: sum(key.removeprefix(p) in expected for key in bare))
+    if not any(key.removeprefix(prefix) in expected for key in bare):
+        prefix, bare = _inner(bare, expected, path)
     removed = ([_COMPILED] if compiled else []) + ([prefix] if prefix else [])
     if removed:
         _log.warning("%s: taken off the keys: %s.", path, ", ".join(map(repr, removed)))
     return {key.removeprefix(prefix): value for key, value in bare.items()}
+
+
+def _inner(state: Mapping[str, _Value], expected: Collection[str], path: Path) -> tuple[str, dict[str, _Value]]:
+    """The prefix behind which the whole model is, beside other modules with a state, and what stands behind it."""
+    first = next(iter(expected), "")
+    prefixes = [key.removesuffix(first) for key in state if first and key.endswith(f".{first}")]
+    whole = [prefix for prefix in prefixes if all(prefix + key in state for key in expected)]
+    if len(whole) > 1:
+        raise ModelError(
+            f"{path}: the weights are there {len(whole)} times, behind {_some([repr(prefix) for prefix in whole])}. "
+            "Save those that are meant alone: model.state_dict()."
+        )
+    if not whole:
+        return "", dict(state)
+    kept = {key: value for key, value in state.items() if key.startswith(whole[0])}
+    others = [key for key in state if key not in kept]
+    _log.warning("%s: %d keys beside the model's are left out: %s.", path, len(others), _some(others))
+    return whole[0], kept
 
 
 def misfit(

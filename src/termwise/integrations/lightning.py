@@ -1,0 +1,102 @@
+"""Termwise in the Trainer of Lightning, as `lightning.pytorch` or as `pytorch_lightning`.
+
+    callback = TermwiseCallback((inputs, targets), module="net", budget=0.05)
+    Trainer(callbacks=[callback]).fit(module, loader)
+    print(callback.timeline)
+
+Steps are `trainer.global_step`: updates, however many batches are accumulated for one (with several optimisers, those
+of all).  Step 0 is the model before the first.  Records are kept in the Trainer's `default_root_dir`, and a training
+that is resumed with `ckpt_path=` goes on with them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from torch import Tensor
+
+from termwise.errors import UsageError
+from termwise.integrations.late import Late
+from termwise.integrations.watch import FOLDER, Options, Watch
+from termwise.timeline import Timeline
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+else:
+    Callback = object
+
+_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+
+
+class TermwiseCallback(Late, Callback):
+    """A Lightning callback that records the depth expansion of the module while it is trained.
+
+    What fails while recording is a warning, once, and the training goes on.  Of several processes the first records.
+    With mixed precision the weights are float32, and so is what is measured.  The loss of the last batch is kept along,
+    as train_loss.
+
+    Args:
+        probe: (inputs, targets), tensors of equal length: the fixed data.
+        directory: where records are kept; by default in the Trainer's default_root_dir.
+        module: the name of the part of the LightningModule to record ("net" for self.net); "" for its own forward.
+        strict: let what fails while recording end the training.
+        options: of `termwise.Recorder`.
+
+    Raises:
+        UsageError: when an option is unknown, the probe is no pair, or Lightning is not installed.
+    """
+
+    def __init__(
+        self,
+        probe: tuple[Tensor, Tensor],
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        module: str = "",
+        strict: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        self._watch = Watch(probe, directory=directory, module=module, strict=strict, **options)
+
+    @classmethod
+    def bases(cls) -> tuple[type, ...]:
+        """See `Late`: of the package that the Trainer comes from; where both are there, a callback of both."""
+        there = [name for name in _PACKAGES if name in sys.modules]
+        for name in () if there else _PACKAGES:
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                continue
+            there = [name]
+            break
+        if not there:
+            raise UsageError("Lightning is not installed. Install it: pip install 'termwise[lightning]'")
+        return tuple(dict.fromkeys(sys.modules[name].Callback for name in there))
+
+    @property
+    def timeline(self) -> Timeline:
+        """Everything on record so far; see `termwise.integrations.watch.Watch`."""
+        return self._watch.timeline
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Record the module before the first update of this call of fit()."""
+        if self._watch.directory is None:
+            self._watch.directory = Path(trainer.default_root_dir) / FOLDER
+        self._watch.begin(pl_module, trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Record the module after an update, if that is due."""
+        self._watch.step(trainer.global_step, **_loss(outputs))
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Record the last step."""
+        self._watch.finish(trainer.global_step)
+
+
+def _loss(outputs: Any) -> dict[str, Any]:
+    """What the training step returned as its loss."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    return {"train_loss": loss} if isinstance(loss, Tensor) and loss.numel() == 1 else {}
