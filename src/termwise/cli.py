@@ -492,6 +492,19 @@ def cite(
     print(cited(None if everything else keys or ("termwise", "sun2022"), format).rstrip())
 
 
+@app.command
+def mcp(
+    *directories: Annotated[Path, Parameter(help="All that may be read; nothing is written.")],
+    run_code: Annotated[
+        bool, Parameter(help="Let FILE.py:callable run the Python files in them, which can do anything.", negative=())
+    ] = False,
+) -> None:
+    """Serve support, profile, degrees and reports to another program, by the Model Context Protocol over stdio."""
+    from termwise.integrations.mcp import serve
+
+    serve(directories, run_code=run_code)
+
+
 def _load(model: str, weights: Path | None, device: str, dtype: str | None, **options: Any) -> tuple[Any, torch.device]:
     """The model where it is to run, and that place."""
     from termwise.inputs import device_of, place
