@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import nbformat
 import numpy as np
+import pyarrow as pa
 import pytest
 from bleach._vendor.html5lib.filters import sanitizer
 from nbclient import NotebookClient
@@ -86,6 +87,37 @@ def test_the_bars_of_a_profile_are_its_shares() -> None:
     for share in shares[:-1]:
         shown = f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
         assert shown in words(card) and shown in str(list(card)[1].text)
+
+
+def test_frozen_values_have_a_bar_of_their_own() -> None:
+    profile = made.profile()
+    rows = profile.share.rows()
+    born = next(row for row in rows if row["origin"] == "constant")
+    frozen = born | {"origin": "frozen", "norm_share": 0.25}
+    table = pa.Table.from_pylist([*rows, frozen], schema=profile.share.to_arrow().schema)
+    card = drawn(dataclasses.replace(profile, share=type(profile.share)(table)))
+    told = str(list(card)[1].text)
+    shown = f"{100 * born['norm_share']:.{1 if born['norm_share'] < 0.1 else 0}f} %"
+    assert f"Constants: {shown} of the input-born sum. Frozen values: 25 % of" in told
+    assert words(card).count("const.") == words(card).count("frozen") == 1
+    assert "Frozen" not in str(list(drawn(profile))[1].text)
+
+
+def test_a_closure_that_is_not_as_promised_is_warned_of() -> None:
+    """float32 promises 5e-6; the whole timeline is as bad as its worst record."""
+    timeline = made.timeline()
+    bad = dataclasses.replace(timeline.profiles[1], closure=2e-3)
+    moments = [dataclasses.replace(m, profile=bad) if m.step == timeline.steps[1] else m for m in timeline.moments]
+    for result in (bad, type(timeline)(moments)):
+        told = " ".join(words(drawn(result)))
+        assert "Closure 0.0020: the parts miss the whole by more than float32 should (5e-6)" in told
+        assert (
+            "add up to the whole" not in told + str(result) and "more than float32 should (5e-06)" in str(result)
+        )
+    for good in (made.profile(), timeline):
+        assert "add up to the whole" in " ".join(words(drawn(good))) and "add up to the whole" in str(good)
+    unknown = dataclasses.replace(bad, closure=float("nan"))
+    assert "miss the whole" in " ".join(words(drawn(unknown)))
 
 
 def test_the_ridges_of_a_timeline_are_its_shares() -> None:

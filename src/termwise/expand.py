@@ -506,6 +506,14 @@ def _read(series: Series, program: Program, unit: Unit, max_depth: int | None, *
     )
 
 
+def adding_up(closure: float) -> str:
+    """What a closure says, in words, by what float32 promises: a saved result does not say its precision."""
+    limit = CLOSURE[torch.float32]
+    if closure <= limit:
+        return "the parts add up to the whole"
+    return f"the parts miss the whole by more than float32 should ({limit:.0e})"
+
+
 def _checked(closure: float, dtype: torch.dtype) -> float:
     """Warn of a closure that is not as promised."""
     # What was once rounded to sixteen bits adds up no better in thirty-two.

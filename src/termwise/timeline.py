@@ -31,6 +31,7 @@ from termwise.credit import CONVERGED, Credits, credits_over
 from termwise.degree.course import DegreeCourse
 from termwise.degree.spectrum import DegreeSpectrum
 from termwise.errors import RecordError, UsageError
+from termwise.expand import adding_up
 from termwise.moments import (
     RECORD_KIND,
     Moment,
@@ -230,7 +231,7 @@ class Timeline:
         first, worst = self._moments[0], max(profile.closure for profile in self.profiles)
         kept = {"off": "as the model had them", "not needed": "not needed"}.get(self.settings["calibration"])
         return (
-            f"closure at worst {worst:.1e}: the parts add up to the whole | unit: {first.profile.unit} | "
+            f"closure at worst {worst:.1e}: {adding_up(worst)} | unit: {first.profile.unit} | "
             f"{len(self.steps)} records, steps {self.steps[0]} to {self.steps[-1]} | "
             f"{first.profile.samples:,} samples | batch-norm statistics {kept or 'estimated anew on a copy'}"
         )

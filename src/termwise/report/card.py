@@ -19,10 +19,13 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
+from termwise.expand import CLOSURE
 from termwise.report import titles
 from termwise.report.palette import palette, ramp, spread, stops
 from termwise.report.scales import nice_step
-from termwise.report.strings import integer, listing, number, percent, say
+from termwise.report.strings import integer, listing, number, percent, prose, say
 from termwise.report.tables import degree_label
 
 if TYPE_CHECKING:
@@ -54,12 +57,17 @@ def profile_card(profile: DepthProfile) -> str:
     columns = [
         _Column(str(row["depth"]), row["norm_share"], row["norm_share_low"], row["norm_share_high"]) for row in rows
     ]
-    constant = sum(row["norm_share"] for row in profile.share.rows() if row["origin"] != "input")
+    others = [row for row in profile.share.rows() if row["origin"] != "input"]
+    origins = dict.fromkeys(["constant", *(row["origin"] for row in others)])
+    born = {origin: sum(row["norm_share"] for row in others if row["origin"] == origin) for origin in origins}
     shares = listing([say("card.share", label=column.name, share=percent(column.value)) for column in columns])
-    words = say("card.spectrum.alt", shares=shares, constants=percent(constant))
-    apart = _Column(say("spectrum.constant"), constant, fill=palette()["constant"])
+    words = prose(
+        say("card.spectrum.alt", shares=shares),
+        *(say(f"card.spectrum.alt.{origin}", share=percent(share)) for origin, share in born.items()),
+    )
+    apart = [_Column(say(f"spectrum.{origin}"), share, fill=palette()["constant"]) for origin, share in born.items()]
     columns = [column._replace(fill=palette()["accent"]) for column in columns]
-    drawing = _bars([*columns, apart], say("paper.axis.depth", unit=titles.unit_name(profile.unit)))
+    drawing = _bars([*columns, *apart], say("paper.axis.depth", unit=titles.unit_name(profile.unit)))
     return _card(titles.spectrum(profile), words, drawing, _TALL + _BELOW + _ABOVE, _about(profile))
 
 
@@ -72,14 +80,21 @@ def _about(profile: DepthProfile) -> list[str]:
     counts = {
         kind: sum(use.count for use in profile.operators if use.kind == kind) for kind in ("frozen", "linearised")
     }
-    told = [say(f"card.{kind}", count=count) for kind, count in counts.items() if count and kind != "exact"]
+    told = [say(f"card.{kind}", count=count) for kind, count in counts.items() if count]
     found = [titles.truncation(profile) + "."] if profile.effective_depth is not None else []
     return [
         say("card.profile", samples=f"{profile.samples:,}", unit=titles.unit_name(profile.unit), quality=quality),
         *found,
         say("card.cancellation", cancellation=f"{profile.cancellation:.2f}"),
-        say("card.closure", closure=number(profile.closure, 2)) + "".join(f" {words}" for words in told),
+        prose(_closure(profile.closure), *told),
     ]
+
+
+def _closure(value: float) -> str:
+    """Whether the parts add up to the whole, by what float32 promises: a saved result does not say its precision."""
+    limit = CLOSURE[torch.float32]
+    key = "card.closure" if value <= limit else "card.closure.bad"
+    return say(key, closure=number(value, 2), tolerance=number(limit))
 
 
 def timeline_card(timeline: Timeline) -> str:
@@ -94,7 +109,7 @@ def timeline_card(timeline: Timeline) -> str:
     lines = [
         say("card.timeline", records=len(timeline.steps), samples=f"{profile.samples:,}", **steps, **unit),
         say("card.timeline.mean", **ends),
-        say("card.closure", closure=number(max(each.closure for each in timeline.profiles), 2)),
+        _closure(max(each.closure for each in timeline.profiles)),
     ]
     words = say("card.ridges.alt", count=len(chosen), **ends, **steps)
     return _card(titles.heat_map(timeline), words, _ridges(timeline, chosen), height, lines)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from termwise.expand import adding_up
+
 if TYPE_CHECKING:
     from termwise.profile import DepthProfile
 
@@ -29,7 +31,7 @@ def headline(profile: DepthProfile) -> str:
         "agreement": "no targets: accuracies are agreement with the whole network",
     }[profile.task]
     return (
-        f"closure {profile.closure:.1e}: the parts add up to the whole | unit: {profile.unit} | "
+        f"closure {profile.closure:.1e}: {adding_up(profile.closure)} | unit: {profile.unit} | "
         f"{profile.samples:,} samples{_chunked(profile)} | {quality}"
     )
 

@@ -613,6 +613,7 @@ CHINESE: dict[str, str] = {
     "paper.label.whole": "输出",
     # notebook cards
     "card.closure": "闭合误差 {closure}：各部分之和等于整体。",
+    "card.closure.bad": "闭合误差 {closure}：各部分之和与整体的差超过 float32 的上限（{tolerance}），这些占比不可信。",
     "card.profile": "{samples} 个样本，单位 {unit}，{quality}。",
     "card.accuracy": "准确率 {accuracy}",
     "card.loss": "平方误差 {loss}",
@@ -627,7 +628,9 @@ CHINESE: dict[str, str] = {
     "card.degrees": "方法：{method}。输入：{inputs}。输出的方差：{variance}。",
     "card.ceiling": "上限 {ceiling}：高斯核在同样的成分上所能解释的。",
     "card.warning": "警告，{warning}",
-    "card.spectrum.alt": "各深度的范数占比：{shares}。常数：源自输入的总和的 {constants}。",
+    "card.spectrum.alt": "各深度的范数占比：{shares}。",
+    "card.spectrum.alt.constant": "常数：源自输入的总和的 {share}。",
+    "card.spectrum.alt.frozen": "冻结值：源自输入的总和的 {share}。",
     "card.degrees.alt": "各次数的方差占比：{shares}。",
     "card.share": "{label}：{share}",
 }

@@ -659,6 +659,8 @@ ENGLISH: dict[str, str] = {
     "paper.label.whole": "output",
     # notebook cards
     "card.closure": "Closure {closure}: the parts add up to the whole.",
+    "card.closure.bad": "Closure {closure}: the parts miss the whole by more than float32 should ({tolerance}); do "
+    "not trust these shares.",
     "card.profile": "{samples} samples, unit {unit}, {quality}.",
     "card.accuracy": "accuracy {accuracy}",
     "card.loss": "squared error {loss}",
@@ -674,7 +676,9 @@ ENGLISH: dict[str, str] = {
     "card.degrees": "Method: {method}. Inputs: {inputs}. Variance of the output: {variance}.",
     "card.ceiling": "Ceiling {ceiling}: what a Gaussian kernel explains on the same components.",
     "card.warning": "Warning, {warning}",
-    "card.spectrum.alt": "Norm share by depth: {shares}. Constants: {constants} of the input-born sum.",
+    "card.spectrum.alt": "Norm share by depth: {shares}.",
+    "card.spectrum.alt.constant": "Constants: {share} of the input-born sum.",
+    "card.spectrum.alt.frozen": "Frozen values: {share} of the input-born sum.",
     "card.degrees.alt": "Share of the variance by degree: {shares}.",
     "card.share": "{label}: {share}",
 }
