@@ -25,7 +25,6 @@ from termwise.report.strings import speaking
 from termwise.report.tables import build_tables
 from termwise.support import Support
 
-
 Number = float | Literal["inf", "-inf"] | None
 
 
