@@ -38,6 +38,8 @@ class Page(HTMLParser):
         self.policy = ""
         self.tags: list[str] = []
         self.text = ""
+        self.texts: list[str] = []
+        self.alternatives: list[str] = []
         self._inside = ""
         self.feed(html)
 
@@ -46,6 +48,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         fields = dict(attrs)
         assert "style" not in fields and not any(name.startswith("on") for name in fields)
+        self.alternatives += [fields["aria-label"] or ""] if "aria-label" in fields else []
         if tag == "script":
             self.scripts.append((fields, ""))
         if tag == "style":
@@ -64,6 +67,7 @@ class Page(HTMLParser):
             self.styles[-1] += data
         else:
             self.text += data
+            self.texts.append(data)
 
     @property
     def payload(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -347,6 +348,33 @@ def test_hostile_names_stay_text_side_by_side(chromium: Any, tmp_path: Path) -> 
     with headless.opened(chromium, write_comparison(runs, tmp_path / "page.html")) as (page, wrong):
         assert page.locator("img, b").count() == 0 and HOSTILE in page.locator("h1").inner_text()
     assert wrong == []
+
+
+def outside(text: str) -> str:
+    """What of a text is in no isolate."""
+    kept, depth = [], 0
+    for sign in text:
+        depth += sign in "\u2066\u2067\u2068"
+        kept += [sign] if not depth else []
+        depth -= sign == "\u2069" and depth > 0
+    return "".join(kept)
+
+
+NAMES = ["\u05e8\u05e9\u05ea", "a\u202eb", "\u2067open", "\u2069closed\u202e", "\u0634\u0628\u0643\u0629 (1)"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+@pytest.mark.parametrize("language", list(LANGUAGES))
+def test_names_from_right_to_left_turn_nothing_else(tmp_path: Path, name: str, language: str) -> None:
+    run = make_run(tmp_path, kinds=(dataclasses.replace(RESNET, name=name), DENSENET), learned=(0.5, 0.5))
+    page = read(write_page(run, language=language))
+    # Every sentence that holds the name beside other words; a heading or a cell of its own is isolated by the browser.
+    told = [text for text in [*page.alternatives, *page.texts] if name in text and text.strip() != name]
+    assert len(told) > 10
+    for text in told:
+        assert not {*outside(text)} & {*name} - {*map(chr, range(128))}, ascii(text)
+    if name == NAMES[0]:
+        assert f"\u2068{name}\u2069" in page.text
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

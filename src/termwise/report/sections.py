@@ -63,7 +63,7 @@ def _gauge(run: Run, label: str, limit: str) -> Html:
         element("text", f"1e{SCALE[1]:.0f}", x="100%", y=36, text_anchor="end"),
     ]
     for network in run.summary.networks:
-        title = element("title", f"{network.name}: {number(network.closure)}")
+        title = element("title", say("plot.alt.series", name=network.name, words=number(network.closure)))
         parts.append(element("g", title, element("circle", cx=place(network.closure), cy=14, r=6, class_="dot")))
     return element("svg", *parts, height=40, role="img", aria_label=label)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Literal
@@ -42,7 +43,32 @@ def saved_in() -> str | None:
 def say(key: str, **values: object) -> str:
     """The sentence of that key, with its placeholders filled; `{unit}` is that of depth, in the plural."""
     unit = _spoken.get()[1]
-    return sentences()[key].format(**{"unit": sentences().get(f"unit.{unit}", unit), **values})
+    filled = {"unit": sentences().get(f"unit.{unit}", unit), **values}
+    return sentences()[key].format(**{name: isolated(each) for name, each in filled.items()})
+
+
+_OPEN, _CLOSE = "\u2066\u2067\u2068", "\u2069"  # of isolated text, by the bidirectional algorithm of Unicode
+_EMBEDDED = "\u202a\u202b\u202d\u202e"
+
+
+def isolated(value: object) -> object:
+    """A value for a sentence: where it is a name that is written from right to left, so that it turns no other word.
+
+    It is put between a first strong isolate and its end, of which as many are added as the name itself leaves open.
+    """
+    if not isinstance(value, str) or value.isascii() or not any(map(_turns, value)):
+        return value
+    opened = missing = 0
+    for sign in value:
+        if sign in _OPEN:
+            opened += 1
+        elif sign == _CLOSE:
+            opened, missing = (opened - 1, missing) if opened else (0, missing + 1)
+    return "\u2068" * (missing + 1) + value + _CLOSE * (opened + 1)
+
+
+def _turns(sign: str) -> bool:
+    return sign in _OPEN + _CLOSE + _EMBEDDED or unicodedata.bidirectional(sign) in ("R", "AL")
 
 
 def listing(items: Sequence[str], kind: Literal["", "clause."] = "") -> str:
