@@ -111,9 +111,7 @@ def test_a_closure_that_is_not_as_promised_is_warned_of() -> None:
     for result in (bad, type(timeline)(moments)):
         told = " ".join(words(drawn(result)))
         assert "Closure 0.0020: the parts miss the whole by more than float32 should (5e-6)" in told
-        assert (
-            "add up to the whole" not in told + str(result) and "more than float32 should (5e-06)" in str(result)
-        )
+        assert "add up to the whole" not in told + str(result) and "more than float32 should (5e-06)" in str(result)
     for good in (made.profile(), timeline):
         assert "add up to the whole" in " ".join(words(drawn(good))) and "add up to the whole" in str(good)
     unknown = dataclasses.replace(bad, closure=float("nan"))

@@ -225,6 +225,20 @@ def test_without_first_weights_gates_alone_are_named(tmp_path: Path) -> None:
     assert titles(write_page(run))["tiles"] == "How fast the terms of each depth vary over the inputs"
 
 
+def test_comparators_that_not_every_network_has_are_not_named(tmp_path: Path) -> None:
+    run = finish(make_run(tmp_path, kinds=KINDS), KINDS, excess=(0.03, 0.03))
+    path = run / "tables" / "trends.parquet"
+    rows = pq.read_table(path).to_pylist()
+    low = dict(zip(("excess", "excess_low", "excess_high"), (-0.03, -0.04, -0.02), strict=True))
+    rows = [row | low if row["comparator"] == "initial" else row for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    both = "Beyond what gates and first weights alone do, with depth terms do not clearly get rougher in "
+    assert titles(write_page(run))["tiles"] == f"{both}ResNet-10 and ResNet-20"
+    pq.write_table(pa.Table.from_pylist(rows[:-1]), path)
+    alone = "Beyond what gates alone do, with depth terms get rougher in ResNet-10 and ResNet-20"
+    assert titles(write_page(run))["tiles"] == alone
+
+
 def test_names_are_text(tmp_path: Path) -> None:
     hostile = Kind('"><script>alert(1)</script>', "a", 10, 2, 2, 3, 4.0, 3.0)
     page = read(write_page(finish(make_run(tmp_path, kinds=(hostile,)), (hostile,), excess=(0.1,))))

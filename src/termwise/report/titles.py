@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from termwise.degree.spectrum import DegreeSpectrum
-from termwise.degree.tiles import DepthDegrees
+from termwise.degree.spectrum import LADDER, DegreeSpectrum
+from termwise.degree.tiles import DepthDegrees, beyond
 from termwise.deletion import Curve
 from termwise.profile import DepthProfile
 from termwise.report.strings import fixed, listing, number, percent, say, sentences, signed
@@ -147,7 +147,8 @@ def degrees(spectrum: DegreeSpectrum) -> str:
         return say("paper.degrees.none")
     most = max(rows, key=lambda row: row["share"])
     share, degree = in_percent(most, "share"), degree_label(most["lowest"], most["highest"])
-    title = say("paper.degrees", share=share, degree=degree)
+    gained = spectrum.method == LADDER
+    title = say("paper.degrees.gained" if gained else "paper.degrees", share=share, degree=degree)
     if spectrum.mean_degree is not None:
         title = say("paper.degrees.mean", title=title, mean=between(*spectrum.mean_degree, places=2))
     kinds = dict.fromkeys(warning.partition(":")[0] for warning in spectrum.warnings)
@@ -165,21 +166,28 @@ def degree_course(timeline: Timeline) -> str:
         return say("heat.title.one")
     label = degree_label(own[0]["lowest"], own[0]["highest"])
     ends = {"first": in_percent(own[0], "share"), "last": in_percent(own[-1], "share")}
-    return say(f"paper.course.{trend(own[0], own[-1], 'share')}", degree=label, **ends)
+    course = "gained" if gains(timeline) else "course"
+    return say(f"paper.{course}.{trend(own[0], own[-1], 'share')}", degree=label, **ends)
+
+
+def gains(timeline: Timeline) -> bool:
+    """Whether shares by degree are gains of held-out R^2, and no parts of a variance."""
+    return any(moment.degrees is not None and moment.degrees.method == LADDER for moment in timeline.moments)
 
 
 def tiles(found: DepthDegrees) -> str:
-    """Whether a term loses more of its lowest frequencies with depth than in either comparator."""
+    """Whether a term loses more of its lowest frequencies with depth than in the comparators, and by how much."""
     rows = [row for row in found.trend.rows() if row["excess"] is not None]
     if not rows:
         return say("paper.tiles.none")
-    least = min(rows, key=lambda row: row["excess"])
-    points = [100 * least[f"excess{end}"] for end in ("", "_low", "_high")]
-    if len(rows) == 2 and all(row["excess_low"] > 0 for row in rows):
-        kind = "holds"
-    else:
-        kind = "fails" if least["excess_high"] < 0 else "undecided"
-    return say(f"paper.tiles.{kind}", least=between(*points, places=1))
+    points = [between(*(100 * row[f"excess{end}"] for end in ("", "_low", "_high")), places=1) for row in rows]
+    names = [row["comparator"] for row in rows]
+    return say(f"paper.tiles.{beyond(rows)}", comparators=comparators(names), points=listing(points))
+
+
+def comparators(names: Sequence[str]) -> str:
+    """What terms are compared with, in words; names that are not known as they are."""
+    return listing([sentences().get(f"tiles.by.{name}", name) for name in names])
 
 
 def lesion(curve: Curve) -> str:
@@ -190,7 +198,7 @@ def lesion(curve: Curve) -> str:
     whole = next((row for row in rows if row[name] == 0), None)
     rest = [row for row in rows if row[name] > 0]
     if whole is None or not rest:
-        return say("heat.title.one")
+        return say("paper.reordered.none") if reordered else say("paper.lesion.none", what=removable(curve))
     half = rest[-1][name] if reordered else (rest[0]["removed"] + rest[0]["kept"]) / 2
     row = min(rest, key=lambda row: abs(row[name] - half))
     low, high = row["accuracy_low"], row["accuracy_high"]
@@ -200,8 +208,13 @@ def lesion(curve: Curve) -> str:
     )
     told = {"count": row[name], "accuracy": accuracy, "whole": fixed(whole["accuracy"], 2)}
     if not reordered:
-        told["all"] = row["removed"] + row["kept"]
+        told |= {"all": row["removed"] + row["kept"], "what": removable(curve)}
     return say(f"paper.{'reordered' if reordered else 'lesion'}{'.still' if still else ''}", **told)
+
+
+def removable(curve: Curve) -> str:
+    """What a curve of deletion removed: blocks or layers; curves of earlier versions do not say which."""
+    return unit_name(curve.metadata["unit"]) if "unit" in curve.metadata else say("paper.lesion.parts")
 
 
 def unit_name(unit: str) -> str:

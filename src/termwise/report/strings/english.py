@@ -296,12 +296,13 @@ ENGLISH: dict[str, str] = {
     "key.lesion": "one choice of blocks",
     "key.lesion.mean": "mean over choices",
     # tiles
-    "tiles.title": "Beyond what gates and first weights alone do, with depth terms {clauses}",
-    "tiles.title.gates": "Beyond what gates alone do, with depth terms {clauses}",
+    "tiles.title": "Beyond what {comparators} alone do, with depth terms {clauses}",
     "tiles.title.none": "How fast the terms of each depth vary over the inputs",
-    "tiles.clause.rougher": "get rougher in {networks}",
-    "tiles.clause.smoother": "get less rough in {networks}",
-    "tiles.clause.neither": "do not clearly get rougher in {networks}",
+    "tiles.clause.above": "get rougher in {networks}",
+    "tiles.clause.below": "get less rough in {networks}",
+    "tiles.clause.undecided": "do not clearly get rougher in {networks}",
+    "tiles.by.shuffled": "gates",
+    "tiles.by.initial": "first weights",
     "tiles.over.shuffled": "gates of other inputs",
     "tiles.over.initial": "the first weights",
     "tiles.over.other": "{comparator}",
@@ -571,11 +572,12 @@ ENGLISH: dict[str, str] = {
     "paper.spectrum": "The middle 80 % of the input-born output lies at depths {low} to {high}; mean path length "
     "{mean}",
     "paper.spectrum.one": "Most of the input-born output lies at depth {low}; mean path length {mean}",
-    "paper.triptych.shorter": "The output comes over paths shorter than most: mean length {mean} by size, {paths} by "
-    "number",
-    "paper.triptych.longer": "The output comes over paths longer than most: mean length {mean} by size, {paths} by "
-    "number",
-    "paper.triptych.same": "No length is preferred: the mean path length is {mean} by size, {paths} by number",
+    "paper.triptych.shorter": "The output comes over paths shorter than the average path: mean length {mean} by size, "
+    "{paths} by number",
+    "paper.triptych.longer": "The output comes over paths longer than the average path: mean length {mean} by size, "
+    "{paths} by number",
+    "paper.triptych.same": "The mean path length by size is not measurably another than by number: {mean} by size, "
+    "{paths} by number",
     "paper.truncated": "99 % of the accuracy is kept from depth {depth} on: {kept} of {whole}",
     "paper.truncated.all": "99 % of the accuracy is kept only with every term",
     "paper.truncated.none": "No truncation keeps 99 % of the accuracy",
@@ -603,6 +605,7 @@ ENGLISH: dict[str, str] = {
     "paper.learned.seed": "1 seed",
     "paper.learned.seeds": "{count} seeds",
     "paper.degrees": "{share} of the output’s variance is of degree {degree} in the input",
+    "paper.degrees.gained": "Polynomials of degree {degree} in the input add most to the held-out R²: {share}",
     "paper.degrees.mean": "{title}; mean degree {mean}",
     "paper.degrees.none": "Of which degrees in the input the output is made",
     "paper.degrees.warned": "{title} (warnings: {kinds})",
@@ -610,19 +613,26 @@ ENGLISH: dict[str, str] = {
     "paper.course.rises": "Of the output’s variance, the part of degree {degree} rises from {first} to {last}",
     "paper.course.stays": "Of the output’s variance, the part of degree {degree} does not measurably change from "
     "{first} to {last}",
-    "paper.tiles.holds": "With each step of depth a term loses more of its lowest frequencies than gates alone take "
-    "from it, by {least} points",
-    "paper.tiles.fails": "With each step of depth a term loses less of its lowest frequencies than gates alone take "
-    "from it: {least} points",
-    "paper.tiles.undecided": "With each step of depth a term loses not measurably more of its lowest frequencies "
-    "than gates alone take from it: {least} points",
+    "paper.gained.falls": "What polynomials of degree {degree} add to the held-out R² falls from {first} to {last}",
+    "paper.gained.rises": "What polynomials of degree {degree} add to the held-out R² rises from {first} to {last}",
+    "paper.gained.stays": "What polynomials of degree {degree} add to the held-out R² does not measurably change from "
+    "{first} to {last}",
+    "paper.tiles.above": "With each step of depth a term loses more of its lowest frequencies than {comparators} "
+    "alone take from it, by {points} points",
+    "paper.tiles.below": "With each step of depth a term loses less of its lowest frequencies than {comparators} "
+    "alone take from it: {points} points",
+    "paper.tiles.undecided": "Whether with each step of depth a term loses more of its lowest frequencies than "
+    "{comparators} alone take from it is undecided: {points} points",
     "paper.tiles.none": "How fast the term of each depth varies over the inputs",
-    "paper.lesion": "With {count} of {all} blocks removed the accuracy is {accuracy}, with none {whole}",
-    "paper.lesion.still": "With {count} of {all} blocks removed the accuracy, {accuracy}, is not measurably below that "
-    "of the whole",
+    "paper.lesion": "With {count} of {all} {what} removed the accuracy is {accuracy}, with none {whole}",
+    "paper.lesion.still": "With {count} of {all} {what} removed the accuracy, {accuracy}, is not measurably below "
+    "that of the whole",
+    "paper.lesion.none": "How accurate the network is with some of its {what} removed",
+    "paper.lesion.parts": "parts",
     "paper.reordered": "After {count} exchanges of blocks the accuracy is {accuracy}, in their order {whole}",
     "paper.reordered.still": "After {count} exchanges of blocks the accuracy, {accuracy}, is not measurably below "
     "that in their order",
+    "paper.reordered.none": "How accurate the network is with its blocks in another order",
     "paper.axis.depth": "depth ({unit})",
     "paper.axis.length": "path length ({unit})",
     "paper.axis.share": "share (%)",
@@ -633,10 +643,11 @@ ENGLISH: dict[str, str] = {
     "paper.axis.mean": "mean path length ({unit})",
     "paper.axis.credit": "step at which half of the credit is in",
     "paper.axis.variance": "share of the variance (%)",
+    "paper.axis.gain": "gain of held-out R² (%)",
     "paper.axis.degree": "degree in the input",
     "paper.axis.frequency": "angular frequency",
     "paper.axis.energy": "energy (%)",
-    "paper.axis.removed": "removed (of {all})",
+    "paper.axis.removed": "{what} removed (of {all})",
     "paper.axis.swaps": "exchanges of two blocks",
     "paper.axis.loss": "loss ({unit})",
     "paper.panel.paths": "number",
@@ -680,5 +691,6 @@ ENGLISH: dict[str, str] = {
     "card.spectrum.alt.constant": "Constants: {share} of the input-born sum.",
     "card.spectrum.alt.frozen": "Frozen values: {share} of the input-born sum.",
     "card.degrees.alt": "Share of the variance by degree: {shares}.",
+    "card.degrees.alt.gained": "Gain of held-out R² by degree: {shares}.",
     "card.share": "{label}: {share}",
 }
