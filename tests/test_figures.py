@@ -307,8 +307,11 @@ def test_titles_are_findings_with_their_intervals() -> None:
 
 def test_where_nothing_moves_the_title_says_so() -> None:
     still = made.still(made.timeline(degrees=True))
-    assert title(figures.heat_map(still)).endswith("nothing moves")
-    assert "loss stays" in title(figures.heat_map(still))
+    median = still.table.rows()[-1]["depth_p50"]
+    assert title(figures.heat_map(still)) == f"While the loss stays, the median depth stays at {median:.0f}"
+    unknown = dataclasses.replace(still.moments[-1], profile=dataclasses.replace(still.profiles[-1], loss=math.nan))
+    diverged = Timeline([*still.moments[:-1], unknown])
+    assert titles.heat_map(diverged) == "Which depths carry the output, and when"
     for each in (figures.ridgeline(still), figures.mean_depth(still)):
         assert "does not measurably change" in title(each)
     assert "does not measurably change" in title(figures.mean_depth({"a": still}))

@@ -41,8 +41,12 @@ def saved_in() -> str | None:
 
 def say(key: str, **values: object) -> str:
     """The sentence of that key, with its placeholders filled; `{unit}` is that of depth, in the plural."""
-    unit = _spoken.get()[1]
-    return sentences()[key].format(**{"unit": sentences().get(f"unit.{unit}", unit), **values})
+    return sentences()[key].format(**{"unit": word("unit", _spoken.get()[1]), **values})
+
+
+def word(kind: str, name: str) -> str:
+    """A name out of a family of words, in the language that is spoken; as it is, where the family lacks it."""
+    return sentences().get(f"{kind}.{name}", name)
 
 
 def listing(items: Sequence[str], kind: Literal["", "clause."] = "") -> str:
