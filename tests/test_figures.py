@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pyarrow as pa
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,8 +24,10 @@ from matplotlib.text import Text
 
 import results_at_hand
 import termwise.figures
+from termwise.deletion import deletion, reordering
 from termwise.errors import UsageError
 from termwise.figures import drawing
+from termwise.records import Table
 from termwise.report import titles
 from termwise.timeline import Timeline
 
@@ -290,7 +293,8 @@ def test_titles_are_findings_with_their_intervals() -> None:
         f"mean path length {value} [{low}, {high}]"
     )
     assert title(figures.triptych(profile)) == (
-        f"The output comes over paths shorter than most: mean length {value} [{low}, {high}] by size, 2.50 by number"
+        "The output comes over paths shorter than the average path: "
+        f"mean length {value} [{low}, {high}] by size, 2.50 by number"
     )
     rows = timeline.table.rows()
     assert f"loss falls, the median depth stays at {rows[-1]['depth_p50']:.0f}" in title(figures.heat_map(timeline))
@@ -303,8 +307,11 @@ def test_titles_are_findings_with_their_intervals() -> None:
 
 def test_where_nothing_moves_the_title_says_so() -> None:
     still = made.still(made.timeline(degrees=True))
-    assert title(figures.heat_map(still)).endswith("nothing moves")
-    assert "loss stays" in title(figures.heat_map(still))
+    median = still.table.rows()[-1]["depth_p50"]
+    assert title(figures.heat_map(still)) == f"While the loss stays, the median depth stays at {median:.0f}"
+    unknown = dataclasses.replace(still.moments[-1], profile=dataclasses.replace(still.profiles[-1], loss=math.nan))
+    diverged = Timeline([*still.moments[:-1], unknown])
+    assert titles.heat_map(diverged) == "Which depths carry the output, and when"
     for each in (figures.ridgeline(still), figures.mean_depth(still)):
         assert "does not measurably change" in title(each)
     assert "does not measurably change" in title(figures.mean_depth({"a": still}))
@@ -317,12 +324,78 @@ def test_where_nothing_moves_the_title_says_so() -> None:
         assert title(each) == "One record only: nothing to compare over training"
 
 
-def test_a_share_of_paths_by_size_as_by_number_prefers_no_length() -> None:
+def test_means_by_size_and_by_number_are_told_apart_by_the_interval() -> None:
     profile = made.profile()
     same = dataclasses.replace(profile, mean_depth=type(profile.mean_depth)(2.5, 2.4, 2.6))
-    assert title(figures.triptych(same)).startswith("No length is preferred")
+    assert title(figures.triptych(same)).startswith(
+        "The mean path length by size is not measurably another than by number: 2.50 [2.40, 2.60] by size, 2.50 by"
+    )
     longer = dataclasses.replace(profile, mean_depth=type(profile.mean_depth)(2.7, 2.6, 2.8))
-    assert "paths longer than most" in title(figures.triptych(longer))
+    assert "paths longer than the average path" in title(figures.triptych(longer))
+
+
+@pytest.mark.parametrize(
+    ("gates", "weights", "found"),
+    [
+        (
+            0.03,
+            0.02,
+            "loses more of its lowest frequencies than gates and first weights alone take from it, by 3.0 [2.0",
+        ),
+        (
+            -0.03,
+            -0.02,
+            "loses less of its lowest frequencies than gates and first weights alone take from it: −3.0 [−4",
+        ),
+        (0.03, -0.02, "take from it is undecided: 3.0 [2.0, 4.0] and −2.0 [−3.0, −1.0] points"),
+        (-0.03, 0.005, "take from it is undecided: −3.0 [−4.0, −2.0] and 0.5 [−0.5, 1.5] points"),
+        (0.03, None, "loses more of its lowest frequencies than gates alone take from it, by 3.0 [2.0, 4.0] points"),
+    ],
+)
+def test_depth_and_degree_are_told_beyond_every_comparator(gates, weights, found) -> None:
+    rows = []
+    for comparator, excess in (("shuffled", gates), ("initial", weights)):
+        ends = (None,) * 3 if excess is None else (excess, excess - 0.01, excess + 0.01)
+        rows.append({"comparator": comparator, **dict(zip(("excess", "excess_low", "excess_high"), ends, strict=True))})
+    trend = Table(pa.Table.from_pylist(rows))
+    assert found in titles.tiles(dataclasses.replace(made.tiles(), trend=trend))
+
+
+def test_a_curve_without_the_whole_network_claims_nothing_of_it() -> None:
+    whole, part = made.curve(), deletion(made.network(), made.task(), removed=(1, 3), draws=4)
+    assert set(line(figures.lesion(whole), "full")[1]) == {whole.summary.where(removed=0)["accuracy"][0]}
+    ax = figures.lesion(part)
+    assert "full" not in [each.get_label() for each in ax.lines]
+    assert "whole network" not in [text.get_text() for text in ax.texts]
+    assert title(ax) == "How accurate the network is with some of its blocks removed"
+    exchanged = reordering(made.network(), made.task(), swaps=(1, 2), draws=2)
+    assert title(figures.lesion(exchanged)) == "How accurate the network is with its blocks in another order"
+
+
+def test_a_curve_says_what_was_removed() -> None:
+    layers = [["blocks.0.inside"], ["blocks.2.inside"]]
+    curve = deletion(made.network(), made.task(), layers=layers, draws=4)
+    ax = figures.lesion(curve)
+    assert title(ax).startswith("With 1 of 2 layers removed") and ax.get_xlabel() == "layers removed (of 2)"
+    assert figures.lesion(made.curve()).get_xlabel() == "blocks removed (of 5)"
+    older = {name: value for name, value in curve.metadata.items() if name != "unit"}
+    assert "of 2 parts removed" in title(figures.lesion(dataclasses.replace(curve, metadata=older)))
+
+
+def test_gains_of_a_ladder_are_no_parts_of_a_variance() -> None:
+    inputs = made.task(200)[0]
+    found = made.tw.degrees(made.network(), inputs, inputs="real", components=2, highest=2)
+    rows = [row for row in found.spectrum.rows() if row["share"] is not None]
+    most = max(rows, key=lambda row: row["share"])
+    ax = figures.degrees(found)
+    assert title(ax).startswith(f"Polynomials of degree {most['lowest']} in the input add most to the held-out R²: ")
+    assert ax.get_ylabel() == "gain of held-out R² (%)" and "variance" not in title(ax)
+    assert "Gain of held-out R² by degree: " in found._repr_svg_()
+    timeline = made.timeline()
+    moments = [dataclasses.replace(moment, degrees=found) for moment in timeline.moments[:2]]
+    course = figures.degree_course(Timeline(moments))
+    assert title(course).startswith("What polynomials of degree 1 add to the held-out R² does not measurably change")
+    assert course.get_ylabel() == "gain of held-out R² (%)"
 
 
 def test_a_plain_network_has_nothing_to_split() -> None:

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -199,8 +201,7 @@ def test_names_of_degrees_stand_apart_and_near_their_shares(tmp_path: Path) -> N
         ),
         (
             (0.03, 0.0),
-            "does not measurably change from 63 % [61, 65] in ResNet-20 and 60 % [58, 62] in DenseNet-22: "
-            "nothing moves",
+            "does not measurably change from 63 % [61, 65] in ResNet-20 and 60 % [58, 62] in DenseNet-22",
         ),
     ],
 )
@@ -301,11 +302,26 @@ def test_titles_are_findings(run: Path) -> None:
 def test_titles_are_neutral_when_there_is_nothing_to_see(tmp_path: Path) -> None:
     found = titles(write_page(make_run(tmp_path, kinds=(PLAIN,))))
     assert found["spectrum"] == "Every path of Plain-9 from the input has one length: there is nothing to split"
-    assert found["heat"].endswith("nothing moves")
+    assert found["heat"].endswith("the median depth stays at 9 in Plain-9")
     assert found["mean"] == "The mean path length does not measurably change from 9.0 in Plain-9"
     assert "only with every term in Plain-9" in found["truncated"]
     one = titles(write_page(make_run(tmp_path / "one", steps=(0,))))
     assert one["heat"] == "One record only: nothing to compare over training"
+
+
+def test_the_heat_map_says_of_the_loss_what_is_known(tmp_path: Path) -> None:
+    run = make_run(tmp_path, kinds=(RESNET,), steps=(0, 1, 10))
+    path = run / "tables" / "steps.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for loss, told in (
+        (rows[0]["loss"], "While the loss stays, the median"),
+        (9.0, "While the loss rises, the median"),
+    ):
+        pq.write_table(pa.Table.from_pylist([*rows[:-1], rows[-1] | {"loss": loss}]), path)
+        assert titles(write_page(run))["heat"].startswith(told)
+    for unknown in (None, math.nan):
+        pq.write_table(pa.Table.from_pylist([*rows[:-1], rows[-1] | {"loss": unknown}]), path)
+        assert titles(write_page(run))["heat"] == "Which depths carry the output, and when"
 
 
 def test_closure_is_said_and_a_bad_one_warned_of(run: Path, tmp_path: Path) -> None:

@@ -63,12 +63,12 @@ def test_tables_are_embedded_as_they_are(page: Page) -> None:
     expected = [" → ".join(str(int(i) + 1) for i in row["gone"].split()) or "–" for row in stored]
     assert tables["lesions"]["gone"] == expected
     own = routes(SMALL)
+    own = [row for row in own if row["origin"] == "input"]
     assert tables["routes"]["norm_share"] == pytest.approx([row["norm_share"] for row in own], rel=1e-5)
-    assert tables["routes"]["route"][:3] == ["–", "1", "2"] and tables["routes"]["route"][-2:] == [
-        "1 → 2 → 3 → 4",
-        None,
-    ]
-    rows = [row for kind in KINDS for row in tiles(kind)]
+    assert tables["routes"]["route"][:3] == ["–", "1", "2"] and tables["routes"]["route"][-1] == "1 → 2 → 3 → 4"
+    # Of the tiles no more than figures show: the network's own.
+    rows = [row for kind in KINDS for row in tiles(kind) if row["comparator"] == "own"]
+    assert len(rows) == len(tables["tiles"]["joint"])
     assert tables["tiles"]["joint"] == pytest.approx([row["weight"] * row["share"] for row in rows], rel=1e-5)
     assert tables["tiles"]["frequency"][: len(BANDS)] == ["0–1", "2", "3–4", "5–8", "9–15", "16+"]
     for name in ("unravelled", "lesions", "tiles"):
@@ -97,7 +97,12 @@ def test_networks_of_one_path_are_left_out(tmp_path: Path) -> None:
     [
         ("lesions", {"removed": -1}, "lesions.parquet: column removed holds -1, expected a whole number"),
         ("lesions", {"accuracy": None}, "lesions.parquet: column accuracy holds None, expected a number"),
+        ("lesions", {"removed": 2}, "lesions.parquet: ResNet-10 has no row with 0 or none with 1 block removed"),
         ("routes", {"through": "1;2"}, "routes.parquet: column through holds '1;2', expected numbers of blocks"),
+        ("routes", {"paths": "1 2"}, "routes.parquet: column paths holds '1 2', expected a count in digits"),
+        ("routes", {"through": None}, "routes.parquet: a row of the input has no through"),
+        ("routes", {"length": None}, "routes.parquet: a row of the input has no length"),
+        ("tiles", {"depth": None}, "tiles.parquet: a row of the input has no depth"),
         ("routes", {"network": "X"}, "routes.parquet: not the networks of summary.json (X)"),
         ("tiles", {"comparator": None}, "tiles.parquet: column comparator holds None, expected text"),
     ],
@@ -131,13 +136,39 @@ def test_a_damaged_table_is_refused(tmp_path: Path, table: str) -> None:
 def test_the_stream_says_which_path_is_widest(run: Path, tmp_path: Path) -> None:
     found = plain(titles(write_page(run))["unravelled"])
     assert found == (
-        "The largest share of the norm goes through blocks 2, 3 and 4 in ResNet-10 (17 %) and "
+        "The largest share of the summed norms goes through blocks 2, 3 and 4 in ResNet-10 (17 %) and "
         "along paths of length 10 in ResNet-20 (29 %)"
     )
     # Where the intervals of the two widest overlap, none stands out.
     kinds = (RESNET, DENSENET)
     demo = plain(titles(write_page(finish(make_run(tmp_path, kinds=kinds), kinds)))["unravelled"])
-    assert demo.endswith("and no clear way in DenseNet-22 (15 % at the most)")
+    assert demo.endswith("and along paths of no single length that stands out in DenseNet-22 (15 % at the most)")
+
+
+def test_the_widest_path_stands_out_of_all_others(tmp_path: Path) -> None:
+    """Not only of the second: the third's interval may reach further than that one's."""
+    run = finish(make_run(tmp_path, kinds=(SMALL,)), (SMALL,))
+    path = run / "tables" / "routes.parquet"
+    rows = sorted(pq.read_table(path).to_pylist(), key=lambda row: -(row["norm_share"] * (row["origin"] == "input")))
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert "goes through blocks 2, 3 and 4 in ResNet-10" in titles(write_page(run))["unravelled"]
+    rows[2] |= {"norm_share_high": rows[0]["norm_share_low"] + 0.001}
+    assert rows[1]["norm_share_high"] < rows[0]["norm_share_low"]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert plain(titles(write_page(run))["unravelled"]).endswith(
+        "along no single path that stands out in ResNet-10 (17 % at the most)"
+    )
+
+
+def test_beads_and_grouped_lengths_are_spoken_of_where_they_are(run: Path, tmp_path: Path) -> None:
+    beads, grouped = "Beads are the steps of the paths", "neighbouring lengths share a branch"
+    both = read(write_page(run)).text
+    assert "where single paths are not told apart, it is all paths of one length" in both
+    assert beads in both and grouped not in both
+    routes_alone = read(write_page(finish(make_run(tmp_path / "a", kinds=(SMALL,)), (SMALL,)))).text
+    assert beads not in routes_alone and grouped not in routes_alone
+    deep = read(write_page(make_run(tmp_path / "b", kinds=(DEEP,), steps=(0, 10)))).text
+    assert "Of a network with more than 20 lengths neighbouring lengths share a branch." in deep and beads not in deep
 
 
 def test_every_path_has_a_label_with_its_share(run: Path) -> None:
@@ -225,6 +256,20 @@ def test_without_first_weights_gates_alone_are_named(tmp_path: Path) -> None:
     assert titles(write_page(run))["tiles"] == "How fast the terms of each depth vary over the inputs"
 
 
+def test_comparators_that_not_every_network_has_are_not_named(tmp_path: Path) -> None:
+    run = finish(make_run(tmp_path, kinds=KINDS), KINDS, excess=(0.03, 0.03))
+    path = run / "tables" / "trends.parquet"
+    rows = pq.read_table(path).to_pylist()
+    low = dict(zip(("excess", "excess_low", "excess_high"), (-0.03, -0.04, -0.02), strict=True))
+    rows = [row | low if row["comparator"] == "initial" else row for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    both = "Beyond what gates and first weights alone do, with depth terms do not clearly get rougher in "
+    assert titles(write_page(run))["tiles"] == f"{both}ResNet-10 and ResNet-20"
+    pq.write_table(pa.Table.from_pylist(rows[:-1]), path)
+    alone = "Beyond what gates alone do, with depth terms get rougher in ResNet-10 and ResNet-20"
+    assert titles(write_page(run))["tiles"] == alone
+
+
 def test_names_are_text(tmp_path: Path) -> None:
     hostile = Kind('"><script>alert(1)</script>', "a", 10, 2, 2, 3, 4.0, 3.0)
     page = read(write_page(finish(make_run(tmp_path, kinds=(hostile,)), (hostile,), excess=(0.1,))))
@@ -258,7 +303,7 @@ def test_pointing_and_focus_light_one_branch(chromium: Any, run: Path) -> None:
         dimmed = lanes.evaluate_all(OPACITY)
         assert dimmed[6] == "1" and {each for i, each in enumerate(dimmed) if i != 6} == {"0.14"}
         shown = told.evaluate_all(TOLD)
-        assert shown[0] == "path through blocks 1 and 3" and "of the norm" in shown[1] and len(shown) == 2
+        assert shown[0] == "path through blocks 1 and 3" and "of the summed norms" in shown[1] and len(shown) == 2
         page.mouse.move(0, 0)
         lanes.nth(2).focus()
         page.keyboard.press("Tab")

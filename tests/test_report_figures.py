@@ -92,9 +92,12 @@ def test_title_of_the_triptych(tmp_path: Path, run: Path) -> None:
     whole = {kind.name: sum(math.comb(kind.branches, j) * d for j, d in enumerate(kind.depths)) for kind in (RESNET,)}
     assert whole["ResNet-20"] / 2**9 == 11.0
     shorter = "shorter paths than the average one in ResNet-20 (10.0 [9.9, 10.1] layers against 11.0) and DenseNet-22"
-    assert titles(run)["triptych"] == f"The norm of the output lies on {shorter} (8.4 [8.3, 8.5] layers against 13.0)"
+    assert titles(run)["triptych"] == (
+        f"The summed norms of the input-born terms lie on {shorter} (8.4 [8.3, 8.5] layers against 13.0)"
+    )
     still = "on paths of about the average length in Still-20 (11.0 [10.9, 11.1] layers against 11.0)"
-    assert titles(make_run(tmp_path / "still", kinds=(STILL,)))["triptych"] == f"The norm of the output lies {still}"
+    found = titles(make_run(tmp_path / "still", kinds=(STILL,)))["triptych"]
+    assert found == f"The summed norms of the input-born terms lie {still}"
     long = dataclasses.replace(STILL, last=14.0)
     assert "on longer paths than the average one in" in titles(make_run(tmp_path / "long", kinds=(long,)))["triptych"]
 

@@ -54,7 +54,8 @@ class Curve:
         summary: a row for each number of blocks that were removed (or swaps): the means over the draws with 95 %
             t-intervals over them (missing where all choices were measured, or only one), and the worst.
         draws: a row for each draw.
-        metadata: what was cut up, how many samples it was measured on, the seed.
+        metadata: what was cut up, how many samples it was measured on, the seed; of a deletion in `unit` whether blocks
+            or layers were removed.
     """
 
     kind: str
@@ -149,7 +150,8 @@ def deletion(
                     {"removed": k, "kept": len(names) - k, "draw": i, "gone": gone, "accuracy": accuracy, "loss": loss}
                 )
     every = {k: math.comb(len(names), k) for k in counts}
-    return trials.curve("deletion", ("removed", "kept"), rows, every, {"removable": names, "seed": seed})
+    about = {"removable": names, "unit": "blocks" if layers is None else "layers", "seed": seed}
+    return trials.curve("deletion", ("removed", "kept"), rows, every, about)
 
 
 def reordering(

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from termwise.degree.functions import ConstantOutputError, Function, gathered
-from termwise.degree.spectrum import DegreeSpectrum
+from termwise.degree.spectrum import LADDER, DegreeSpectrum
 from termwise.degree.tables import with_interval
 from termwise.errors import DataError, UsageError
 from termwise.profile import check_replicates, resampled
@@ -219,7 +219,7 @@ def _result(
         powers=None,
         mean_degree=None,
         variance=details.pop("variance"),
-        method="ladder",
+        method=LADDER,
         inputs=f"{details['samples']:,} real inputs, {details['components']} components of {details['dimensions']}",
         warnings=tuple(warnings),
         details={**details, "ceiling": ceiling, "evaluations": function.calls},

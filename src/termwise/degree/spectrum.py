@@ -19,6 +19,8 @@ GROUPS: tuple[tuple[int, int | None], ...] = (
 )
 """Degrees that are reported together, lowest and highest: above 4 single ones cannot be told apart well."""
 
+LADDER = "ladder"  # the method whose shares are gains of held-out R^2, and no parts of a variance
+
 _KIND = "degree-spectrum"
 _BAR = 24  # characters of the largest share
 

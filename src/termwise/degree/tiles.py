@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -24,6 +25,14 @@ CONSTANTS, OUTPUT = "constants", "output"
 
 _KIND = "depth-degrees"
 _SHADES = " ░▒▓█"
+
+
+def beyond(trend: Sequence[Mapping[str, Any]]) -> Literal["above", "below", "undecided"]:
+    """Whether a network's excess lies above zero, or below, over every comparator in these rows, by its interval."""
+    lows, highs = ([row[f"excess_{end}"] for row in trend] for end in ("low", "high"))
+    if all(low is not None and low > 0 for low in lows):
+        return "above"
+    return "below" if all(high is not None and high < 0 for high in highs) else "undecided"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from termwise.degree.spectrum import DegreeSpectrum
+from termwise.degree.spectrum import LADDER, DegreeSpectrum
 from termwise.degree.tiles import CONSTANTS, OUTPUT, OWN, DepthDegrees
 from termwise.deletion import Curve
 from termwise.errors import UsageError
@@ -61,7 +61,9 @@ def degrees(spectrum: DegreeSpectrum, *, ax: Axes | None = None, title: bool = T
     ax.set_xticks(x, [degree_label(row["lowest"], row["highest"]) for row in rows])
     ax.tick_params(axis="x", length=0)
     ax.set_ylim(min(0.0, *(1.1 * end for end in ends[:, 0]), *shares), 1.12 * max(100 / 112, *tops))
-    name_axes(ax, say("paper.axis.degree"), say("paper.axis.variance"))
+    name_axes(
+        ax, say("paper.axis.degree"), say("paper.axis.gain" if spectrum.method == LADDER else "paper.axis.variance")
+    )
     finish([ax], new, title, lambda: titles.degrees(spectrum))
     return ax
 
@@ -108,7 +110,7 @@ def degree_course(timeline: Timeline, *, ax: Axes | None = None, title: bool = T
     highest = np.nanmax([100 * value for value in (*table["share"], *table["share_high"])], initial=1.0)
     ax.set_ylim(0, min(1.05 * highest, 105))
     ax.set_yticks([tick for tick in _TICKS if tick <= 1.05 * highest])
-    name_axes(ax, say("paper.axis.step"), say("paper.axis.variance"))
+    name_axes(ax, say("paper.axis.step"), say("paper.axis.gain" if titles.gains(timeline) else "paper.axis.variance"))
     beside(ax, ends)
     finish([ax], new, title, lambda: titles.degree_course(timeline))
     return ax
@@ -194,10 +196,10 @@ def _by_octave(found: DepthDegrees, rows: Sequence[Mapping[str, Any]]) -> tuple[
 
 @drawn
 def lesion(curve: Curve, *, ax: Axes | None = None, title: bool = True) -> Axes:
-    """What a network can do without: the accuracy by the number of blocks removed, a dot each draw.
+    """What a network can do without: the accuracy by the number of blocks or layers removed, a dot each draw.
 
-    The line is the mean over the draws, with its 95 % interval where not all choices were measured.  Of a curve of
-    reordering the axis is the number of exchanges.
+    The line is the mean over the draws, with its 95 % interval where not all choices were measured.  The whole network
+    is marked where it was measured.  Of a curve of reordering the axis is the number of exchanges.
 
     Args:
         curve: the result of `termwise.deletion.deletion` or `reordering`.
@@ -218,15 +220,18 @@ def lesion(curve: Curve, *, ax: Axes | None = None, title: bool = True) -> Axes:
     ax.plot(x, mean, color=colour("accent"), linewidth=1.4, marker="o", markersize=2.8, zorder=3)
     known = np.isfinite(low) & np.isfinite(high)
     whiskers(ax, x[known], low[known], high[known])
-    ax.axhline(mean[0], color=colour("ink"), linewidth=0.7, zorder=1)
+    whole = [float(value) for place, value in zip(x, mean, strict=True) if place == 0]
+    for value in whole:
+        ax.axhline(value, color=colour("ink"), linewidth=0.7, zorder=1, label="full")
     ax.set_ylim(0, 1.03)
-    seen = [*zip(draws[name], draws["accuracy"], strict=True), *((place, mean[0]) for place in x)]
+    seen = [*zip(draws[name], draws["accuracy"], strict=True), *((place, value) for value in whole for place in x)]
     right, below = _free_corner(ax, np.array([*seen, *zip(x, mean, strict=True)], dtype=float))
     words(ax, [(say("paper.label.mean"), "accent"), (say("paper.label.draw"), "faint")], right=right, low=below)
-    beside(ax, [(float(mean[0]), say("paper.label.full"), colour("ink"))])
+    beside(ax, [(value, say("paper.label.full"), colour("ink")) for value in whole])
     labels = {"swaps": say("paper.axis.swaps")}
     if name == "removed":
-        labels["removed"] = say("paper.axis.removed", all=int(summary["removed"][0] + summary["kept"][0]))
+        count = int(summary["removed"][0] + summary["kept"][0])
+        labels["removed"] = say("paper.axis.removed", what=titles.removable(curve), all=count)
     name_axes(ax, labels[name], say("column.accuracy"))
     finish([ax], new, title, lambda: titles.lesion(curve))
     return ax

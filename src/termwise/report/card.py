@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from termwise.degree.spectrum import LADDER
 from termwise.expand import CLOSURE
 from termwise.report import titles
 from termwise.report.palette import palette, ramp, spread, stops
@@ -159,7 +160,8 @@ def degrees_card(spectrum: DegreeSpectrum) -> str:
     ceiling = spectrum.details.get("ceiling")
     lines = [about, *([say("card.ceiling", ceiling=percent(ceiling))] if ceiling is not None else [])]
     lines += [say("card.warning", warning=warning) for warning in spectrum.warnings]
-    words, axis = say("card.degrees.alt", shares=shares), say("paper.axis.degree")
+    alt = "card.degrees.alt.gained" if spectrum.method == LADDER else "card.degrees.alt"
+    words, axis = say(alt, shares=shares), say("paper.axis.degree")
     return _card(titles.degrees(spectrum), words, _bars(columns, axis), _TALL + _BELOW + _ABOVE, lines)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from termwise.profile import Estimate
 from termwise.records import Finding, NetworkSummary, RunSummary
-from termwise.report.strings import integer, listing, prose, say, signed, speaking
+from termwise.report.intervals import between, trend
+from termwise.report.strings import integer, listing, prose, say, speaking
 
 
 def conclusion(summary: RunSummary) -> str:
@@ -63,8 +64,7 @@ def change(network: NetworkSummary, *, first: bool) -> str:
         shown(Estimate(value, *interval))
         for value, interval in zip(network.mean_depth, network.mean_depth_interval, strict=True)
     )
-    (first_low, first_high), (last_low, last_high) = network.mean_depth_interval
-    kind = "falls" if last_high < first_low else "rises" if last_low > first_high else "stays"
+    kind = trend(*network.mean_depth_interval)
     return say(f"conclusion.change.{kind}", subject=subject, before=before, after=after, longest=network.longest)
 
 
@@ -87,9 +87,7 @@ def _end(networks: Sequence[NetworkSummary], difference: Estimate | None) -> str
 
 def shown(estimate: Estimate) -> str:
     """A number and its interval, with as many places as the interval is worth."""
-    places = 1 if estimate.high - estimate.low >= 0.2 else 2
-    value, low, high = (signed(f"{number:.{places}f}") for number in estimate)
-    return say("claims.value", value=value, interval=say("claims.interval", low=low, high=high))
+    return between(*estimate, places=1 if estimate.high - estimate.low >= 0.2 else 2)
 
 
 def joined(parts: Sequence[str]) -> str:

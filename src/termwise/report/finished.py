@@ -19,7 +19,7 @@ from termwise.records import RunSummary, read_parquet
 Columns = dict[str, list[Any]]
 
 _WHOLE, _NUMBER, _SHARE, _TEXT = "a whole number", "a number", "a number or nothing", "text"
-_ANY_WHOLE, _ROUTE = "a whole number or nothing", "numbers of blocks or nothing"
+_ANY_WHOLE, _ROUTE, _COUNT = "a whole number or nothing", "numbers of blocks or nothing", "a count in digits or nothing"
 _CELLS: Mapping[str, Any] = {
     _WHOLE: lambda cell: isinstance(cell, int) and cell >= 0,
     _ANY_WHOLE: lambda cell: cell is None or (isinstance(cell, int) and cell >= 0),
@@ -27,6 +27,7 @@ _CELLS: Mapping[str, Any] = {
     _SHARE: lambda cell: cell is None or isinstance(cell, (int, float)),
     _TEXT: lambda cell: isinstance(cell, str),
     _ROUTE: lambda cell: cell is None or (isinstance(cell, str) and bool(re.fullmatch(r"(\d+( \d+)*)?", cell))),
+    _COUNT: lambda cell: cell is None or (isinstance(cell, str) and bool(re.fullmatch(r"\d+", cell))),
 }
 
 
@@ -40,7 +41,7 @@ TABLES: dict[str, dict[str, str]] = {
         **{"accuracy": _NUMBER, "loss": _SHARE, "draws": _WHOLE, "exhaustive": _WHOLE, **_shares("mean_accuracy")},
     },
     "routes": {
-        **{"network": _TEXT, "origin": _TEXT, "through": _ROUTE, "length": _ANY_WHOLE, "paths": _ROUTE},
+        **{"network": _TEXT, "origin": _TEXT, "through": _ROUTE, "length": _ANY_WHOLE, "paths": _COUNT},
         **_shares("norm_share", "aligned_share"),
     },
     "tiles": {
@@ -50,6 +51,22 @@ TABLES: dict[str, dict[str, str]] = {
     "trends": {"network": _TEXT, "comparator": _TEXT, "terms": _WHOLE, **_shares("excess"), "warnings": _TEXT},
 }
 """The columns that the page reads of each table, and what their cells hold."""
+
+EMBEDDED: dict[str, tuple[str, ...]] = {
+    "lesions": (
+        *("network", "removed", "draw", "gone", "accuracy", "loss"),
+        *("mean_accuracy", "mean_accuracy_low", "mean_accuracy_high"),
+    ),
+    "routes": (
+        *("network", "origin", "route", "length", "paths", "norm_share", "norm_share_low", "norm_share_high"),
+        *("aligned_share", "aligned_share_low", "aligned_share_high"),
+    ),
+    "tiles": (
+        *("network", "comparator", "part", "depth", "band", "frequency", "joint", "share"),
+        *("weight", "weight_low", "weight_high"),
+    ),
+}
+"""The columns that figures draw or show in a table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,22 +84,20 @@ class Finished:
 
     def embedded(self) -> dict[str, Columns]:
         """What the page embeds: the rows that figures show, with the columns that place or name them."""
-        found = {}
-        lesions, routes, tiles = (self.tables.get(name) for name in ("lesions", "routes", "tiles"))
-        if lesions:
-            found["lesions"] = {**lesions, "gone": [_route(gone) for gone in lesions["gone"]]}
-        if routes:
-            found["routes"] = {**routes, "route": [_route(through) for through in routes["through"]]}
-        if tiles:
-            bands = [*dict.fromkeys(zip(tiles["lowest"], tiles["highest"], strict=True))]
-            pairs = zip(tiles["weight"], tiles["share"], strict=True)
-            found["tiles"] = {
-                **tiles,
-                "band": [bands.index(band) for band in zip(tiles["lowest"], tiles["highest"], strict=True)],
-                "frequency": [band_name(*band) for band in zip(tiles["lowest"], tiles["highest"], strict=True)],
-                "joint": [None if None in pair else pair[0] * pair[1] for pair in pairs],
-            }
-        return found
+        lesions = [row | {"gone": _route(row["gone"])} for row in self.of("lesions")]
+        routes = [row | {"route": _route(row["through"])} for row in self.of("routes", origin="input")]
+        tiles = self.of("tiles", comparator="own", part="input")
+        bands = [*dict.fromkeys((row["lowest"], row["highest"]) for row in tiles)]
+        for row in tiles:
+            band, pair = (row["lowest"], row["highest"]), (row["weight"], row["share"])
+            joint = None if None in pair else row["weight"] * row["share"]
+            row |= {"band": bands.index(band), "frequency": band_name(*band), "joint": joint}
+        found = {"lesions": lesions, "routes": routes, "tiles": tiles}
+        return {
+            name: {column: [row[column] for row in rows] for column in EMBEDDED[name]}
+            for name, rows in found.items()
+            if rows
+        }
 
 
 def _route(through: str | None) -> str | None:
@@ -123,7 +138,27 @@ def _read(path: Path, cells: Mapping[str, str], summary: RunSummary) -> Columns:
     unknown = sorted(set(columns["network"]) - set(index))
     if unknown:
         raise RecordError(f"{path}: not the networks of summary.json ({', '.join(unknown)}). Run it again.")
+    if lacking := _lacking(path.stem, columns):
+        raise RecordError(f"{path}: {lacking}. Run the same command again to have it written anew.")
     return {**columns, "network": [index[name] for name in columns["network"]]}
+
+
+def _lacking(table: str, columns: Columns) -> str:
+    """What the figure of a table cannot do without, and does not find; empty where all is there."""
+    if table == "lesions":
+        found: dict[str, set[int]] = {}
+        for network, removed in zip(columns["network"], columns["removed"], strict=True):
+            found.setdefault(network, set()).add(removed)
+        short = [network for network, counts in found.items() if not {0, 1} <= counts]
+        return f"{short[0]} has no row with 0 or none with 1 block removed" if short else ""
+    about, part, needed = {
+        "routes": ("origin", "input", ("through", "length", "paths")),
+        "tiles": ("part", "input", ("depth",)),
+    }.get(table, ("network", None, ()))
+    for name in needed:
+        if any(cell is None for kind, cell in zip(columns[about], columns[name], strict=True) if kind == part):
+            return f"a row of the input has no {name}"
+    return ""
 
 
 def _finite(value: Any) -> Any:

@@ -21,6 +21,7 @@ from termwise.report.strings import (
     say,
     seconds,
     sentences,
+    word,
 )
 
 TOLERANCE = 5e-6  # of the closure in float32
@@ -267,7 +268,7 @@ def _inexact(network: NetworkSummary) -> str:
             "cell.operator",
             operator=use["operator"],
             count=use["count"],
-            kind=sentences().get(f"kind.{use['kind']}", use["kind"]),
+            kind=word("kind", use["kind"]),
         )
         for use in found
     ]

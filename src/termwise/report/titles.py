@@ -1,23 +1,23 @@
 """What the figure of a single result shows, in a sentence computed from its data.
 
 These are the titles of paper figures and of notebook cards; those of the page, which shows several networks, are in
-`termwise.report.findings`.  A title claims a change or a difference only where intervals leave no doubt of it; else it
-says that there is nothing to see.
+the modules of `termwise.report.figures`.  A title claims a change or a difference only where intervals leave no doubt
+of it; else it says that there is nothing to see.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from termwise.degree.spectrum import DegreeSpectrum
-from termwise.degree.tiles import DepthDegrees
+from termwise.degree.spectrum import LADDER, DegreeSpectrum
+from termwise.degree.tiles import DepthDegrees, beyond
 from termwise.deletion import Curve
 from termwise.profile import DepthProfile
-from termwise.report.strings import fixed, listing, number, percent, say, sentences, signed
+from termwise.report.intervals import between, direction, ends, share_between, trend
+from termwise.report.strings import fixed, listing, say, signed, word
 from termwise.report.tables import degree_label
 from termwise.timeline import Timeline
 from termwise.verdict import LEARNED, SEEDS, SHARE, decided, learned, order, share_trend, times_learned
@@ -76,16 +76,13 @@ def heat_map(timeline: Timeline) -> str:
     first, last = _ends(timeline)
     if len(timeline.steps) < 2:
         return say("heat.title.one")
-    if first["depth_p50"] is None or last["depth_p50"] is None or None in (first["loss"], last["loss"]):
+    loss = direction(first["loss"], last["loss"])
+    if first["depth_p50"] is None or last["depth_p50"] is None or loss is None:
         return say("heat.title.none")
     moved = last["depth_p50"] - first["depth_p50"]
     kind = "stays" if abs(moved) < 1 else "falls" if moved < 0 else "rises"
-    if last["loss"] == first["loss"]:
-        loss = say("paper.heat.loss.stays")
-    else:
-        loss = say(f"heat.loss.{'falls' if last['loss'] < first['loss'] else 'rises'}")
-    ends = {"first": fixed(first["depth_p50"], 0), "last": fixed(last["depth_p50"], 0)}
-    return say(f"paper.heat.{kind}", loss=loss, **ends)
+    shown = {"first": fixed(first["depth_p50"], 0), "last": fixed(last["depth_p50"], 0)}
+    return say(f"paper.heat.{kind}", loss=say(f"heat.loss.{loss}"), **shown)
 
 
 def mean_depth(timeline: Timeline) -> str:
@@ -93,7 +90,8 @@ def mean_depth(timeline: Timeline) -> str:
     first, last = _ends(timeline)
     if len(timeline.steps) < 2:
         return say("heat.title.one")
-    return say(f"paper.mean.{trend(first, last, 'mean_depth')}", first=mean_of(first), last=mean_of(last))
+    kind = trend(ends(first, "mean_depth"), ends(last, "mean_depth"))
+    return say(f"paper.mean.{kind}", first=mean_of(first), last=mean_of(last))
 
 
 def mean_depths(timelines: Mapping[str, Timeline]) -> str:
@@ -101,11 +99,11 @@ def mean_depths(timelines: Mapping[str, Timeline]) -> str:
     clauses: dict[str, list[str]] = {}
     for name, timeline in timelines.items():
         first, last = _ends(timeline)
-        kind = trend(first, last, "mean_depth")
-        ends = {"first": fixed(first["mean_depth"], 1), "last": fixed(last["mean_depth"], 1)}
+        kind = trend(ends(first, "mean_depth"), ends(last, "mean_depth"))
+        shown = {"first": fixed(first["mean_depth"], 1), "last": fixed(last["mean_depth"], 1)}
         key = "move.end" if kind == "stays" else "move.ends"
-        clauses.setdefault(kind, []).append(say(key, network=name, **ends))
-    moves = [say(f"mean.{kind}", ends=listing(ends)) for kind, ends in clauses.items()]
+        clauses.setdefault(kind, []).append(say(key, network=name, **shown))
+    moves = [say(f"mean.{kind}", ends=listing(said)) for kind, said in clauses.items()]
     return say("mean.title", moves=listing(moves))
 
 
@@ -114,14 +112,16 @@ def mean_depth_of_seeds(timelines: Sequence[Timeline]) -> str:
     rises = [share_trend(timeline) for timeline in timelines]
     verdict = decided(SHARE, rises)
     if len(timelines) < SEEDS:
-        return say("paper.mean.seeds.few", change=_plus(verdict.estimate), seeds=seeds(len(timelines)), least=SEEDS)
+        return say(
+            "paper.mean.seeds.few", change=signed(fixed(verdict.estimate, 2)), seeds=seeds(len(timelines)), least=SEEDS
+        )
     kind = {"holds": "rises", "fails": "falls"}.get(verdict.verdict, "undecided")
-    ends = (verdict.estimate, verdict.low, verdict.high)
+    shown = (verdict.estimate, verdict.low, verdict.high)
     if max(abs(verdict.low), abs(verdict.high)) < _SEEN:
         kind = "undecided"
     if kind == "falls":
-        ends = (-verdict.estimate, -verdict.high, -verdict.low)
-    change = between(*ends, places=2)
+        shown = (-verdict.estimate, -verdict.high, -verdict.low)
+    change = between(*shown, places=2)
     return say(f"paper.mean.seeds.{kind}", change=change, seeds=len(timelines))
 
 
@@ -133,7 +133,7 @@ def time_learned(timelines: Sequence[Timeline]) -> str:
     if not known:
         return say("paper.learned.none")
     if len(timelines) < SEEDS:
-        mean = _plus(sum(known) / len(known))
+        mean = signed(fixed(sum(known) / len(known), 2))
         return say("paper.learned.few", tau=mean, seeds=seeds(len(known)), least=SEEDS)
     verdict = learned(times) if len(known) == len(orders) else decided(LEARNED, orders)
     tau = between(*(float(np.mean(known)), *interval(known)), places=2)
@@ -146,8 +146,9 @@ def degrees(spectrum: DegreeSpectrum) -> str:
     if not rows:
         return say("paper.degrees.none")
     most = max(rows, key=lambda row: row["share"])
-    share, degree = in_percent(most, "share"), degree_label(most["lowest"], most["highest"])
-    title = say("paper.degrees", share=share, degree=degree)
+    share, degree = share_between(most, "share"), degree_label(most["lowest"], most["highest"])
+    gained = spectrum.method == LADDER
+    title = say("paper.degrees.gained" if gained else "paper.degrees", share=share, degree=degree)
     if spectrum.mean_degree is not None:
         title = say("paper.degrees.mean", title=title, mean=between(*spectrum.mean_degree, places=2))
     kinds = dict.fromkeys(warning.partition(":")[0] for warning in spectrum.warnings)
@@ -164,22 +165,29 @@ def degree_course(timeline: Timeline) -> str:
     if len(own) < 2:
         return say("heat.title.one")
     label = degree_label(own[0]["lowest"], own[0]["highest"])
-    ends = {"first": in_percent(own[0], "share"), "last": in_percent(own[-1], "share")}
-    return say(f"paper.course.{trend(own[0], own[-1], 'share')}", degree=label, **ends)
+    shown = {"first": share_between(own[0], "share"), "last": share_between(own[-1], "share")}
+    course = "gained" if gains(timeline) else "course"
+    return say(f"paper.{course}.{trend(ends(own[0], 'share'), ends(own[-1], 'share'))}", degree=label, **shown)
+
+
+def gains(timeline: Timeline) -> bool:
+    """Whether shares by degree are gains of held-out R^2, and no parts of a variance."""
+    return any(moment.degrees is not None and moment.degrees.method == LADDER for moment in timeline.moments)
 
 
 def tiles(found: DepthDegrees) -> str:
-    """Whether a term loses more of its lowest frequencies with depth than in either comparator."""
+    """Whether a term loses more of its lowest frequencies with depth than in the comparators, and by how much."""
     rows = [row for row in found.trend.rows() if row["excess"] is not None]
     if not rows:
         return say("paper.tiles.none")
-    least = min(rows, key=lambda row: row["excess"])
-    points = [100 * least[f"excess{end}"] for end in ("", "_low", "_high")]
-    if len(rows) == 2 and all(row["excess_low"] > 0 for row in rows):
-        kind = "holds"
-    else:
-        kind = "fails" if least["excess_high"] < 0 else "undecided"
-    return say(f"paper.tiles.{kind}", least=between(*points, places=1))
+    points = [between(*(100 * row[f"excess{end}"] for end in ("", "_low", "_high")), places=1) for row in rows]
+    names = [row["comparator"] for row in rows]
+    return say(f"paper.tiles.{beyond(rows)}", comparators=comparators(names), points=listing(points))
+
+
+def comparators(names: Sequence[str]) -> str:
+    """What terms are compared with, in words; names that are not known as they are."""
+    return listing([word("tiles.by", name) for name in names])
 
 
 def lesion(curve: Curve) -> str:
@@ -190,49 +198,26 @@ def lesion(curve: Curve) -> str:
     whole = next((row for row in rows if row[name] == 0), None)
     rest = [row for row in rows if row[name] > 0]
     if whole is None or not rest:
-        return say("heat.title.one")
+        return say("paper.reordered.none") if reordered else say("paper.lesion.none", what=removable(curve))
     half = rest[-1][name] if reordered else (rest[0]["removed"] + rest[0]["kept"]) / 2
     row = min(rest, key=lambda row: abs(row[name] - half))
     low, high = row["accuracy_low"], row["accuracy_high"]
     still = row["accuracy"] >= whole["accuracy"] if high is None else high >= whole["accuracy"]
-    accuracy = (
-        fixed(row["accuracy"], 2) if low is None or high is None else between(row["accuracy"], low, high, places=2)
-    )
+    accuracy = between(row["accuracy"], low, high, places=2)
     told = {"count": row[name], "accuracy": accuracy, "whole": fixed(whole["accuracy"], 2)}
     if not reordered:
-        told["all"] = row["removed"] + row["kept"]
+        told |= {"all": row["removed"] + row["kept"], "what": removable(curve)}
     return say(f"paper.{'reordered' if reordered else 'lesion'}{'.still' if still else ''}", **told)
+
+
+def removable(curve: Curve) -> str:
+    """What a curve of deletion removed: blocks or layers; curves of earlier versions do not say which."""
+    return unit_name(curve.metadata["unit"]) if "unit" in curve.metadata else say("paper.lesion.parts")
 
 
 def unit_name(unit: str) -> str:
     """A unit of depth in the language that is spoken; names of modules as they are."""
-    return sentences().get(f"unit.{unit}", unit)
-
-
-def trend(first: Row, last: Row, name: str) -> str:
-    """Whether a number falls or rises: only where its two intervals do not overlap."""
-    ends = [row[f"{name}{end}"] for row in (first, last) for end in ("_low", "_high")]
-    if None in ends:
-        return "stays"
-    return "falls" if ends[3] < ends[0] else "rises" if ends[2] > ends[1] else "stays"
-
-
-def between(value: float, low: float, high: float, *, places: int) -> str:
-    """A number with its interval, where that is known."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return signed(fixed(value, places))
-    shown = (signed(fixed(end, places)) for end in (value, low, high))
-    return say("paper.interval", **dict(zip(("value", "low", "high"), shown, strict=True)))
-
-
-def in_percent(row: Row, name: str) -> str:
-    """A share with its interval, in per cent, with as many decimals as the interval is worth."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    if low is None or high is None:
-        return percent(row[name])
-    places = 0 if high - low >= 0.01 else 1
-    shown = (signed(f"{100 * end:.{places}f}") for end in (row[name], low, high))
-    return say("paper.percent", **dict(zip(("value", "low", "high"), shown, strict=True)))
+    return word("unit", unit)
 
 
 def seeds(count: int) -> str:
@@ -247,11 +232,4 @@ def _ends(timeline: Timeline) -> tuple[Row, Row]:
 
 def mean_of(row: Row) -> str:
     """The mean path length of a record, with its interval."""
-    low, high = row["mean_depth_low"], row["mean_depth_high"]
-    if low is None or high is None:
-        return fixed(row["mean_depth"], 2)
-    return between(row["mean_depth"], low, high, places=2)
-
-
-def _plus(value: float) -> str:
-    return signed(number(value, 2))
+    return between(row["mean_depth"], *ends(row, "mean_depth"), places=2)

@@ -11,7 +11,6 @@ and with its sentences: a title that is a finding computed from the data, and a 
 
 from __future__ import annotations
 
-from termwise.report import unravelled
 from termwise.report.charts import Figure
 from termwise.report.figures import (
     degrees,
@@ -24,6 +23,7 @@ from termwise.report.figures import (
     tiles,
     triptych,
     truncated,
+    unravelled,
 )
 from termwise.report.reading import Run
 from termwise.report.tables import Tables

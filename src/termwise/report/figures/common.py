@@ -11,7 +11,7 @@ from typing import Any
 
 from termwise.report.charts import Shown
 from termwise.report.reading import Columns, Run
-from termwise.report.strings import clauses, listing, say, sentences
+from termwise.report.strings import clauses, listing, say, word
 from termwise.report.tables import Tables
 
 Row = dict[str, Any]
@@ -60,7 +60,7 @@ def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:
 
 def warnings(kinds: Iterable[str]) -> str:
     """What estimators warn of, by the names that they give it, in the language that is spoken."""
-    return listing([sentences().get(f"warning.{kind}", kind) for kind in kinds])
+    return listing([word("warning", kind) for kind in kinds])
 
 
 def behind(source: str, columns: list[str], **where: str) -> tuple[Shown, ...]:

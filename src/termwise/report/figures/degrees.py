@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from termwise.report.charts import Figure, Panel, Spec, complete, equal, gap, lit, step_x, target, tooltip, y_axis
 from termwise.report.figures.common import Row, behind, moved, names, rows, warnings
+from termwise.report.intervals import between, ends, share_between, trend
 from termwise.report.reading import MEAN_DEGREE, Columns, Run
-from termwise.report.strings import fixed, integer, listing, percent, prose, say
+from termwise.report.strings import integer, listing, percent, prose, say
 from termwise.report.tables import Tables, rounded
 
 
@@ -39,47 +40,23 @@ def title(run: Run, table: Columns) -> str:
     """How the share of the lowest degree moves from the first to the last record, with its intervals."""
     moves = []
     for index, name in enumerate(names(run)):
-        first, last = (ends[:1] for ends in _ends(table, index))
+        first, last = _ends(table, index)
         if not first:
             return say("degrees.title.none")
         if first[0]["step"] == last[0]["step"]:
             return say("heat.title.one")
-        moves.append((_moved(first[0], last[0]), _share(first[0]), _share(last[0]), name))
-    degree = table["degree"][0]
-    if all(kind == "stays" for kind, *_ in moves):
-        return say("degrees.title.still", degree=degree, moves=moved("degrees", moves))
-    return say("degrees.title.move", degree=degree, moves=moved("degrees", moves))
-
-
-def _moved(first: Row, last: Row) -> str:
-    ends = (first["share_low"], first["share_high"], last["share_low"], last["share_high"])
-    if None in ends:
-        return "stays"
-    return "falls" if ends[3] < ends[0] else "rises" if ends[2] > ends[1] else "stays"
-
-
-def _share(row: Row) -> str:
-    """In per cent, with as many decimals as the interval is worth."""
-    low, high = row["share_low"], row["share_high"]
-    if low is None or high is None:
-        return percent(row["share"])
-    places = 0 if high - low >= 0.01 else 1
-    value, low, high = (f"{100 * number:.{places}f}" for number in (row["share"], low, high))
-    return say("degrees.share", share=value, low=low, high=high)
+        shares = [share_between(end, "share") for end in (first[0], last[0])]
+        moves.append((trend(ends(first[0], "share"), ends(last[0], "share")), *shares, name))
+    return say("degrees.title.move", degree=table["degree"][0], moves=moved("degrees", moves))
 
 
 def detail(table: Columns, index: int) -> str:
     """The mean degree of one network at its first and last record, where it is known at both."""
-    ends = [end[0] for end in _ends(table, index) if end]
-    if not ends or any(row["mean_degree"] is None for row in ends):
+    records = [end[0] for end in _ends(table, index) if end]
+    if not records or any(row["mean_degree"] is None for row in records):
         return say("degrees.mean.none")
-    shown = [
-        say("degrees.mean.value", **{k: fixed(row[f"mean_degree{end}"], 2) for k, end in _ENDS.items()}) for row in ends
-    ]
+    shown = [between(row["mean_degree"], *ends(row, "mean_degree"), places=2) for row in records]
     return say("degrees.mean", first=shown[0], last=shown[1])
-
-
-_ENDS = {"value": "", "low": "_low", "high": "_high"}
 
 
 def reading(table: Columns) -> str:
@@ -131,8 +108,8 @@ def _spec(tables: Tables, index: int, top: float) -> Spec:
     bands, lines = [], []
     for place, _ in enumerate(labels):
         own, style = [equal(order=place)], _style(place, len(labels))
-        ends = {"x": x, "y": {"field": "share_low"}, "y2": {"field": "share_high"}}
-        bands.append({"transform": own, "mark": {"type": "area", "style": f"{style}-band"}, "encoding": ends})
+        band = {"x": x, "y": {"field": "share_low"}, "y2": {"field": "share_high"}}
+        bands.append({"transform": own, "mark": {"type": "area", "style": f"{style}-band"}, "encoding": band})
         mark = {"type": "line", "style": style, "point": {"style": f"{style}-point"}}
         line = {"x": x, "y": {"field": "share"}, "tooltip": tips}
         lines.append({"transform": own, "mark": mark, "encoding": line})

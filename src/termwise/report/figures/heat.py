@@ -17,6 +17,7 @@ from termwise.report.charts import (
     y_axis,
 )
 from termwise.report.figures.common import behind, moved, names, rows
+from termwise.report.intervals import direction
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, number, say
 from termwise.report.tables import Tables, rounded
@@ -53,20 +54,20 @@ def build(run: Run, tables: Tables) -> Figure:
 
 def title(run: Run, tables: Tables) -> str:
     """How the median depth and the loss move from the first to the last record."""
-    moves, directions = [], set()
+    moves, losses = [], set()
     for index, name in enumerate(names(run)):
         own = rows(tables.steps, network=index)
         if len(own) < 2:
             return say("heat.title.one")
         first, last = own[0]["depth_p50"], own[-1]["depth_p50"]
-        if first is None or last is None:
+        loss = direction(own[0]["loss"], own[-1]["loss"])
+        if first is None or last is None or loss is None:
             return say("heat.title.none")
         kind = "stays" if abs(last - first) < 1 else "falls" if last < first else "rises"
         moves.append((kind, fixed(first, 0), fixed(last, 0), name))
-        directions.add("falls" if (own[-1]["loss"] or 0) < (own[0]["loss"] or 0) else "rises")
-    loss = say(f"heat.loss.{directions.pop() if len(directions) == 1 else 'mixed'}")
-    still = all(kind == "stays" for kind, *_ in moves)
-    return say("heat.title.still" if still else "heat.title.move", loss=loss, moves=moved("heat.move", moves))
+        losses.add(loss)
+    loss = say(f"heat.loss.{losses.pop() if len(losses) == 1 else 'mixed'}")
+    return say("heat.title.move", loss=loss, moves=moved("heat.move", moves))
 
 
 def alternative(run: Run, tables: Tables, index: int) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from termwise.records import NetworkSummary
 from termwise.report.charts import Figure, Panel, Spec, complete, gap, lit, step_x, target, tooltip, y_axis
 from termwise.report.figures.common import behind, moved, names, rows
+from termwise.report.intervals import trend
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, prose, say
 from termwise.report.tables import Tables, rounded
@@ -27,18 +27,16 @@ def build(run: Run, tables: Tables) -> Figure:
 
 def title(run: Run) -> str:
     """How each network's mean path length moves, and which of two networks ends shorter."""
-    moves = [(_trend(n), fixed(n.mean_depth[0], 1), fixed(n.mean_depth[1], 1), n.name) for n in run.summary.networks]
+    moves = [
+        (trend(*n.mean_depth_interval), fixed(n.mean_depth[0], 1), fixed(n.mean_depth[1], 1), n.name)
+        for n in run.summary.networks
+    ]
     title = say("mean.title", moves=moved("mean", moves))
     if len(run.summary.networks) == 2:
         one, other = sorted(run.summary.networks, key=lambda n: n.mean_depth[1])
         if one.mean_depth_interval[1][1] < other.mean_depth_interval[1][0]:
             title += say("mean.shorter", network=one.name)
     return title
-
-
-def _trend(network: NetworkSummary) -> str:
-    (first_low, first_high), (last_low, last_high) = network.mean_depth_interval
-    return "falls" if last_high < first_low else "rises" if last_low > first_high else "stays"
 
 
 def alternative(run: Run, tables: Tables) -> str:

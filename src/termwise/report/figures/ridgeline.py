@@ -64,8 +64,7 @@ def title(run: Run, tables: Tables) -> str:
         (first, early), (last, late) = (end for end in ends if end)
         kind = "falls" if late[-1] < early[0] else "rises" if late[0] > early[-1] else "stays"
         moves.append((kind, _place(first, early), _place(last, late), names(run)[index]))
-    still = all(kind == "stays" for kind, *_ in moves)
-    return say("ridge.title.still" if still else "ridge.title.move", moves=moved("ridge", moves))
+    return say("ridge.title.move", moves=moved("ridge", moves))
 
 
 def peak(terms: list[Row]) -> tuple[int, list[int]] | None:

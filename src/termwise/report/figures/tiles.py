@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+from termwise.degree.tiles import beyond
 from termwise.report.charts import Figure, Panel, Spec, column_name, complete, depth_ticks, equal, tooltip, y_axis
 from termwise.report.figures.common import Row, behind, names, some, warnings
 from termwise.report.reading import Run
 from termwise.report.strings import clauses, fixed, percent, prose, say, signed
 from termwise.report.tables import Tables, rounded
+from termwise.report.titles import comparators
 
 GAP, MARGIN = 0.25, 1.5  # between the tiles and the bars beside them, and these, in widths of a tile
 ABOVE = 0.28  # the bars above, in heights of all tiles
@@ -51,25 +53,20 @@ def _terms(tables: Tables, index: int) -> list[Row]:
 
 
 def title(run: Run, tables: Tables) -> str:
-    """Whether deeper terms of each network are rougher than gates and first weights make them."""
-    kinds: dict[str, list[str]] = {}
-    beside: set[str] = set()
+    """Whether deeper terms of each network are rougher than the comparators that all networks have make them."""
+    known: dict[str, dict[str, Row]] = {}
     for index, name in enumerate(names(run)):
         trends = [row for row in tables.finished.of("trends", network=index) if row["excess"] is not None]
         if trends:
-            kinds.setdefault(_kind(trends), []).append(name)
-            beside |= {row["comparator"] for row in trends}
-    if not kinds:
+            known[name] = {row["comparator"]: row for row in trends}
+    common = [each for each in next(iter(known.values()), {}) if all(each in own for own in known.values())]
+    if not common:
         return say("tiles.title.none")
+    kinds: dict[str, list[str]] = {}
+    for name, own in known.items():
+        kinds.setdefault(beyond([own[each] for each in common]), []).append(name)
     said = clauses([say(f"tiles.clause.{kind}", networks=some(found)) for kind, found in kinds.items()])
-    return say("tiles.title" if "initial" in beside else "tiles.title.gates", clauses=said)
-
-
-def _kind(trends: list[Row]) -> str:
-    """Beyond all comparators, below all of them, or neither, by their intervals."""
-    if all((row["excess_low"] or 0) > 0 for row in trends):
-        return "rougher"
-    return "smoother" if all((row["excess_high"] or 0) < 0 for row in trends) else "neither"
+    return say("tiles.title", comparators=comparators(common), clauses=said)
 
 
 def detail(tables: Tables, index: int) -> str:

@@ -42,8 +42,7 @@ def saved_in() -> str | None:
 
 def say(key: str, **values: object) -> str:
     """The sentence of that key, with its placeholders filled; `{unit}` is that of depth, in the plural."""
-    unit = _spoken.get()[1]
-    filled = {"unit": sentences().get(f"unit.{unit}", unit), **values}
+    filled = {"unit": word("unit", _spoken.get()[1]), **values}
     return sentences()[key].format(**{name: isolated(each) for name, each in filled.items()})
 
 
@@ -69,6 +68,11 @@ def isolated(value: object) -> object:
 
 def _turns(sign: str) -> bool:
     return sign in _OPEN + _CLOSE + _EMBEDDED or unicodedata.bidirectional(sign) in ("R", "AL")
+
+
+def word(kind: str, name: str) -> str:
+    """A name out of a family of words, in the language that is spoken; as it is, where the family lacks it."""
+    return sentences().get(f"{kind}.{name}", name)
 
 
 def listing(items: Sequence[str], kind: Literal["", "clause."] = "") -> str:

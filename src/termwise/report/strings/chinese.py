@@ -18,6 +18,8 @@ CHINESE: dict[str, str] = {
     "none": "无",
     "undefined": "无定义",
     "percent": "{value}%",
+    "interval": "{value} [{low}, {high}]",
+    "interval.percent": "{value}% [{low},\u00a0{high}]",
     "noscript": "图由本文件内的脚本绘制；脚本不运行时，只显示文字和表格。",
     # conclusion
     "conclusion.trained": "训练过程中，{changes}；{end}（95% 区间，基于 {samples} 个探测样本）。",
@@ -88,9 +90,9 @@ CHINESE: dict[str, str] = {
     "spectrum.range": "在 {network} 中位于深度 {low} 至 {high}",
     "spectrum.range.one": "在 {network} 中位于深度 {low}",
     "spectrum.title.plain": "{networks} 中源自输入的路径都只有一种长度，没有可拆分之处",
-    "spectrum.read": "柱：源自输入、恰好经过横轴所示{unit}数的部分，在输出范数中的占比；"
-    "误差线为 95% 区间（按样本计算）。常数（偏置、归一化的平移量）以同一刻度画在旁边，以源自输入的总和为单位，"
-    "不计入其中。背景：该长度的路径在全部路径中的占比。标题说的是最后一次记录。",
+    "spectrum.read": "柱：在源自输入的各项的范数之和中，路径恰好经过横轴所示{unit}数的一项所占的份额；误差线为 95% 区"
+    "间（按样本计算）。常数（偏置、归一化的平移量）以同一刻度画在旁边，以源自输入的总和为单位，不计入其中。背景：该长"
+    "度的路径在全部路径中的占比。标题说的是最后一次记录。",
     "spectrum.alt": "{network}，{step}：共 {count} 项，深度 {shortest} 至 {longest}；范数占比最大的是深度 {depth}，"
     "为 {share}；路径最多的是深度 {mode}，占 {paths}。{constants}",
     "spectrum.alt.constants": "常数：源自输入的总和的 {share} 倍。",
@@ -107,7 +109,7 @@ CHINESE: dict[str, str] = {
     "key.constant.off": "常数（超出刻度，柱上的数字为其高度）",
     "key.paths": "在全部路径中的占比",
     # triptych
-    "triptych.title": "输出的范数{said}",
+    "triptych.title": "源自输入的各项的范数之和{said}",
     "triptych.shorter": "在 {clauses}中位于比平均更短的路径上",
     "triptych.longer": "在 {clauses}中位于比平均更长的路径上",
     "triptych.same": "在 {clauses}中位于长度接近平均的路径上",
@@ -116,9 +118,10 @@ CHINESE: dict[str, str] = {
     "triptych.same.count": "在 {count} 个网络中位于长度接近平均的路径上",
     "triptych.clause": "{network}（{value}\u00a0[{low},\u00a0{high}]，全部路径平均 {paths}）",
     "triptych.title.none": "每种长度有多少条路径，每条路径承载多少",
-    "triptych.read": "自上而下：该长度的路径数；其中每条路径承载多少，即这些路径的范数占比除以路径数；二者之积，"
-    "即这些路径的范数占比。误差线为 95% 区间（按样本计算）。同一长度的路径会相互抵消，单看一条路径看不出来："
-    "这里取的是它们之和的大小，再平均分给每一条。标题说的是最后一次记录和图中的两条竖线，长度以{unit}计。",
+    "triptych.read": "自上而下：该长度的路径数；其中每条路径承载多少，即这些路径的范数占比除以路径数；二者之积，即这些"
+    "路径的范数占比：在源自输入的各项的范数之和中所占的份额。误差线为 95% 区间（按样本计算）。同一长度的路径会相互抵消"
+    "，单看一条路径看不出来：这里取的是它们之和的大小，再平均分给每一条。标题说的是最后一次记录和图中的两条竖线，长度"
+    "以{unit}计。",
     "triptych.alt": "{network}，{step}：路径最多的是深度 {mode}，有 {paths} 条；每条路径的范数占比：{sizes}；"
     "范数占比最大的是深度 {depth}，为 {share}。",
     "triptych.alt.size": "深度 {depth} 为 {size}",
@@ -133,11 +136,11 @@ CHINESE: dict[str, str] = {
     "key.mean.norm": "按范数占比的平均路径长度",
     # heat map
     "heat.title.move": "损失{loss}的同时，深度的中位数{moves}",
-    "heat.title.still": "损失{loss}的同时，深度的中位数{moves}",
     "heat.title.one": "只有一次记录，无从比较训练前后",
     "heat.title.none": "输出由哪些深度承载，何时承载",
     "heat.loss.falls": "下降",
     "heat.loss.rises": "上升",
+    "heat.loss.stays": "不变",
     "heat.loss.mixed": "变化",
     "heat.move.falls": "在 {ends}中下降",
     "heat.move.rises": "在 {ends}中上升",
@@ -160,7 +163,6 @@ CHINESE: dict[str, str] = {
     "step.axis": "训练步（对数）",
     # ridgeline
     "ridge.title.move": "谱峰所在的深度{moves}",
-    "ridge.title.still": "谱峰所在的深度{moves}",
     "ridge.falls": "在 {ends}中减小",
     "ridge.rises": "在 {ends}中增大",
     "ridge.stays": "在 {ends}中没有可测的变化",
@@ -223,11 +225,12 @@ CHINESE: dict[str, str] = {
     "key.full": "整个网络",
     "key.chance": "随机猜测",
     # unravelled
-    "unravelled.title": "范数中最大的一份{clauses}",
+    "unravelled.title": "范数之和中最大的一份{clauses}",
     "unravelled.title.many": "各网络画成它们所含路径之和",
     "unravelled.clause.route": "在 {network} 中{blocks}（{share}%）",
+    "unravelled.clause.route.none": "在 {network} 中没有哪条路径明显最大（至多 {share}%）",
     "unravelled.clause.length": "在 {network} 中经由长度为 {length} 的路径（{share}%）",
-    "unravelled.clause.none": "在 {network} 中没有明确的去向（至多 {share}%）",
+    "unravelled.clause.length.none": "在 {network} 中没有哪种长度明显最大（至多 {share}%）",
     "unravelled.through.none": "绕过所有块",
     "unravelled.through.one": "只经过第 {blocks} 块",
     "unravelled.through": "经过第 {blocks} 块",
@@ -235,8 +238,8 @@ CHINESE: dict[str, str] = {
     "unravelled.length": "长度为 {length} 的路径",
     "unravelled.lengths": "长度为 {first} 至 {last} 的路径",
     "unravelled.branch": "{name}：{numbers}",
-    "unravelled.share": "占范数的 {share}% [{low},\u00a0{high}]",
-    "unravelled.share.plain": "占范数的 {share}",
+    "unravelled.share": "占范数之和的 {share}% [{low},\u00a0{high}]",
+    "unravelled.share.plain": "占范数之和的 {share}",
     "unravelled.aligned": "占输出的 {share}%",
     "unravelled.block": "第 {number} 块",
     "unravelled.input": "输入",
@@ -244,14 +247,16 @@ CHINESE: dict[str, str] = {
     "unravelled.hint": "指向一个分支，或用 Tab 键逐个查看",
     "unravelled.detail.routes": "{paths}，按各自经过或绕过 {blocks} 个块来区分",
     "unravelled.alt": "{network} 画成从输入到输出的一股流，共 {count} 个分支。",
-    "unravelled.read.routes": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，"
-    "最短的在最上面，在它经过的每个块的列上有一个圆点。分支的宽度是它在源自输入的部分的范数中的占比，取自训练结束时，"
-    "门控与整个网络中的相同。",
-    "unravelled.read.both": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，最短的在最上面，"
-    "在它经过的每个块的列上有一个圆点；块数超过四的网络，一个分支是同一长度的所有路径，每一步一颗珠子。"
-    "分支的宽度是它在源自输入的部分的范数中的占比，取自训练结束时，门控与整个网络中的相同。",
-    "unravelled.read.lengths": "网络是其各条路径之和。流的一个分支是同一长度的所有路径，最短的在最上面，"
-    "每一步一颗珠子。分支的宽度是它在源自输入的部分的范数中的占比，取自最后一次记录，门控与整个网络中的相同。",
+    "unravelled.read.routes": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，最短的在最上"
+    "面，在它经过的每个块的列上有一个圆点。分支的宽度是它在源自输入的各部分的范数之和中的占比，取自训练结束时，门控与"
+    "整个网络中的相同。",
+    "unravelled.read.both": "网络是其各条路径之和：每个块可以经过，也可以绕过。流的一个分支是一条路径，最短的在最上面"
+    "，在它经过的每个块的列上有一个圆点；没有逐条区分路径的网络，一个分支是同一长度的所有路径。分支的宽度是它在源自输"
+    "入的各部分的范数之和中的占比，取自训练结束时，门控与整个网络中的相同。",
+    "unravelled.read.lengths": "网络是其各条路径之和。流的一个分支是同一长度的所有路径，最短的在最上面。分支的宽度是它"
+    "在源自输入的各部分的范数之和中的占比，取自最后一次记录，门控与整个网络中的相同。",
+    "unravelled.read.grouped": "长度超过 {most} 种的网络，相邻的长度合为一个分支。",
+    "unravelled.read.beads": "珠子是路径上的步，只画在单一长度且不超过 {most} 步的分支上。",
     "key.unravelled": "从短路径到长路径",
     # lesions
     "lesions.title": "准确率方面，{clauses}",
@@ -272,12 +277,13 @@ CHINESE: dict[str, str] = {
     "key.lesion": "一种块的组合",
     "key.lesion.mean": "各组合的平均",
     # tiles
-    "tiles.title": "除去门控和初始权重本身造成的部分，随着深度增加，项{clauses}",
-    "tiles.title.gates": "除去门控本身造成的部分，随着深度增加，项{clauses}",
+    "tiles.title": "除去{comparators}本身造成的部分，随着深度增加，项{clauses}",
     "tiles.title.none": "各深度的项随输入变化得多快",
-    "tiles.clause.rougher": "变得更粗糙（{networks}）",
-    "tiles.clause.smoother": "变得较不粗糙（{networks}）",
-    "tiles.clause.neither": "没有明确变得更粗糙（{networks}）",
+    "tiles.clause.above": "变得更粗糙（{networks}）",
+    "tiles.clause.below": "变得较不粗糙（{networks}）",
+    "tiles.clause.undecided": "没有明确变得更粗糙（{networks}）",
+    "tiles.by.shuffled": "门控",
+    "tiles.by.initial": "初始权重",
     "tiles.over.shuffled": "取自其他输入的门控",
     "tiles.over.initial": "初始权重",
     "tiles.over.other": " {comparator} ",
@@ -310,7 +316,6 @@ CHINESE: dict[str, str] = {
     "key.constants.dotted": "常数（点线）",
     # degrees over training
     "degrees.title.move": "输出的方差中，关于输入的 {degree} 次成分{moves}",
-    "degrees.title.still": "输出的方差中，关于输入的 {degree} 次成分{moves}",
     "degrees.title.none": "输出由关于输入的哪些次数的成分构成",
     "degrees.falls": "在 {ends}中下降",
     "degrees.rises": "在 {ends}中上升",
@@ -318,7 +323,6 @@ CHINESE: dict[str, str] = {
     "degrees.falls.count": "在 {count}/{all} 个网络中下降",
     "degrees.rises.count": "在 {count}/{all} 个网络中上升",
     "degrees.stays.count": "在 {count}/{all} 个网络中没有可测的变化",
-    "degrees.share": "{share}%\u00a0[{low},\u00a0{high}]",
     "degrees.read": "每条线是输出（作为输入的函数）的方差中某一多项式次数的占比，色带为 95% 区间（按输入圆周计算）。"
     "输入服从高斯分布，均值和协方差取自用来估计批归一化统计量的样本，并且在每次记录时相同，"
     "因此各次记录之间只有网络不同。次数是整个网络的次数，与深度无关。占比轴为平方根刻度。",
@@ -330,7 +334,6 @@ CHINESE: dict[str, str] = {
     "warning.mean degree": "平均次数",
     "warning.constant output": "输出为常数",
     "degrees.mean": "平均次数：第一次记录 {first}，最后一次 {last}",
-    "degrees.mean.value": "{value} [{low}, {high}]",
     "degrees.mean.none": "第一次和最后一次记录的平均次数并非都已知",
     "degrees.alt": "{network}：输出方差的占比，第 {start} 步：{first}；第 {end} 步：{last}。",
     "degrees.alt.share": "{degree} 次 {share}",
@@ -359,7 +362,6 @@ CHINESE: dict[str, str] = {
     "row.time": "记录用时 / 训练用时",
     "row.exact": "按精确规则处理的算子调用",
     "row.inexact": "冻结或线性化的算子",
-    "cell.interval": "{value} [{low}, {high}]",
     "cell.time": "{recording} / {training}（{share}）",
     "cell.time.traced": "{recording} / 在别处训练",
     "cell.credit.warn": "{value}：取决于记录的疏密",
@@ -476,7 +478,6 @@ CHINESE: dict[str, str] = {
     "claims.expected": "预期",
     "claims.verdict": "判定",
     "claims.interval": "[{low},\u00a0{high}]",
-    "claims.value": "{value}\u00a0{interval}",
     "claims.read": "结果为各随机种子的平均值，方括号内为其 95% 区间。整个区间都在预期之内，预期成立；"
     "整个区间都在预期的同一侧之外，预期不成立；否则未定。",
     "claims.what.expectations": "预期",
@@ -531,29 +532,26 @@ CHINESE: dict[str, str] = {
     "plot.alt.tiles": "{value}，横轴 {x}，纵轴 {y}：共 {count} 格，最小值为{least}，最大值为{most}。",
     "plot.alt.tiles.none": "{value}，横轴 {x}，纵轴 {y}：没有数值。",
     # paper figures
-    "paper.interval": "{value} [{low}, {high}]",
-    "paper.percent": "{value}% [{low},\u00a0{high}]",
     "paper.plain": "源自输入的路径都只有一种长度 {depth}，没有可拆分之处",
     "paper.spectrum": "输出中源自输入的部分，中间 80% 位于深度 {low} 至 {high}；平均路径长度 {mean}",
     "paper.spectrum.one": "输出中源自输入的部分大多位于深度 {low}；平均路径长度 {mean}",
-    "paper.triptych.shorter": "输出经由比多数更短的路径：平均长度按大小为 {mean}，按条数为 {paths}",
-    "paper.triptych.longer": "输出经由比多数更长的路径：平均长度按大小为 {mean}，按条数为 {paths}",
-    "paper.triptych.same": "没有哪种长度占优：平均路径长度按大小为 {mean}，按条数为 {paths}",
+    "paper.triptych.shorter": "输出经由比平均更短的路径：平均长度按大小为 {mean}，按条数为 {paths}",
+    "paper.triptych.longer": "输出经由比平均更长的路径：平均长度按大小为 {mean}，按条数为 {paths}",
+    "paper.triptych.same": "平均路径长度按大小与按条数没有可测的差别：按大小为 {mean}，按条数为 {paths}",
     "paper.truncated": "取到深度 {depth} 即保留 99% 的准确率：{kept}，整个网络为 {whole}",
     "paper.truncated.all": "取全部的项才保留 99% 的准确率",
     "paper.truncated.none": "任何截断都不能保留 99% 的准确率",
     "paper.truncated.loss": "只保留短路径或只保留长路径时，损失有多大",
     "paper.heat.falls": "损失{loss}的同时，深度的中位数从 {first} 降到 {last}",
     "paper.heat.rises": "损失{loss}的同时，深度的中位数从 {first} 升到 {last}",
-    "paper.heat.stays": "损失{loss}的同时，深度的中位数停在 {last}，没有移动",
-    "paper.heat.loss.stays": "不变",
+    "paper.heat.stays": "损失{loss}的同时，深度的中位数停在 {last}",
     "paper.mean.falls": "平均路径长度从 {first} 降到 {last}",
     "paper.mean.rises": "平均路径长度从 {first} 升到 {last}",
     "paper.mean.stays": "平均路径长度从 {first} 到 {last}，没有可测的变化",
     "paper.mean.seeds.falls": "平均路径长度下降 {change}（{seeds} 个随机种子）",
     "paper.mean.seeds.rises": "平均路径长度上升 {change}（{seeds} 个随机种子）",
-    "paper.mean.seeds.undecided": "平均路径长度是否移动，未定：上升 {change}（{seeds} 个随机种子）",
-    "paper.mean.seeds.few": "平均路径长度平均上升 {change}（{seeds}）；不足 {least} 个，不作判定",
+    "paper.mean.seeds.undecided": "平均路径长度是否移动，未定：变化 {change}（{seeds} 个随机种子）",
+    "paper.mean.seeds.few": "平均路径长度平均变化 {change}（{seeds}）；不足 {least} 个，不作判定",
     "paper.learned.holds": "浅层的项先学会：深度与学会时刻之间的 Kendall τ 为 {tau}（{seeds} 个随机种子）",
     "paper.learned.fails": "深层的项先学会：深度与学会时刻之间的 Kendall τ 为 {tau}（{seeds} 个随机种子）",
     "paper.learned.undecided": "浅层的项是否先学会，未定：深度与学会时刻之间的 Kendall τ 为 {tau}（{seeds} 个随机种"
@@ -563,20 +561,28 @@ CHINESE: dict[str, str] = {
     "paper.learned.seed": "1 个随机种子",
     "paper.learned.seeds": "{count} 个随机种子",
     "paper.degrees": "输出的方差中有 {share} 是关于输入的 {degree} 次成分",
+    "paper.degrees.gained": "关于输入的 {degree} 次多项式使留出数据上的 R² 增加最多：{share}",
     "paper.degrees.mean": "{title}；平均次数 {mean}",
     "paper.degrees.none": "输出由关于输入的哪些次数的成分构成",
     "paper.degrees.warned": "{title}（警告：{kinds}）",
     "paper.course.falls": "输出的方差中，{degree} 次成分从 {first} 降到 {last}",
     "paper.course.rises": "输出的方差中，{degree} 次成分从 {first} 升到 {last}",
     "paper.course.stays": "输出的方差中，{degree} 次成分从 {first} 到 {last}，没有可测的变化",
-    "paper.tiles.holds": "每加深一步，一项失去的最低频率的能量比门控本身带走的更多，多 {least} 个百分点",
-    "paper.tiles.fails": "每加深一步，一项失去的最低频率的能量比门控本身带走的更少：{least} 个百分点",
-    "paper.tiles.undecided": "每加深一步，一项失去的最低频率的能量与门控本身带走的没有可测的差别：{least} 个百分点",
+    "paper.gained.falls": "{degree} 次多项式使留出数据上的 R² 增加的量从 {first} 降到 {last}",
+    "paper.gained.rises": "{degree} 次多项式使留出数据上的 R² 增加的量从 {first} 升到 {last}",
+    "paper.gained.stays": "{degree} 次多项式使留出数据上的 R² 增加的量从 {first} 到 {last}，没有可测的变化",
+    "paper.tiles.above": "每加深一步，一项失去的最低频率的能量比{comparators}本身带走的更多，多 {points} 个百分点",
+    "paper.tiles.below": "每加深一步，一项失去的最低频率的能量比{comparators}本身带走的更少：{points} 个百分点",
+    "paper.tiles.undecided": "每加深一步，一项失去的最低频率的能量是否比{comparators}本身带走的更多，未定：{points} 个"
+    "百分点",
     "paper.tiles.none": "各深度的项随输入变化得多快",
-    "paper.lesion": "{all} 块中切除 {count} 块，准确率为 {accuracy}；不切除为 {whole}",
-    "paper.lesion.still": "{all} 块中切除 {count} 块，准确率 {accuracy} 并不低于整个网络（在可测范围内）",
+    "paper.lesion": "切除 {count} 个{what}（共 {all} 个），准确率为 {accuracy}；不切除为 {whole}",
+    "paper.lesion.still": "切除 {count} 个{what}（共 {all} 个），准确率 {accuracy} 并不低于整个网络（在可测范围内）",
+    "paper.lesion.none": "切除一部分{what}之后，网络的准确率如何",
+    "paper.lesion.parts": "部件",
     "paper.reordered": "交换 {count} 次块之后，准确率为 {accuracy}；原来的顺序为 {whole}",
     "paper.reordered.still": "交换 {count} 次块之后，准确率 {accuracy} 并不低于原来的顺序（在可测范围内）",
+    "paper.reordered.none": "改变块的顺序之后，网络的准确率如何",
     "paper.axis.depth": "深度（{unit}）",
     "paper.axis.length": "路径长度（{unit}）",
     "paper.axis.share": "占比（%）",
@@ -587,10 +593,11 @@ CHINESE: dict[str, str] = {
     "paper.axis.mean": "平均路径长度（{unit}）",
     "paper.axis.credit": "贡献过半的步",
     "paper.axis.variance": "方差占比（%）",
+    "paper.axis.gain": "留出数据上 R² 的增量（%）",
     "paper.axis.degree": "关于输入的次数",
     "paper.axis.frequency": "角频率",
     "paper.axis.energy": "能量（%）",
-    "paper.axis.removed": "切除的块数（共 {all} 块）",
+    "paper.axis.removed": "切除的{what}数（共 {all} 个）",
     "paper.axis.swaps": "两块互换的次数",
     "paper.axis.loss": "损失（{unit}）",
     "paper.panel.paths": "条数",
@@ -606,7 +613,6 @@ CHINESE: dict[str, str] = {
     "paper.label.mean": "平均",
     "paper.label.mean.dot": "● 平均路径长度",
     "paper.label.draw": "一次抽取",
-    "paper.label.worst": "最差",
     "paper.label.target": "目标函数",
     "paper.label.constants": "常数",
     "paper.label.percentile": "{percent}%",
@@ -632,5 +638,6 @@ CHINESE: dict[str, str] = {
     "card.spectrum.alt.constant": "常数：源自输入的总和的 {share}。",
     "card.spectrum.alt.frozen": "冻结值：源自输入的总和的 {share}。",
     "card.degrees.alt": "各次数的方差占比：{shares}。",
+    "card.degrees.alt.gained": "各次数使留出数据上的 R² 增加：{shares}。",
     "card.share": "{label}：{share}",
 }

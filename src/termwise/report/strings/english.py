@@ -17,6 +17,8 @@ ENGLISH: dict[str, str] = {
     "none": "none",
     "undefined": "undefined",
     "percent": "{value} %",
+    "interval": "{value} [{low}, {high}]",
+    "interval.percent": "{value}\u00a0% [{low},\u00a0{high}]",
     "noscript": "The figures are drawn by scripts inside this file; without them only the text and the "
     "tables are shown.",
     # conclusion
@@ -91,10 +93,10 @@ ENGLISH: dict[str, str] = {
     "spectrum.range": "at depths {low} to {high} in {network}",
     "spectrum.range.one": "at depth {low} in {network}",
     "spectrum.title.plain": "Every path of {networks} from the input has one length: there is nothing to split",
-    "spectrum.read": "Bars: the share of the output’s norm that is born at the input and passes exactly "
-    "that many {unit}; the whisker is its 95 % interval over samples. Constants (biases, shifts of norms) "
-    "are drawn beside them on the same scale, in units of the input-born sum, and are not part of it. "
-    "Behind: how many of the paths have that length. The title is about the last record.",
+    "spectrum.read": "Bars: of the summed norms of the input-born terms, the share of the term whose paths pass "
+    "exactly that many {unit}; the whisker is its 95 % interval over samples. Constants (biases, shifts of norms) are "
+    "drawn beside them on the same scale, in units of the input-born sum, and are not part of it. Behind: how many of "
+    "the paths have that length. The title is about the last record.",
     "spectrum.alt": "{network}, {step}: {count} terms at depths {shortest} to {longest}; largest norm share "
     "{share} at depth {depth}; most paths ({paths}) at depth {mode}. {constants}",
     "spectrum.alt.constants": "Constants: {share} of the input-born sum.",
@@ -111,7 +113,7 @@ ENGLISH: dict[str, str] = {
     "key.constant.off": "constants (off the scale: the number is the bar’s height)",
     "key.paths": "share of all paths",
     # triptych
-    "triptych.title": "The norm of the output lies {said}",
+    "triptych.title": "The summed norms of the input-born terms lie {said}",
     "triptych.shorter": "on shorter paths than the average one in {clauses}",
     "triptych.longer": "on longer paths than the average one in {clauses}",
     "triptych.same": "on paths of about the average length in {clauses}",
@@ -120,10 +122,11 @@ ENGLISH: dict[str, str] = {
     "triptych.same.count": "on paths of about the average length in {count} networks",
     "triptych.clause": "{network} ({value} [{low}, {high}] {unit} against {paths})",
     "triptych.title.none": "How many paths there are of each length, and what each of them carries",
-    "triptych.read": "From above: how many paths have that length; how much one of them carries, which is their share "
-    "of the norm divided by their number; and the product, their share of the norm. Whiskers are 95 % intervals over "
-    "samples. Paths of one length can cancel, which single paths would not show: the size is that of their sum, split "
-    "evenly. The title is about the last record and the two vertical lines.",
+    "triptych.read": "From above: how many paths have that length; how much one of them carries, which is their norm "
+    "share divided by their number; and the product, their norm share: of the summed norms of the input-born terms, "
+    "the share of theirs. Whiskers are 95 % intervals over samples. Paths of one length can cancel, which single "
+    "paths would not show: the size is that of their sum, split evenly. The title is about the last record and the "
+    "two vertical lines.",
     "triptych.alt": "{network}, {step}: most paths ({paths}) at depth {mode}; norm share per path {sizes}; largest "
     "norm share {share} at depth {depth}.",
     "triptych.alt.size": "{size} at depth {depth}",
@@ -138,11 +141,11 @@ ENGLISH: dict[str, str] = {
     "key.mean.norm": "mean path length under the norm share",
     # heat map
     "heat.title.move": "While the loss {loss}, the median depth {moves}",
-    "heat.title.still": "While the loss {loss}, the median depth {moves}: nothing moves",
     "heat.title.one": "One record only: nothing to compare over training",
     "heat.title.none": "Which depths carry the output, and when",
     "heat.loss.falls": "falls",
     "heat.loss.rises": "rises",
+    "heat.loss.stays": "stays",
     "heat.loss.mixed": "changes",
     "heat.move.falls": "falls {ends}",
     "heat.move.rises": "rises {ends}",
@@ -167,7 +170,6 @@ ENGLISH: dict[str, str] = {
     "step.axis": "training step (log)",
     # ridgeline
     "ridge.title.move": "The peak of the spectrum {moves}",
-    "ridge.title.still": "The peak of the spectrum {moves}",
     "ridge.falls": "moves to shorter paths, {ends}",
     "ridge.rises": "moves to longer paths, {ends}",
     "ridge.stays": "does not measurably move from {ends}",
@@ -239,11 +241,13 @@ ENGLISH: dict[str, str] = {
     "key.full": "whole network",
     "key.chance": "chance",
     # unravelled
-    "unravelled.title": "The largest share of the norm goes {clauses}",
+    "unravelled.title": "The largest share of the summed norms goes {clauses}",
     "unravelled.title.many": "The networks as the paths that they are sums of",
     "unravelled.clause.route": "{blocks} in {network} ({share}\u00a0%)",
+    "unravelled.clause.route.none": "along no single path that stands out in {network} ({share}\u00a0% at the most)",
     "unravelled.clause.length": "along paths of length {length} in {network} ({share}\u00a0%)",
-    "unravelled.clause.none": "no clear way in {network} ({share}\u00a0% at the most)",
+    "unravelled.clause.length.none": "along paths of no single length that stands out in {network} ({share}\u00a0% at "
+    "the most)",
     "unravelled.through.none": "past all blocks",
     "unravelled.through.one": "through block {blocks} alone",
     "unravelled.through": "through blocks {blocks}",
@@ -251,8 +255,8 @@ ENGLISH: dict[str, str] = {
     "unravelled.length": "paths of length {length}",
     "unravelled.lengths": "paths of lengths {first} to {last}",
     "unravelled.branch": "{name}: {numbers}",
-    "unravelled.share": "{share}\u00a0% [{low},\u00a0{high}] of the norm",
-    "unravelled.share.plain": "{share} of the norm",
+    "unravelled.share": "{share}\u00a0% [{low},\u00a0{high}] of the summed norms",
+    "unravelled.share.plain": "{share} of the summed norms",
     "unravelled.aligned": "{share}\u00a0% of the output",
     "unravelled.block": "block {number}",
     "unravelled.input": "input",
@@ -262,16 +266,17 @@ ENGLISH: dict[str, str] = {
     "unravelled.alt": "{network} drawn as a stream from the input to the output, in {count} branches.",
     "unravelled.read.routes": "The network is the sum of its paths: each block may be passed or passed by. A branch "
     "of the stream is one path, the shortest at the top, with a dot in the column of each block that it passes. Its "
-    "width is its share of the norm of what is born of the input, when the training was over, with gates as they are "
-    "in the whole network.",
+    "width is its share of the summed norms of what is born of the input, when the training was over, with gates as "
+    "they are in the whole network.",
     "unravelled.read.both": "The network is the sum of its paths: each block may be passed or passed by. A branch of "
-    "the stream is one path, the shortest at the top, with a dot in the column of each block that it passes; of a "
-    "network of more than four blocks it is all paths of one length, with a bead for each step. Its width is its share "
-    "of the norm of what is born of the input, when the training was over, with gates as they are in the whole "
-    "network.",
+    "the stream is one path, the shortest at the top, with a dot in the column of each block that it passes; where "
+    "single paths are not told apart, it is all paths of one length. Its width is its share of the summed norms of "
+    "what is born of the input, when the training was over, with gates as they are in the whole network.",
     "unravelled.read.lengths": "The network is the sum of its paths. A branch of the stream is all paths of one "
-    "length, the shortest at the top, with a bead for each step on them. Its width is its share of the norm of what is "
-    "born of the input, at the last record, with gates as they are in the whole network.",
+    "length, the shortest at the top. Its width is its share of the summed norms of what is born of the input, at the "
+    "last record, with gates as they are in the whole network.",
+    "unravelled.read.grouped": "Of a network with more than {most} lengths neighbouring lengths share a branch.",
+    "unravelled.read.beads": "Beads are the steps of the paths, on branches of one length with at most {most} of them.",
     "key.unravelled": "short to long paths",
     # lesions
     "lesions.title": "Of the accuracy, {clauses}",
@@ -296,12 +301,13 @@ ENGLISH: dict[str, str] = {
     "key.lesion": "one choice of blocks",
     "key.lesion.mean": "mean over choices",
     # tiles
-    "tiles.title": "Beyond what gates and first weights alone do, with depth terms {clauses}",
-    "tiles.title.gates": "Beyond what gates alone do, with depth terms {clauses}",
+    "tiles.title": "Beyond what {comparators} alone do, with depth terms {clauses}",
     "tiles.title.none": "How fast the terms of each depth vary over the inputs",
-    "tiles.clause.rougher": "get rougher in {networks}",
-    "tiles.clause.smoother": "get less rough in {networks}",
-    "tiles.clause.neither": "do not clearly get rougher in {networks}",
+    "tiles.clause.above": "get rougher in {networks}",
+    "tiles.clause.below": "get less rough in {networks}",
+    "tiles.clause.undecided": "do not clearly get rougher in {networks}",
+    "tiles.by.shuffled": "gates",
+    "tiles.by.initial": "first weights",
     "tiles.over.shuffled": "gates of other inputs",
     "tiles.over.initial": "the first weights",
     "tiles.over.other": "{comparator}",
@@ -337,7 +343,6 @@ ENGLISH: dict[str, str] = {
     "key.constants.dotted": "constants, dotted",
     # degrees over training
     "degrees.title.move": "Of the output’s variance, the part of degree {degree} in the input {moves}",
-    "degrees.title.still": "Of the output’s variance, the part of degree {degree} in the input {moves}: nothing moves",
     "degrees.title.none": "Of which degrees in the input the output is made",
     "degrees.falls": "falls {ends}",
     "degrees.rises": "rises {ends}",
@@ -345,7 +350,6 @@ ENGLISH: dict[str, str] = {
     "degrees.falls.count": "falls in {count} of {all} networks",
     "degrees.rises.count": "rises in {count} of {all} networks",
     "degrees.stays.count": "does not measurably change in {count} of {all} networks",
-    "degrees.share": "{share}\u00a0% [{low},\u00a0{high}]",
     "degrees.read": "Each line is the share of the variance of the output, as a function of its input, that is of "
     "one polynomial degree, with its 95 % interval over circles of inputs. Inputs are Gaussian with the mean and "
     "covariance of the samples that batch-norm statistics are estimated on, and are the same at every record, so "
@@ -359,7 +363,6 @@ ENGLISH: dict[str, str] = {
     "warning.mean degree": "mean degree",
     "warning.constant output": "constant output",
     "degrees.mean": "mean degree {first} at the first record, {last} at the last",
-    "degrees.mean.value": "{value} [{low}, {high}]",
     "degrees.mean.none": "mean degree not known at both the first and the last record",
     "degrees.alt": "{network}: shares of the output’s variance at step {start}: {first}; at step {end}: {last}.",
     "degrees.alt.share": "{share} of degree {degree}",
@@ -388,7 +391,6 @@ ENGLISH: dict[str, str] = {
     "row.time": "Time in the recorder / training",
     "row.exact": "Operator calls with an exact rule",
     "row.inexact": "Frozen or linearised",
-    "cell.interval": "{value} [{low}, {high}]",
     "cell.time": "{recording} / {training} ({share})",
     "cell.time.traced": "{recording} / trained elsewhere",
     "cell.credit.warn": "{value}: depends on how densely the run was recorded",
@@ -509,7 +511,6 @@ ENGLISH: dict[str, str] = {
     "claims.expected": "expected",
     "claims.verdict": "verdict",
     "claims.interval": "[{low}, {high}]",
-    "claims.value": "{value} {interval}",
     "claims.read": "Found is the mean over seeds, with its 95 % interval in brackets. An expectation holds where the "
     "whole interval lies within it, and fails where the whole interval lies outside, on one side; else it is "
     "undecided.",
@@ -565,34 +566,32 @@ ENGLISH: dict[str, str] = {
     "plot.alt.tiles": "{value}, by {x} and {y}: {count} tiles, least {least}, most {most}.",
     "plot.alt.tiles.none": "{value}, by {x} and {y}: no values.",
     # paper figures
-    "paper.interval": "{value} [{low}, {high}]",
-    "paper.percent": "{value}\u00a0% [{low},\u00a0{high}]",
     "paper.plain": "Every path from the input has one length, {depth}: there is nothing to split",
     "paper.spectrum": "The middle 80 % of the input-born output lies at depths {low} to {high}; mean path length "
     "{mean}",
     "paper.spectrum.one": "Most of the input-born output lies at depth {low}; mean path length {mean}",
-    "paper.triptych.shorter": "The output comes over paths shorter than most: mean length {mean} by size, {paths} by "
-    "number",
-    "paper.triptych.longer": "The output comes over paths longer than most: mean length {mean} by size, {paths} by "
-    "number",
-    "paper.triptych.same": "No length is preferred: the mean path length is {mean} by size, {paths} by number",
+    "paper.triptych.shorter": "The output comes over paths shorter than the average path: mean length {mean} by size, "
+    "{paths} by number",
+    "paper.triptych.longer": "The output comes over paths longer than the average path: mean length {mean} by size, "
+    "{paths} by number",
+    "paper.triptych.same": "The mean path length by size is not measurably another than by number: {mean} by size, "
+    "{paths} by number",
     "paper.truncated": "99 % of the accuracy is kept from depth {depth} on: {kept} of {whole}",
     "paper.truncated.all": "99 % of the accuracy is kept only with every term",
     "paper.truncated.none": "No truncation keeps 99 % of the accuracy",
     "paper.truncated.loss": "How large the loss is when only short or only long paths are kept",
     "paper.heat.falls": "While the loss {loss}, the median depth falls from {first} to {last}",
     "paper.heat.rises": "While the loss {loss}, the median depth rises from {first} to {last}",
-    "paper.heat.stays": "While the loss {loss}, the median depth stays at {last}: nothing moves",
-    "paper.heat.loss.stays": "stays",
+    "paper.heat.stays": "While the loss {loss}, the median depth stays at {last}",
     "paper.mean.falls": "The mean path length falls from {first} to {last}",
     "paper.mean.rises": "The mean path length rises from {first} to {last}",
     "paper.mean.stays": "The mean path length does not measurably change from {first} to {last}",
     "paper.mean.seeds.falls": "The mean path length falls by {change} over {seeds} seeds",
     "paper.mean.seeds.rises": "The mean path length rises by {change} over {seeds} seeds",
-    "paper.mean.seeds.undecided": "Whether the mean path length moves is undecided: it rises by {change} over "
+    "paper.mean.seeds.undecided": "Whether the mean path length moves is undecided: it changes by {change} over "
     "{seeds} seeds",
-    "paper.mean.seeds.few": "The mean path length rises by {change} in the mean of {seeds}; fewer than {least} decide "
-    "nothing",
+    "paper.mean.seeds.few": "The mean path length changes by {change} in the mean of {seeds}; fewer than {least} "
+    "decide nothing",
     "paper.learned.holds": "Shallow terms are learned first: Kendall’s τ of depth and time is {tau} over {seeds} seeds",
     "paper.learned.fails": "Deep terms are learned first: Kendall’s τ of depth and time is {tau} over {seeds} seeds",
     "paper.learned.undecided": "Whether shallow terms are learned first is undecided: Kendall’s τ of depth and time is "
@@ -603,6 +602,7 @@ ENGLISH: dict[str, str] = {
     "paper.learned.seed": "1 seed",
     "paper.learned.seeds": "{count} seeds",
     "paper.degrees": "{share} of the output’s variance is of degree {degree} in the input",
+    "paper.degrees.gained": "Polynomials of degree {degree} in the input add most to the held-out R²: {share}",
     "paper.degrees.mean": "{title}; mean degree {mean}",
     "paper.degrees.none": "Of which degrees in the input the output is made",
     "paper.degrees.warned": "{title} (warnings: {kinds})",
@@ -610,19 +610,26 @@ ENGLISH: dict[str, str] = {
     "paper.course.rises": "Of the output’s variance, the part of degree {degree} rises from {first} to {last}",
     "paper.course.stays": "Of the output’s variance, the part of degree {degree} does not measurably change from "
     "{first} to {last}",
-    "paper.tiles.holds": "With each step of depth a term loses more of its lowest frequencies than gates alone take "
-    "from it, by {least} points",
-    "paper.tiles.fails": "With each step of depth a term loses less of its lowest frequencies than gates alone take "
-    "from it: {least} points",
-    "paper.tiles.undecided": "With each step of depth a term loses not measurably more of its lowest frequencies "
-    "than gates alone take from it: {least} points",
+    "paper.gained.falls": "What polynomials of degree {degree} add to the held-out R² falls from {first} to {last}",
+    "paper.gained.rises": "What polynomials of degree {degree} add to the held-out R² rises from {first} to {last}",
+    "paper.gained.stays": "What polynomials of degree {degree} add to the held-out R² does not measurably change from "
+    "{first} to {last}",
+    "paper.tiles.above": "With each step of depth a term loses more of its lowest frequencies than {comparators} "
+    "alone take from it, by {points} points",
+    "paper.tiles.below": "With each step of depth a term loses less of its lowest frequencies than {comparators} "
+    "alone take from it: {points} points",
+    "paper.tiles.undecided": "Whether with each step of depth a term loses more of its lowest frequencies than "
+    "{comparators} alone take from it is undecided: {points} points",
     "paper.tiles.none": "How fast the term of each depth varies over the inputs",
-    "paper.lesion": "With {count} of {all} blocks removed the accuracy is {accuracy}, with none {whole}",
-    "paper.lesion.still": "With {count} of {all} blocks removed the accuracy, {accuracy}, is not measurably below that "
-    "of the whole",
+    "paper.lesion": "With {count} of {all} {what} removed the accuracy is {accuracy}, with none {whole}",
+    "paper.lesion.still": "With {count} of {all} {what} removed the accuracy, {accuracy}, is not measurably below "
+    "that of the whole",
+    "paper.lesion.none": "How accurate the network is with some of its {what} removed",
+    "paper.lesion.parts": "parts",
     "paper.reordered": "After {count} exchanges of blocks the accuracy is {accuracy}, in their order {whole}",
     "paper.reordered.still": "After {count} exchanges of blocks the accuracy, {accuracy}, is not measurably below "
     "that in their order",
+    "paper.reordered.none": "How accurate the network is with its blocks in another order",
     "paper.axis.depth": "depth ({unit})",
     "paper.axis.length": "path length ({unit})",
     "paper.axis.share": "share (%)",
@@ -633,10 +640,11 @@ ENGLISH: dict[str, str] = {
     "paper.axis.mean": "mean path length ({unit})",
     "paper.axis.credit": "step at which half of the credit is in",
     "paper.axis.variance": "share of the variance (%)",
+    "paper.axis.gain": "gain of held-out R² (%)",
     "paper.axis.degree": "degree in the input",
     "paper.axis.frequency": "angular frequency",
     "paper.axis.energy": "energy (%)",
-    "paper.axis.removed": "removed (of {all})",
+    "paper.axis.removed": "{what} removed (of {all})",
     "paper.axis.swaps": "exchanges of two blocks",
     "paper.axis.loss": "loss ({unit})",
     "paper.panel.paths": "number",
@@ -652,7 +660,6 @@ ENGLISH: dict[str, str] = {
     "paper.label.mean": "mean",
     "paper.label.mean.dot": "● mean path length",
     "paper.label.draw": "one draw",
-    "paper.label.worst": "worst",
     "paper.label.target": "the target",
     "paper.label.constants": "constants",
     "paper.label.percentile": "{percent} %",
@@ -680,5 +687,6 @@ ENGLISH: dict[str, str] = {
     "card.spectrum.alt.constant": "Constants: {share} of the input-born sum.",
     "card.spectrum.alt.frozen": "Frozen values: {share} of the input-born sum.",
     "card.degrees.alt": "Share of the variance by degree: {shares}.",
+    "card.degrees.alt.gained": "Gain of held-out R² by degree: {shares}.",
     "card.share": "{label}: {share}",
 }

@@ -19,7 +19,7 @@ from termwise.report.charts import Figure, Shown
 from termwise.report.figures.common import MANY, Row, names, rows
 from termwise.report.markup import Html, element
 from termwise.report.reading import Run
-from termwise.report.strings import clauses, integer, listing, percent, say, signed
+from termwise.report.strings import clauses, integer, listing, percent, prose, say, signed
 from termwise.report.tables import Tables
 
 WIDTH = 480.0
@@ -45,6 +45,7 @@ class Branch:
         tone: its place on the ramp of depth.
         stations: the places of the blocks that it passes, of all there are.
         beads: how many steps its paths have, where it is one length.
+        several: whether it is more than one length.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Branch:
     tone: int
     stations: tuple[int, ...] = ()
     beads: int = 0
+    several: bool = False
 
     @property
     def label(self) -> str:
@@ -65,7 +67,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
 
     Networks whose paths are all one, or of one length, are left out.
     """
-    drawings, said = [], []
+    drawings, said, every = [], [], []
     by_route: list[dict[str, object]] = []
     by_length: list[dict[str, object]] = []
     for index, name in enumerate(names(run)):
@@ -76,6 +78,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
         branches = _routes(found) if routes else _lengths(found)
         blocks = 1 + max((place for branch in branches for place in branch.stations), default=-1)
         drawings.append(_panel(name, _detail(found, blocks), draw(name, branches, blocks)))
+        every += branches
         said.append(_clause(name, found, routes=bool(routes)))
         own = {"network": index, "origin": "input"}
         if routes:
@@ -88,7 +91,14 @@ def build(run: Run, tables: Tables) -> Figure | None:
     kind = "both" if by_route and by_length else "routes" if by_route else "lengths"
     key = [("ramp depth", say("key.unravelled"))]
     shown = _shown(by_route, by_length)
-    return Figure("unravelled", title, say(f"unravelled.read.{kind}"), [], key, shown, drawings=tuple(drawings))
+    return Figure("unravelled", title, _reading(kind, every), [], key, shown, drawings=tuple(drawings))
+
+
+def _reading(kind: str, branches: Sequence[Branch]) -> str:
+    """How to read the figure; of beads and of lengths that share a branch only where there are such."""
+    beads = say("unravelled.read.beads", most=BEADS) if any(branch.beads for branch in branches) else ""
+    grouped = say("unravelled.read.grouped", most=MOST) if any(branch.several for branch in branches) else ""
+    return prose(say(f"unravelled.read.{kind}"), grouped, beads)
 
 
 def _shown(by_route: list[dict[str, object]], by_length: list[dict[str, object]]) -> tuple[Shown, ...]:
@@ -110,15 +120,16 @@ def _last(tables: Tables, index: int) -> list[Row]:
 
 
 def _clause(name: str, found: list[Row], *, routes: bool) -> str:
-    """Which path, or which length, has the largest share; none where its interval overlaps that of the next."""
-    first, second, *_ = sorted(found, key=lambda row: -(row["norm_share"] or 0.0))
-    ends = (first["norm_share_low"], second["norm_share_high"])
+    """Which path, or which length, has the largest share; none where another's interval reaches that of the largest."""
+    first, *others = sorted(found, key=lambda row: -(row["norm_share"] or 0.0))
+    low, highs = first["norm_share_low"], [row["norm_share_high"] for row in others]
+    stands_out = low is not None and all(high is not None and high < low for high in highs)
     words = {"network": name, "share": _plain(first["norm_share"])}
-    if None in ends or ends[0] <= ends[1]:
-        return say("unravelled.clause.none", **words)
     if routes:
-        return say("unravelled.clause.route", **words, blocks=_through(_places(first)))
-    return say("unravelled.clause.length", **words, length=first["depth"])
+        blocks = _through(_places(first))
+        return say("unravelled.clause.route" if stands_out else "unravelled.clause.route.none", **words, blocks=blocks)
+    key = "unravelled.clause.length" if stands_out else "unravelled.clause.length.none"
+    return say(key, **words, length=first["depth"])
 
 
 def _detail(found: list[Row], blocks: int) -> str:
@@ -169,7 +180,7 @@ def _lengths(found: list[Row]) -> list[Branch]:
         name = say("unravelled.length", length=first) if one else say("unravelled.lengths", first=first, last=last)
         told = _share(group[0]) if one else say("unravelled.share.plain", share=percent(share))
         tone, beads = _tone(place, len(groups)), first if one and first <= BEADS else 0
-        branches.append(Branch(name, clauses([told, counted]), share, tone, beads=beads))
+        branches.append(Branch(name, clauses([told, counted]), share, tone, beads=beads, several=not one))
     return branches
 
 
