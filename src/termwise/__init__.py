@@ -6,6 +6,7 @@ from termwise.expand import Expansion, expand
 from termwise.gradient import GradientExpansion, GradientTerms, expand_gradient
 from termwise.lengths import GradientLengths, gradient_lengths, path_gradient
 from termwise.profile import DepthProfile, profile
+from termwise.pruning import Plan, prune
 from termwise.support import Support, support
 from termwise.timeline import Recorder, Timeline
 from termwise.trace import trace
@@ -17,6 +18,7 @@ __all__ = [
     "GradientExpansion",
     "GradientLengths",
     "GradientTerms",
+    "Plan",
     "Recorder",
     "Support",
     "Timeline",
@@ -27,6 +29,7 @@ __all__ = [
     "gradient_lengths",
     "path_gradient",
     "profile",
+    "prune",
     "support",
     "trace",
 ]

@@ -1,0 +1,110 @@
+"""The network with its members really gone: a plain module, and what is written of it.
+
+In the place of a member stands an nn.Identity; where the model calls its members in a way that an nn.Identity does not
+take, and in models of transformers, they are deleted from their nn.Sequential or nn.ModuleList, and what counts layers
+is told (the configuration, its lists of one entry a layer, the numbers by which caches find a layer).  Nothing is taken
+on trust: the result is run, and must give what the network gave in which the members were passed by.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from termwise.errors import ModelError, TermwiseError
+from termwise.expand import Output, call, pick_output
+from termwise.pinning import pinned
+from termwise.pruning import rebuild
+from termwise.pruning.members import Member
+from termwise.records import write_atomically
+from termwise.seeds import owned_random
+
+_EQUAL = 1e-6  # of the largest output
+
+
+def removed(
+    whole: nn.Module, members: Sequence[Member], example: Any, expected: Tensor, *, output: Output = None
+) -> tuple[nn.Module, bool]:
+    """A copy of a network without some of its members.
+
+    Args:
+        whole: the network with all of its members.
+        members: that are to go.
+        example: an input.
+        expected: the output for it of the network in which they were passed by.
+        output: which tensor of the model's result.
+
+    Returns:
+        The copy, and whether an nn.Identity stands in the place of each member.
+
+    Raises:
+        ModelError: when neither way gives the expected output.
+    """
+    names = [member.name for member in members]
+    told = []
+    for identity in (False,) if _is_pretrained(whole) else (True, False):
+        model = copy.deepcopy(whole)
+        try:
+            rebuild.take_out(model, names, identity=identity)
+            _check(model, example, expected, output)
+            if _is_pretrained(model):
+                _check(_from_config(model), example, expected, output)
+        except TermwiseError as error:
+            told.append(str(error))
+        except Exception as error:
+            told.append(f"{type(error).__name__}: {error}")
+        else:
+            return model, identity
+    raise ModelError(
+        f"prune: {', '.join(names)} cannot be taken out of the model's own code, which counts on them ({told[-1]}). "
+        "Name others with blocks=."
+    )
+
+
+def _check(model: nn.Module, example: Any, expected: Tensor, output: Output) -> None:
+    with pinned(model):
+        y = pick_output(call(model, example), output)
+    if y.shape != expected.shape:
+        raise ModelError(f"the output is of shape {tuple(y.shape)}, not {tuple(expected.shape)}")
+    off = float((y.double() - expected.double()).abs().max()) / max(float(expected.double().abs().max()), 1e-300)
+    if not off <= _EQUAL:
+        raise ModelError(f"the output is off by {off:.1e} of the largest")
+
+
+def _is_pretrained(model: nn.Module) -> bool:
+    return hasattr(model, "save_pretrained") and hasattr(model, "config")
+
+
+def _from_config(model: Any) -> nn.Module:
+    """What transformers makes of the configuration, with the weights of the model."""
+    with owned_random(0), torch.device("cpu"):
+        twin = type(model)(copy.deepcopy(model.config))
+    twin.load_state_dict(model.state_dict())
+    return twin.to(device=model.device, dtype=model.dtype).eval()
+
+
+def write(model: nn.Module, directory: Path, plan: dict[str, Any]) -> None:
+    """The model and what is needed to build it: by transformers alone, or with the architecture that it was made of.
+
+    Args:
+        model: without its members.
+        directory: is made.
+        plan: what `plan.json` says; for `rebuild` at least the names "removed" and whether "identity" stands there.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(plan, indent=1) + "\n"
+    write_atomically(directory / "plan.json", lambda file: file.write(text.encode()))
+    if _is_pretrained(model):
+        saved: Any = model
+        saved.save_pretrained(directory)
+        return
+    save_model(model, str(directory / "model.safetensors"))
+    shutil.copyfile(rebuild.__file__, directory / "rebuild.py")
