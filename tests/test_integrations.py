@@ -275,7 +275,9 @@ def test_a_callback_can_be_copied_and_sent() -> None:
 # --- Lightning ---
 
 PACKAGES = [
-    pytest.param(name, marks=pytest.mark.skipif(not importlib.util.find_spec(name.partition(".")[0]), reason=f"no {name}"))
+    pytest.param(
+        name, marks=pytest.mark.skipif(not importlib.util.find_spec(name.partition(".")[0]), reason=f"no {name}")
+    )
     for name in ("lightning.pytorch", "pytorch_lightning")
 ]
 
@@ -296,9 +298,14 @@ def test_the_trainer_of_lightning_is_recorded_as_its_checkpoints_are(
     name: str, more: dict[str, Any], tmp_path: Path
 ) -> None:
     package = lit(name)
-    callback, module = ForLightning(PROBE, module="model", **OPTIONS), loops_at_hand.lightning_module(package.LightningModule)
+    callback, module = (
+        ForLightning(PROBE, module="model", **OPTIONS),
+        loops_at_hand.lightning_module(package.LightningModule),
+    )
     assert isinstance(callback, package.Callback)
-    loops_at_hand.lightning(tmp_path / "with", package, module, [callback, checkpoints(package, tmp_path / "with")], **more)
+    loops_at_hand.lightning(
+        tmp_path / "with", package, module, [callback, checkpoints(package, tmp_path / "with")], **more
+    )
     timeline = callback.timeline
     assert timeline.steps == (0, 1, *STEPS) and timeline.skipped == ()
     fresh = loops_at_hand.lightning_module(package.LightningModule, seed=1)
@@ -323,7 +330,6 @@ def test_a_training_of_lightning_that_is_resumed_goes_on_with_its_records(name: 
                 raise Stop
 
     def run(folder: Path, *more: Any, resume: Path | None = None) -> Any:
-        torch.manual_seed(0)
         callback, module = ForLightning(PROBE, **options), loops_at_hand.lightning_module(package.LightningModule)
         module.model.drop.p = 0.0  # Lightning does not put random states back
         callbacks = [callback, *more, checkpoints(package, folder)]
