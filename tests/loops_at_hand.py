@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 # What Lightning warns of by itself: what torch has deprecated since, and advice on loaders.
-_OF_LIGHTNING = (".*isinstance.treespec, LeafSpec", ".*does not have many workers", ".*The number of training batches")
+_OF_LIGHTNING = (
+    ".*isinstance.treespec, LeafSpec",
+    ".*does not have many workers",
+    ".*The number of training batches",
+    "Checkpoint directory .* exists and is not empty",
+)
 
 WIDTH, CLASSES, SAMPLES = 6, 4, 64
 
@@ -126,6 +131,7 @@ def lightning(folder: Path, package: Any, module: Any, callbacks: Sequence[Any] 
         "max_steps": 24,
         "callbacks": list(callbacks),
     }
+    torch.manual_seed(3)
     loader = DataLoader(TensorDataset(*task()), 8, shuffle=False)
     with warnings.catch_warnings():
         for theirs in _OF_LIGHTNING:

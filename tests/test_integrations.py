@@ -330,7 +330,6 @@ def test_a_training_of_lightning_that_is_resumed_goes_on_with_its_records(name: 
                 raise Stop
 
     def run(folder: Path, *more: Any, resume: Path | None = None) -> Any:
-        torch.manual_seed(0)
         callback, module = ForLightning(PROBE, **options), loops_at_hand.lightning_module(package.LightningModule)
         module.model.drop.p = 0.0  # Lightning does not put random states back
         callbacks = [callback, *more, checkpoints(package, folder)]

@@ -11,6 +11,7 @@ Records are kept in the Trainer's output directory, and a training that is resum
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from termwise.errors import UsageError
 from termwise.integrations.late import Late
+from termwise.integrations.sinks import Sink
 from termwise.integrations.watch import FOLDER, Options, Watch
 from termwise.timeline import Timeline
 
@@ -38,6 +40,7 @@ class TermwiseCallback(Late, TrainerCallback):
             `pixel_values`, `input_ids`, ...; the output is its `logits`, unless output= says otherwise.
         directory: where records are kept; by default in the Trainer's output directory.
         module: the name of the part of the model to record; "" for the whole.
+        sinks: trackers that are told what is recorded: see `termwise.integrations.sinks`.
         strict: let what fails while recording end the training.
         options: of `termwise.Recorder`.
 
@@ -51,10 +54,11 @@ class TermwiseCallback(Late, TrainerCallback):
         *,
         directory: str | os.PathLike[str] | None = None,
         module: str = "",
+        sinks: Sequence[Sink] = (),
         strict: bool = False,
         **options: Unpack[Options],
     ) -> None:
-        self._watch = Watch(probe, directory=directory, module=module, strict=strict, **options)
+        self._watch = Watch(probe, directory=directory, module=module, sinks=sinks, strict=strict, **options)
 
     @classmethod
     def bases(cls) -> tuple[type, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from termwise.errors import UsageError
 from termwise.integrations.late import Late
+from termwise.integrations.sinks import Sink
 from termwise.integrations.watch import FOLDER, Options, Watch
 from termwise.timeline import Timeline
 
@@ -43,6 +45,7 @@ class TermwiseCallback(Late, Callback):
         probe: (inputs, targets), tensors of equal length: the fixed data.
         directory: where records are kept; by default in the Trainer's default_root_dir.
         module: the name of the part of the LightningModule to record ("net" for self.net); "" for its own forward.
+        sinks: trackers that are told what is recorded: see `termwise.integrations.sinks`.
         strict: let what fails while recording end the training.
         options: of `termwise.Recorder`.
 
@@ -56,10 +59,12 @@ class TermwiseCallback(Late, Callback):
         *,
         directory: str | os.PathLike[str] | None = None,
         module: str = "",
+        sinks: Sequence[Sink] = (),
         strict: bool = False,
         **options: Unpack[Options],
     ) -> None:
-        self._watch = Watch(probe, directory=directory, module=module, strict=strict, **options)
+        self._watch = Watch(probe, directory=directory, module=module, sinks=sinks, strict=strict, **options)
+        self._loss: dict[str, Any] = {}
 
     @classmethod
     def bases(cls) -> tuple[type, ...]:
@@ -89,11 +94,12 @@ class TermwiseCallback(Late, Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the module after an update, if that is due."""
-        self._watch.step(trainer.global_step, **_loss(outputs))
+        self._loss = _loss(outputs)
+        self._watch.step(trainer.global_step, **self._loss)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Record the last step."""
-        self._watch.finish(trainer.global_step)
+        self._watch.finish(trainer.global_step, **self._loss)
 
 
 def _loss(outputs: Any) -> dict[str, Any]:

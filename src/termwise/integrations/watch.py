@@ -1,6 +1,6 @@
 """Watch: a Recorder in somebody else's training, which it must not break.
 
-    watch = Watch(probe, directory="records").begin(model)
+    watch = Watch(probe, directory="records", sinks=[...]).begin(model)
     for n, batch in enumerate(loader):
         ...                                        # the update
         watch.step(n + 1)
@@ -32,8 +32,9 @@ from torch import Tensor, nn
 
 from termwise.degree.repeated import DegreeOptions
 from termwise.distributed import leads
-from termwise.errors import ModelError, RunError, UsageError, first_line
+from termwise.errors import ModelError, RunError, TermwiseError, UsageError, first_line
 from termwise.expand import Output
+from termwise.integrations.sinks import Sink, Sinks
 from termwise.pinning import bare
 from termwise.program import Constants, Product
 from termwise.recorder import Recorder
@@ -41,6 +42,7 @@ from termwise.steps import Unit
 from termwise.timeline import Timeline
 
 FOLDER = "termwise-records"  # in the folder of a training
+_CALLED_ALONE = "If the model cannot be called with the probe's inputs alone, name its part that can: module='...'. "
 _log = logging.getLogger(__name__)
 
 
@@ -70,6 +72,7 @@ class Watch:
             the callback says.
         module: the name of the part of the model to record ("model", "encoder.head"), where the whole cannot be called
             with the probe's inputs alone; "" for the whole.
+        sinks: trackers that are told what is recorded: see `termwise.integrations.sinks`.
         strict: let what fails while recording end the training.
         options: of the Recorder.
 
@@ -86,6 +89,7 @@ class Watch:
         *,
         directory: str | os.PathLike[str] | None = None,
         module: str = "",
+        sinks: Sequence[Sink] = (),
         strict: bool = False,
         **options: Any,
     ) -> None:
@@ -98,6 +102,7 @@ class Watch:
         self.failures: list[str] = []
         self._probe, self._module, self._strict, self._options = probe, module, strict, options
         self._recorder: Recorder | None = None
+        self._sinks = Sinks(sinks, strict)
         self._model: Any = None
         self._at = 0
 
@@ -120,6 +125,7 @@ class Watch:
             This Watch.
         """
         self.failures, self._recorder, self._at = [], None, step
+        self._sinks.begin()
         if leads():
             with self._guarded(step):
                 self._begin(model, step)
@@ -133,26 +139,32 @@ class Watch:
         return n != self._at and self._record(n, False, scalars)
 
     def finish(self, n: int, **scalars: Any) -> bool:
-        """Record the last step, unless it is on record; returns whether a record was made."""
-        return self._record(n, True, scalars)
+        """Record the last step, unless it is on record, and close the sinks; returns whether a record was made."""
+        made = self._record(n, True, scalars)
+        if self._recorder is not None and self._recorder.recorded:
+            with self._guarded(n):
+                self._sinks.finish(self.timeline)
+        return made
 
     def _begin(self, model: nn.Module, step: int) -> None:
         self._model = _part(model, self._module)
         self._set_aside(step)
         try:
-            recorder = self._started(step)
+            made = self._started(step)
         except RunError:
             if step or self.directory is None:
                 raise
             self._set_aside(-1)
-            recorder = self._started(step)
-        self._recorder = recorder
+            made = self._started(step)
+        if made:
+            self._tell(step)
 
-    def _started(self, step: int) -> Recorder:
+    def _started(self, step: int) -> bool:
         with _own_forward(self._model):
             recorder = Recorder(self._model, self._probe, directory=self.directory, **self._options)
-            recorder.step(step)
-        return recorder
+            made = recorder.step(step)
+        self._recorder = recorder
+        return made
 
     def _record(self, n: int, last: bool, scalars: dict[str, Any]) -> bool:
         made, self._at = False, n
@@ -160,7 +172,14 @@ class Watch:
         if recorder is not None and n not in recorder.recorded:
             with self._guarded(n), _own_forward(self._model):
                 made = recorder.finish(n, **scalars) if last else recorder.step(n, **scalars)
+                if made:
+                    self._tell(n)
         return made
+
+    def _tell(self, step: int) -> None:
+        """Tell the sinks of the record that was made."""
+        (moment,) = (moment for moment in self.timeline.moments if moment.step == step)
+        self._sinks.record(moment)
 
     @contextlib.contextmanager
     def _guarded(self, step: int) -> Iterator[None]:
@@ -172,10 +191,11 @@ class Watch:
                 raise
             self.failures.append(f"step {step}: {type(error).__name__}: {first_line(error)}")
             if len(self.failures) == 1:
+                foreign = "" if isinstance(error, TermwiseError) else _CALLED_ALONE
                 _log.warning(
-                    "recording failed at step %d, and the training goes on without this record: %s: %s  Later failures "
-                    "are in the timeline's `skipped`. strict=True would end the training here, with a traceback.",
-                    *(step, type(error).__name__, str(error).strip()),
+                    "recording failed at step %d, and the training goes on without this record: %s: %s %sLater "
+                    "failures are in the timeline's `skipped`. strict=True ends the training here, with a traceback.",
+                    *(step, type(error).__name__, str(error).strip(), foreign),
                 )
 
     def _set_aside(self, step: int) -> None:
