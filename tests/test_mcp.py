@@ -7,8 +7,9 @@ import functools
 import html
 import os
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 import transformers
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import ClientSession, StdioServerParameters, stdio_client
+from mcp.types import TextContent
 
 import termwise as tw
 from termwise import data
@@ -56,6 +58,35 @@ def leave():
     raise SystemExit(3)
 """
 
+# Prints every file that Python opens while the tools run, but for those that are installed or are the system's own.
+WATCH = """
+import os, sys, sysconfig
+from termwise.integrations.folders import Folders
+from termwise.integrations.mcp import Tools
+
+inside, outside = sys.argv[1:]
+installed = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *filter(None, sys.path)]
+known = [os.path.realpath(path) + os.sep for path in (*installed, "/proc", "/sys", "/dev")]
+opened = set()
+
+
+def watch(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], (str, os.PathLike)):
+        opened.add(os.path.realpath(arguments[0]))
+
+
+tools = Tools(Folders([inside]))
+sys.addaudithook(watch)
+tools.support("torchvision:resnet18")
+tools.profile("timm:test_resnet", size=32, channels=3, samples=2, weights="w.safetensors")
+tools.profile("hf:lm", data="tokens:t.npy", size=16, samples=2)
+tools.degrees("timm:test_resnet", size=32, channels=3, samples=24)
+tools.report("run")
+tools.report("toys")
+open(os.path.join(outside, "d.npz")).close()
+print(*sorted(path for path in opened if not f"{path}{os.sep}".startswith(tuple(known))), sep="\\n")
+"""
+
 
 @dataclasses.dataclass
 class Client:
@@ -68,18 +99,20 @@ class Client:
     def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """The answer of a tool."""
         result = self.portal.call(self.session.call_tool, tool, arguments)
-        assert not result.is_error, result.content
+        assert not result.is_error and result.structured_content is not None, result.content
         return result.structured_content
 
     def refusal(self, tool: str, **arguments: Any) -> str:
         """The message of a tool that refuses."""
         result = self.portal.call(self.session.call_tool, tool, arguments)
         assert result.is_error and result.structured_content is None
-        return result.content[0].text
+        (content,) = result.content
+        assert isinstance(content, TextContent)
+        return content.text
 
 
 @asynccontextmanager
-async def _session(*arguments: str) -> Any:
+async def _session(*arguments: str) -> AsyncIterator[ClientSession]:
     # All of it: settings of the libraries (threads, kernels) decide the last bits of numbers.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = ["-m", "termwise", "mcp", *arguments]
@@ -151,7 +184,8 @@ def test_the_tools_say_what_they_take_and_give(client: Client) -> None:
     tools = client.portal.call(client.session.list_tools).tools
     assert {tool.name for tool in tools} >= {"support", "profile", "degrees", "report"}
     for tool in tools:
-        assert tool.description and tool.output_schema is not None and tool.annotations.read_only_hint
+        assert tool.description and tool.output_schema
+        assert tool.annotations is not None and tool.annotations.read_only_hint
         assert tool.input_schema["additionalProperties"] is False
         assert all(each["description"] for each in tool.input_schema["properties"].values())
 
@@ -381,6 +415,19 @@ def test_links_in_folders_are_followed_before_they_are_trusted(tmp_path: Path) -
     os.mkfifo(beside / "pipe")
     with pytest.raises(TermwiseError, match="neither a file nor a folder"):
         folders.folder("run")
+
+
+def test_no_file_is_opened_elsewhere(place: Path) -> None:
+    outside = place.parent / "outside"
+    command = [sys.executable, "-c", WATCH, str(place), str(outside)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    opened = run.stdout.split("\n")[:-1]
+    expected = ("t.npy", "run/summary.json", "lm/config.json", "toys/toy.termwise")
+    assert {str(place / name) for name in expected} <= set(opened)
+    # The last one is the test's own, so that it is known to see what it looks for.
+    assert [path for path in opened if not path.startswith(f"{place}{os.sep}")] == [str(outside / "d.npz")]
 
 
 def test_folders_are_there_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

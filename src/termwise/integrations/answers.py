@@ -20,7 +20,7 @@ from termwise.report.conclusion import conclusion
 from termwise.report.experiments import experiments_page
 from termwise.report.figures import build_figures
 from termwise.report.reading import Run
-from termwise.report.results import Study
+from termwise.report.results import Row, Study
 from termwise.report.strings import speaking
 from termwise.report.tables import build_tables
 from termwise.support import Support
@@ -238,9 +238,9 @@ def _parts(result: DepthProfile) -> list[Part]:
     parts = []
     for row in result.share.rows():
         own: Mapping[str, Any] = truncated.get(row["depth"], {}) if row["origin"] == "input" else {}
-        shares = (_interval_of(row, f"{name}_share") for name in ("norm", "aligned", "margin"))
-        ends = (_finite(own.get(f"{name}_{measure}")) for name in ("head", "alone"))
-        parts.append(Part(row["origin"], row["depth"], row["paths"], *shares, *ends))
+        norm, aligned, margin = (_interval_of(row, f"{name}_share") for name in ("norm", "aligned", "margin"))
+        head, alone = (_finite(own.get(f"{name}_{measure}")) for name in ("head", "alone"))
+        parts.append(Part(row["origin"], row["depth"], row["paths"], norm, aligned, margin, head, alone))
     return parts
 
 
@@ -294,19 +294,14 @@ def of_experiments(studies: Sequence[Study], language: str) -> ReportAnswer:
         )
         for study in studies
     ]
-    found = [
-        Claim(
-            study.result.name,
-            row["quantity"],
-            *(_number(row[name]) for name in ("found", "low", "high")),
-            expected=row["expected"],
-            verdict=row["verdict"],
-        )
-        for study in studies
-        for row in study.found
-    ]
+    found = [_claim(study.result.name, row) for study in studies for row in study.found]
     figures = [str(figure.title) for figure in page.figures]
     return ReportAnswer("experiments", name, verdict, figures, [], experiments, found)
+
+
+def _claim(experiment: str, row: Row) -> Claim:
+    numbers: dict[str, Number] = {name: _number(row[name]) for name in ("found", "low", "high")}
+    return Claim(experiment, row["quantity"], expected=row["expected"], verdict=row["verdict"], **numbers)
 
 
 def _operators(uses: Iterable[OperatorUse]) -> list[Operator]:

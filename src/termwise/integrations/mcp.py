@@ -262,14 +262,10 @@ def _tool(verb: Callable[..., Any], turns: Any) -> Any:
 
     annotations = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     tool = Tool.from_function(_in_turn(verb, turns), annotations=annotations, structured_output=True)
-    known: Any = tool.fn_metadata.arg_model
-
-    # Else a misspelt argument would be dropped without a word.
-    class Arguments(known, extra="forbid"):
-        pass
-
-    tool.fn_metadata.arg_model = Arguments
-    tool.parameters = Arguments.model_json_schema(by_alias=True)
+    model = tool.fn_metadata.arg_model
+    model.model_config["extra"] = "forbid"  # else a misspelt argument would be dropped without a word
+    model.model_rebuild(force=True)
+    tool.parameters = model.model_json_schema(by_alias=True)
     for name, schema in tool.parameters["properties"].items():
         schema["description"] = PARAMETERS[name]
     return tool
