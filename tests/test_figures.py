@@ -192,11 +192,13 @@ def test_the_ridges_have_one_scale() -> None:
     assert [label.get_text() for label in ax.get_yticklabels()] == [str(step) for step in timeline.steps]
 
 
-def test_of_many_records_eleven_ridges_are_drawn() -> None:
+def test_of_many_records_at_most_eleven_ridges_are_drawn_even_on_the_step_axis() -> None:
     many = made.still(made.timeline(), records=range(100))
     ax = figures.ridgeline(many)
-    labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert len(labels) == 11 and labels[0] == "0" and labels[-1] == "99"
+    drawn = [int(label.get_text()) for label in ax.get_yticklabels()]
+    assert 8 <= len(drawn) <= 11 and drawn[0] == 0 and drawn[-1] == 99
+    late = np.diff(np.log(drawn[-5:]))  # where the records are dense
+    assert late.max() < 1.25 * late.min()
 
 
 def test_the_mean_depth_of_each_network_and_of_its_constants() -> None:
@@ -316,7 +318,7 @@ def test_where_nothing_moves_the_title_says_so() -> None:
         assert "does not measurably change" in title(each)
     assert "does not measurably change" in title(figures.mean_depth({"a": still}))
     assert "does not measurably change" in title(figures.degree_course(still))
-    assert "is undecided" in title(figures.mean_depth([still] * 5))
+    assert title(figures.mean_depth([still] * 5)).endswith("is undecided: it changes by 0.00 [0.00, 0.00] over 5 seeds")
     assert "too few have a time" in title(figures.time_learned(still))
     one = Timeline([still.moments[0]])
     assert "too few have a time" in title(figures.time_learned(one))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import csv
 import hashlib
@@ -22,8 +23,9 @@ import pytest
 import browser as headless
 from run_directories import DENSENET, PLAIN, RESNET, STEPS, Kind, make_run
 from termwise.errors import RecordError
-from termwise.report import write_page
-from termwise.report.strings import integer, number, percent, seconds
+from termwise.report import strings, write_page
+from termwise.report.page import SCRIPT
+from termwise.report.strings import accuracy, compact, integer, number, percent, seconds
 from termwise.report.strings.english import ENGLISH
 from termwise.report.tables import step_axis
 
@@ -339,6 +341,30 @@ def test_every_sentence_asked_for_exists() -> None:
     assert len(asked) > 50 and not asked - set(ENGLISH)
 
 
+def test_every_sentence_is_asked_for() -> None:
+    """By its key, or as a member of a family of which a key is put together."""
+    root = Path(str(files("termwise")))
+    trees = [ast.parse(path.read_text()) for path in root.rglob("*.py") if path.parent.name != "strings"]
+    nodes = [node for tree in [*trees, ast.parse(Path(strings.__file__).read_text())] for node in ast.walk(tree)]
+    named = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute))]
+    families = {"word": r"{}\.[^.]+", "moved": r"{}\.(falls|rises|stays)(\.count)?", "column": r"{}[^.]+"}
+    asked = [
+        families[name].format(re.escape(argument.value))
+        for call in calls
+        if (name := call.func.id if isinstance(call.func, ast.Name) else call.func.attr) in families
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    ]
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
+            parts = (re.escape(str(v.value)) if isinstance(v, ast.Constant) else "[^.]+" for v in node.values)
+            asked.append("".join(parts))
+    named |= {f"script.{name}" for name in SCRIPT}
+    found = re.compile("|".join(f"(?:{each})" for each in asked))
+    assert [key for key in ENGLISH if key not in named and not found.fullmatch(key)] == []
+
+
 def test_every_column_has_a_heading(page: Page) -> None:
     headings = page.payload["columns"]
     for figure in page.payload["figures"].values():
@@ -357,6 +383,12 @@ def test_every_column_has_a_heading(page: Page) -> None:
         (number(float("nan")), "undefined"),
         (percent(0.123), "12 %"),
         (percent(0.0123), "1.2 %"),
+        (accuracy(0.96), "96.0 %"),
+        (compact(9_999), "9,999"),
+        (compact(12_345), "12.3k"),
+        (compact(999_700), "1M"),
+        (compact(1_234_567), "1.23M"),
+        (compact(2_500_000_000), "2.5G"),
         (integer(272474), "272,474"),
         (integer(10**400), "10^400"),
         (seconds(74.2), "1.2 min"),

@@ -207,18 +207,29 @@ def test_a_deep_network_has_few_branches(tmp_path: Path) -> None:
 def test_lesions_are_told_with_what_is_left(run: Path, tmp_path: Path) -> None:
     # 0.96 whole; one block gone leaves 0.936 down to 0.906 of four, 0.936 to 0.856 of nine.
     assert plain(titles(write_page(run))["lesions"]) == (
-        "Of the accuracy, ResNet-10 keeps 96 % in the mean without one of its 4 blocks (94 to 98 %) and "
-        "ResNet-20 keeps 93 % in the mean without one of its 9 blocks (89 to 98 %)"
+        "Of the accuracy, ResNet-10 keeps 96 % in the mean with one of its 4 blocks removed (94 to 98 %) and "
+        "ResNet-20 keeps 93 % in the mean with one of its 9 blocks removed (89 to 98 %)"
     )
     many = plain(titles(write_page(finish(make_run(tmp_path, kinds=(DENSENET,)), (DENSENET,))))["lesions"])
-    assert many == "Of the accuracy, DenseNet-22 keeps 93 % [91, 95] in the mean without one of its 18 blocks"
+    assert many == "Of the accuracy, DenseNet-22 keeps 93 % [91, 95] in the mean with one of its 18 blocks removed"
+
+
+def test_a_block_that_is_like_any_other_is_said_so(tmp_path: Path) -> None:
+    run = finish(make_run(tmp_path, kinds=(RESNET,)), (RESNET,))
+    path = run / "tables" / "lesions.parquet"
+    rows = [row | {"accuracy": 0.9} if row["removed"] == 1 else row for row in pq.read_table(path).to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    told = "Of the accuracy, ResNet-20 keeps 94 % whichever one of its 9 blocks is removed"
+    assert plain(titles(write_page(run))["lesions"]) == told
 
 
 def test_of_many_networks_a_title_counts(tmp_path: Path) -> None:
     kinds = tuple(Kind(f"ResNet {i}", f"r-{i}", 10, 2, 2, 4, 7.0, 6.0) for i in range(4))
     found = titles(write_page(finish(make_run(tmp_path, kinds=kinds), kinds, excess=(0.03,) * 4)))
     assert found["unravelled"] == "The networks as the paths that they are sums of"
-    assert plain(found["lesions"]) == "Without one of its blocks each of 4 networks keeps 94 to 98 % of its accuracy"
+    assert (
+        plain(found["lesions"]) == "With one of its blocks removed each of 4 networks keeps 94 to 98 % of its accuracy"
+    )
     assert found["tiles"].endswith("with depth terms get rougher in 4 networks")
 
 
@@ -227,7 +238,7 @@ def test_nothing_is_claimed_of_a_network_at_chance(tmp_path: Path) -> None:
     path = run / "tables" / "lesions.parquet"
     rows = [row | {"accuracy": 0.1, "mean_accuracy": 0.1} for row in pq.read_table(path).to_pylist()]
     pq.write_table(pa.Table.from_pylist(rows), path)
-    assert titles(write_page(run))["lesions"] == "How accurate the networks are without some of their blocks"
+    assert titles(write_page(run))["lesions"] == "How accurate the networks are with some of their blocks removed"
 
 
 @pytest.mark.parametrize(

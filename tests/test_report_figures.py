@@ -108,12 +108,12 @@ def test_title_of_the_triptych(tmp_path: Path, run: Path) -> None:
 def test_records_are_chosen_evenly() -> None:
     steps = [0, *range(1, 1000)]
     axis = step_axis([steps])
-    chosen = ridgeline.evenly(axis, steps)
+    chosen = axis.evenly(steps, 15)
     assert 12 <= len(chosen) <= 15 and chosen[0] == 0 and chosen[-1] == 999 and chosen == sorted(set(chosen))
     places = [math.log(axis.at(step)) for step in chosen]
     late = np.diff(places)[5:]  # where the records are dense
     assert late.max() < 1.2 * late.min()
-    assert ridgeline.evenly(axis, steps[:15]) == steps[:15]
+    assert axis.evenly(steps[:15], 15) == steps[:15]
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_the_figures_are_drawn(chromium: Any, run: Path, tmp_path: Path, scheme:
             largest = max(range(len(dots)), key=lambda i: dots[i][2])
             assert known[largest]["credit_cumulative"] == max(row["credit_cumulative"] for row in known)
 
-            chosen = ridgeline.evenly(step_axis([list(STEPS)]), list(STEPS))
+            chosen = step_axis([list(STEPS)]).evenly(list(STEPS), 15)
             chart = page.locator('.chart[data-figure="ridgeline"]').nth(panel)
             ridges = chart.locator(".mark-area path").evaluate_all("all => all.map((ridge) => ridge.getBBox().height)")
             peaks = [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,6 +23,7 @@ from finished_runs import SMALL, finish
 from run_directories import DENSENET, PLAIN, RESNET, STEPS, make_run
 from saved_results import saved
 from termwise import cli
+from termwise.degree.course import CONSTANT
 from termwise.errors import RecordError, UsageError
 from termwise.report import write_comparison, write_page
 from termwise.report.strings import LANGUAGES
@@ -59,6 +62,20 @@ def test_every_sentence_is_there_in_every_language() -> None:
             fields = set(re.findall(r"{(\w+)}", sentence))
             # A language may leave a number's unit or a clause's subject unsaid, but asks for nothing that is not given.
             assert fields <= set(re.findall(r"{(\w+)}", english[key])) | {"unit"}, (language, key)
+
+
+def test_every_kind_of_warning_has_a_word() -> None:
+    """A warning begins with its kind, and a colon; what is raised is none."""
+    kinds = {CONSTANT}
+    for name in ("circle", "ladder", "terms", "walsh"):
+        tree = ast.parse((Path(str(files("termwise"))) / "degree" / f"{name}.py").read_text())
+        raised = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Raise) for part in ast.walk(node)}
+        texts = [n.values[0] if isinstance(n, ast.JoinedStr) else n for n in ast.walk(tree) if id(n) not in raised]
+        begun = (n.value for n in texts if isinstance(n, ast.Constant) and isinstance(n.value, str))
+        kinds |= {found[1] for text in begun if (found := re.match(r"([a-z][a-z ]+): ", text))}
+    assert {"aliasing", "closure", "linearised", "heavy tails", "too few samples"} <= kinds
+    for table in LANGUAGES.values():
+        assert kinds == {key.removeprefix("warning.") for key in table if key.startswith("warning.")}
 
 
 def test_the_switch_changes_all_that_is_said(chromium: Any, run: Path) -> None:

@@ -463,7 +463,7 @@ def test_the_sentence_claims_no_more_than_its_numbers() -> None:
     assert "C went from 4.0 [3.8, 4.2] to 4.3 [4.1, 4.5] layers (of 20), no clear change" in text
     assert "cannot be told apart" in text and "0.1 [−0.1, 0.3]" in text and "shorter" not in text
     assert "A is shorter by 0.70 [0.65, 0.75] layers" in say([FELL, ROSE], Estimate(-0.7, -0.75, -0.65))
-    assert "P stayed 9 layers, the only length it has" in say([PLAIN], None)
+    assert "P stayed 9 (counted in layers), the only length it has" in say([PLAIN], None)
     three = say([FELL, ROSE, PLAIN], None)
     assert "accuracies are A 98.0 %, B 98.2 % and P 98.0 %" in three and "shorter" not in three
 

@@ -97,7 +97,7 @@ middle = sum(shares[19:36])
 
 plt.rc("font", size=8)
 _, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-axes.bar(depths, shares, color="#2558a5")
+axes.bar(depths, shares, color="#2458a6")
 axes.set(xlabel="blocks on the path", ylabel="share of all paths")
 axes.set_title(f"Of the paths of {blocks} blocks, {middle:.1%} have 19 to 35", loc="left")
 axes.spines[["top", "right"]].set_visible(False)

@@ -54,7 +54,7 @@ names = [block.name for block in blocks]
 worst = min(range(len(left)), key=left.__getitem__)
 plt.rc("font", size=8)
 _, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-axes.bar(names, left, color="#2558a5")
+axes.bar(names, left, color="#2458a6")
 axes.axhline(whole, color="grey", linewidth=1, linestyle="--")
 axes.set(ylabel="accuracy without this block", ylim=(0, 1.02))
 axes.tick_params(axis="x", rotation=30)

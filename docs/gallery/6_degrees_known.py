@@ -66,8 +66,8 @@ exact = [relu_energy(degree) for degree in degrees]
 plt.rc("font", size=8)
 _, axes = plt.subplots(figsize=(6, 3), layout="constrained")
 errors = [[r["energy"] - r["energy_low"] for r in rows], [r["energy_high"] - r["energy"] for r in rows]]
-axes.bar(degrees, [row["energy"] for row in rows], yerr=errors, width=0.5, color="#2558a5", label="measured")
-axes.plot(degrees, exact, "D", color="#c8702a", label="exact")
+axes.bar(degrees, [row["energy"] for row in rows], yerr=errors, width=0.5, color="#2458a6", label="measured")
+axes.plot(degrees, exact, "D", color="#c2702a", label="exact")
 axes.set(xlabel="degree", ylabel="energy", xticks=degrees)
 worst = max(abs(row["energy"] - energy) for row, energy in zip(rows, exact, strict=True)) / sum(exact)
 axes.set_title(f"ReLU: measured and exact energies are within {worst:.1%} of their sum", loc="left")

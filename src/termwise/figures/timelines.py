@@ -11,7 +11,7 @@ from termwise.errors import UsageError
 from termwise.figures.drawing import THIN, beside, colour, depth_axis, drawn, finish, name_axes, panels, words
 from termwise.report import titles
 from termwise.report.palette import stops
-from termwise.report.strings import say
+from termwise.report.strings import percent, say
 from termwise.report.tables import StepAxis, step_axis
 from termwise.timeline import Timeline
 
@@ -93,7 +93,7 @@ def _colour_bar(ax: Axes, mesh: Any) -> None:
     most = float(mesh.get_clim()[1])
     bar = Colorbar(beside, mesh, ticks=[0, most])
     bar.outline.set_visible(False)
-    beside.set_yticklabels(["0", f"{100 * most:.0f} %"])
+    beside.set_yticklabels(["0", percent(most)])
     beside.tick_params(length=0, labelsize=6, labelcolor=colour("soft"), pad=2)
 
 
@@ -118,14 +118,16 @@ def step_scale(ax: Axes, place: StepAxis) -> None:
 def ridgeline(timeline: Timeline, *, ax: Axes | None = None, title: bool = True) -> Axes:
     """The depth spectrum at some records, the first on top; a dot is the mean path length.
 
-    All ridges have one scale.  Of more than eleven records as many are drawn, as evenly spread as may be.
+    All ridges have one scale.  Of more than eleven records at most eleven are drawn, as evenly on the
+    step axis as they allow.
 
     Args:
         timeline: of a Recorder, or of `termwise.trace`.
         ax: where to draw; None: a new figure, one column wide.
         title: whether to put the finding above.
     """
-    chosen = np.unique(np.linspace(0, len(timeline.steps) - 1, _RIDGES).round().astype(int))
+    recorded = [*timeline.steps]
+    chosen = [recorded.index(step) for step in step_axis([recorded]).evenly(recorded, _RIDGES)]
     (ax,), new = panels(ax, 1, 1.1 + 0.17 * len(chosen))
     profiles = [timeline.profiles[i] for i in chosen]
     depths = np.array(profiles[0].depths)

@@ -27,7 +27,7 @@ from termwise.report import titles
 from termwise.report.palette import palette, ramp, spread, stops
 from termwise.report.scales import nice_step
 from termwise.report.strings import integer, listing, number, percent, prose, say
-from termwise.report.tables import degree_label
+from termwise.report.tables import degree_label, step_axis
 
 if TYPE_CHECKING:
     from termwise.degree.spectrum import DegreeSpectrum
@@ -103,7 +103,8 @@ def timeline_card(timeline: Timeline) -> str:
     first, last = timeline.table.rows()[0], timeline.table.rows()[-1]
     ends = {"first": titles.mean_of(first), "last": titles.mean_of(last)}
     steps = {"start": integer(first["step"]), "end": integer(last["step"])}
-    chosen = sorted({round(i * (len(timeline.steps) - 1) / (_RIDGES - 1)) for i in range(_RIDGES)})
+    recorded = [*timeline.steps]
+    chosen = [recorded.index(step) for step in step_axis([recorded]).evenly(recorded, _RIDGES)]
     height = round((len(chosen) - 1 + _OVERLAP) * _STEP) + _BELOW
     profile = timeline.profiles[-1]
     unit = {"unit": titles.unit_name(profile.unit)}
@@ -191,7 +192,10 @@ def _bars(columns: Sequence[_Column], axis: str) -> list[str]:
     middles = [_LEFT + (i + 0.5) * step for i in range(len(columns))]
     distance = nice_step(top, most=4)
     ticks = [i * distance for i in range(int(top / distance + 1e-9) + 1)]
-    marks = [_text(_LEFT - 8, base - tick * scale + 4, f"{100 * tick:g} %", anchor="end") for tick in ticks]
+    marks = [
+        _text(_LEFT - 8, base - tick * scale + 4, say("percent", value=f"{100 * tick:g}"), anchor="end")
+        for tick in ticks
+    ]
     line, ends = palette()["line"], f'x1="{_LEFT}" x2="{_WIDTH - _EDGE}"'
     for y in (base - tick * scale for tick in ticks):
         marks.append(f'<line {ends} y1="{y:.1f}" y2="{y:.1f}" stroke="{line}"/>')

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from termwise.profile import Estimate
 from termwise.records import Finding, NetworkSummary, RunSummary
 from termwise.report.intervals import between, trend
-from termwise.report.strings import integer, listing, prose, say, speaking
+from termwise.report.strings import accuracy, integer, listing, prose, say, speaking
 
 
 def conclusion(summary: RunSummary) -> str:
@@ -69,7 +69,7 @@ def change(network: NetworkSummary, *, first: bool) -> str:
 
 
 def _end(networks: Sequence[NetworkSummary], difference: Estimate | None) -> str:
-    accuracies = [say("percent", value=f"{100 * network.accuracy:.1f}") for network in networks]
+    accuracies = [accuracy(network.accuracy) for network in networks]
     if len(networks) == 1:
         return say("conclusion.end.one", accuracy=accuracies[0])
     if len(networks) > 2 or difference is None:

@@ -6,12 +6,18 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import torch
+
+from termwise.credit import CONVERGED
+from termwise.expand import CLOSURE
 from termwise.records import NetworkSummary, RunSummary
 from termwise.report.charts import Figure, Panel
 from termwise.report.figures.common import MANY
 from termwise.report.markup import Html, element, escape, join
+from termwise.report.palette import stops
 from termwise.report.reading import Run
 from termwise.report.strings import (
+    accuracy,
     fixed,
     integer,
     listing,
@@ -24,7 +30,7 @@ from termwise.report.strings import (
     word,
 )
 
-TOLERANCE = 5e-6  # of the closure in float32
+TOLERANCE = CLOSURE[torch.float32]
 SCALE = (-9.0, -3.0)  # the closure bar's ends, powers of ten
 
 
@@ -88,7 +94,7 @@ def numbers(run: Run) -> Html:
     entries = [
         ("numbers.mean", each(lambda n: say("numbers.of", value=fixed(n.mean_depth[1], 1), most=n.longest))),
         ("numbers.effective", each(_effective_of)),
-        ("numbers.accuracy", each(lambda n: percent(n.accuracy))),
+        ("numbers.accuracy", each(lambda n: accuracy(n.accuracy))),
     ]
     return element("dl", *(element("div", element("dt", say(key)), shown) for key, shown in entries), class_="numbers")
 
@@ -198,9 +204,6 @@ def _key(entries: list[tuple[str, str]], lang: str | None) -> Html:
     return element("ul", *items, class_="legend", lang=lang)
 
 
-RAMPS = {"ramp": 5, "split": 5, "depth": 6, "degree": 7, "tile": 5}  # and their stops in the style sheet
-
-
 def _swatch(style: str) -> Html:
     """A sample of a style, coloured by the style sheet through its class.
 
@@ -208,8 +211,8 @@ def _swatch(style: str) -> Html:
     """
     shape, _, colour = style.partition(" ")
     if shape == "ramp":
-        stops = RAMPS[colour] if colour else 0
-        classes = [f"is-{colour}-{i}" for i in range(stops)] or [f"ramp-{i + 1 if i else 0}" for i in range(4)]
+        found = range(len(stops(colour))) if colour else ()
+        classes = [f"is-{colour}-{i}" for i in found] or [f"ramp-{i + 1 if i else 0}" for i in range(4)]
         wide = 72 / len(classes)
         steps = [
             element("rect", x=f"{wide * i:g}", y=0, width=f"{wide + 0.5:g}", height=12, class_=f"sw {each}")
@@ -244,7 +247,7 @@ def _time(network: NetworkSummary) -> str:
 
 
 def _effective(network: NetworkSummary) -> str:
-    return say("cell.effective.none") if network.effective_depth is None else str(network.effective_depth)
+    return say("undefined") if network.effective_depth is None else str(network.effective_depth)
 
 
 def _drift(network: NetworkSummary) -> str | None:
@@ -252,7 +255,7 @@ def _drift(network: NetworkSummary) -> str | None:
         return None
     value = percent(network.credit_drift)
     # Above 5 % the credits depend on the density of the records.
-    return value if network.credit_drift <= 0.05 else say("cell.credit.warn", value=value)
+    return value if network.credit_drift <= CONVERGED else say("cell.credit.warn", value=value)
 
 
 def _exact(network: NetworkSummary) -> str:
@@ -277,7 +280,7 @@ def _inexact(network: NetworkSummary) -> str:
 
 ROWS: list[Row] = [
     ("row.parameters", lambda n: integer(n.parameters)),
-    ("row.accuracy", lambda n: fixed(n.accuracy, 3)),
+    ("row.accuracy", lambda n: accuracy(n.accuracy)),
     ("row.loss", lambda n: number(n.loss)),
     ("row.effective", _effective),
     ("row.mean.first", lambda n: _interval(n, 0)),

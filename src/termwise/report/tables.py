@@ -30,6 +30,7 @@ class StepAxis:
         gap: the position of the break between step 0 and the rest; None when step 0 is not recorded.
         domain: first and last position.
         ticks: positions of the labels; the one at `zero` reads 0.
+        half_zero: how far the cell of step 0 reaches from `zero` to either side, as a factor.
     """
 
     steps: list[int]
@@ -57,6 +58,15 @@ class StepAxis:
         if first is None or time >= first:
             return max(time, self.zero)
         return self.zero * (first / self.zero) ** (math.log1p(time) / math.log1p(first))
+
+    def evenly(self, steps: list[int], most: int) -> list[int]:
+        """At most so many of the steps, the first and the last among them, as evenly on the axis as they allow."""
+        if len(steps) <= most:
+            return steps
+        places = [math.log(self.at(step)) for step in steps]
+        wanted = [places[0] + i * (places[-1] - places[0]) / (most - 1) for i in range(most)]
+        nearest = (min(range(len(steps)), key=lambda row: abs(places[row] - place)) for place in wanted)
+        return [steps[row] for row in sorted(set(nearest))]
 
     def cell(self, steps: list[int], row: int) -> tuple[float, float]:
         """How far the record `row` of a network's `steps` reaches: half-way, in log, to its neighbours."""

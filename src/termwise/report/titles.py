@@ -63,8 +63,6 @@ def truncation(profile: DepthProfile) -> str:
         return say("paper.truncated.loss")
     whole = 1.0 if profile.accuracy is None else profile.accuracy
     row = profile.truncated.where(depth=profile.effective_depth).rows()[0]
-    if row["head_accuracy"] < 0.99 * whole:
-        return say("paper.truncated.none")
     if profile.effective_depth == profile.depths[-1]:
         return say("paper.truncated.all")
     kept = between(row["head_accuracy"], row["head_accuracy_low"], row["head_accuracy_high"], places=3)
@@ -152,7 +150,8 @@ def degrees(spectrum: DegreeSpectrum) -> str:
     if spectrum.mean_degree is not None:
         title = say("paper.degrees.mean", title=title, mean=between(*spectrum.mean_degree, places=2))
     kinds = dict.fromkeys(warning.partition(":")[0] for warning in spectrum.warnings)
-    return say("paper.degrees.warned", title=title, kinds=listing([*kinds])) if kinds else title
+    told = listing([word("warning", kind) for kind in kinds])
+    return say("paper.degrees.warned", title=title, kinds=told) if kinds else title
 
 
 def degree_course(timeline: Timeline) -> str:
@@ -166,8 +165,8 @@ def degree_course(timeline: Timeline) -> str:
         return say("heat.title.one")
     label = degree_label(own[0]["lowest"], own[0]["highest"])
     shown = {"first": share_between(own[0], "share"), "last": share_between(own[-1], "share")}
-    course = "gained" if gains(timeline) else "course"
-    return say(f"paper.{course}.{trend(ends(own[0], 'share'), ends(own[-1], 'share'))}", degree=label, **shown)
+    kind = trend(ends(own[0], "share"), ends(own[-1], "share"))
+    return say(f"paper.gained.{kind}" if gains(timeline) else f"paper.course.{kind}", degree=label, **shown)
 
 
 def gains(timeline: Timeline) -> bool:
@@ -205,9 +204,10 @@ def lesion(curve: Curve) -> str:
     still = row["accuracy"] >= whole["accuracy"] if high is None else high >= whole["accuracy"]
     accuracy = between(row["accuracy"], low, high, places=2)
     told = {"count": row[name], "accuracy": accuracy, "whole": fixed(whole["accuracy"], 2)}
-    if not reordered:
-        told |= {"all": row["removed"] + row["kept"], "what": removable(curve)}
-    return say(f"paper.{'reordered' if reordered else 'lesion'}{'.still' if still else ''}", **told)
+    if reordered:
+        return say("paper.reordered.still" if still else "paper.reordered", **told)
+    told |= {"all": row["removed"] + row["kept"], "what": removable(curve)}
+    return say("paper.lesion.still" if still else "paper.lesion", **told)
 
 
 def removable(curve: Curve) -> str:

@@ -1,11 +1,11 @@
-"""What the network can do without: its accuracy when some of its residual blocks are taken away."""
+"""What the network can do without: its accuracy when some of its residual blocks are removed."""
 
 from __future__ import annotations
 
 from termwise.report.charts import Figure, Panel, Spec, column_name, complete, equal, tooltip, y_axis
 from termwise.report.figures.common import MANY, Row, behind, names
 from termwise.report.reading import Run
-from termwise.report.strings import clauses, fixed, listing, say
+from termwise.report.strings import clauses, fixed, in_percent, listing, say
 from termwise.report.tables import Tables, rounded
 
 COLUMNS = ["network", "removed", "draw", "gone", "accuracy", "loss", "mean_accuracy"]
@@ -32,7 +32,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
 
 
 def title(found: list[tuple[str, list[Row]]], chance: float) -> str:
-    """What is left of each network's accuracy when one of its blocks is taken away."""
+    """What is left of each network's accuracy when one of its blocks is removed."""
     said, every = [], []
     for name, own in found:
         whole, blocks = _of(own, 0)[0]["accuracy"], max(row["removed"] for row in own)
@@ -42,8 +42,8 @@ def title(found: list[tuple[str, list[Row]]], chance: float) -> str:
         kept = [row["accuracy"] / whole for row in single]
         every += kept
         first = single[0]
-        words = {"network": name, "blocks": blocks, "kept": _percent(sum(kept) / len(kept))}
-        words |= {"least": _percent(min(kept)), "most": _percent(max(kept))}
+        words = {"network": name, "blocks": blocks, "kept": in_percent(sum(kept) / len(kept))}
+        words |= {"least": in_percent(min(kept)), "most": in_percent(max(kept))}
         if blocks == 1:
             said.append(say("lesions.clause.only", **words))
         elif first["exhaustive"] or None in (first["mean_accuracy_low"], first["mean_accuracy_high"]):
@@ -52,10 +52,10 @@ def title(found: list[tuple[str, list[Row]]], chance: float) -> str:
         else:
             # The interval of a mean may reach beyond what any accuracy can be.
             bounds = {end: min(max(first[f"mean_accuracy_{end}"], 0.0), 1.0) for end in ("low", "high")}
-            ends = {end: _percent(bound / whole) for end, bound in bounds.items()}
+            ends = {end: in_percent(bound / whole) for end, bound in bounds.items()}
             said.append(say("lesions.clause.mean", **words, **ends))
     if len(said) > MANY:
-        return say("lesions.title.many", least=_percent(min(every)), most=_percent(max(every)), count=len(said))
+        return say("lesions.title.many", least=in_percent(min(every)), most=in_percent(max(every)), count=len(said))
     return say("lesions.title", clauses=clauses(said)) if said else say("lesions.title.none")
 
 
@@ -63,12 +63,8 @@ def _of(own: list[Row], removed: int) -> list[Row]:
     return [row for row in own if row["removed"] == removed]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}"
-
-
 def alternative(network: str, own: list[Row], chance: float) -> str:
-    """In words: the mean accuracy of one network by how many of its blocks are gone."""
+    """In words: the mean accuracy of one network by how many of its blocks are removed."""
     means = [row for row in own if row["draw"] == 0]
     told = [
         say("lesions.alt.mean", removed=row["removed"], accuracy=fixed(row["mean_accuracy"], 3), draws=row["draws"])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, equal, lit, tooltip, y_axis
 from termwise.report.figures.common import Row, behind, moved, names, path_ends, rows, split
 from termwise.report.reading import Run
-from termwise.report.strings import clauses, fixed, integer, number, prose, say
-from termwise.report.tables import StepAxis, Tables, rounded
+from termwise.report.strings import clauses, compact, fixed, integer, number, prose, say
+from termwise.report.tables import Tables, rounded
 
 MOST = 15  # ridges of a network
 ROW = 21  # pixels from one ridge to the next
@@ -25,7 +23,7 @@ def build(run: Run, tables: Tables) -> Figure | None:
         return None
     terms = (row for index in own for row in rows(tables.spectrum, network=index, origin="input"))
     most = max(row["norm_share"] or 0.0 for row in terms) or 1.0
-    chosen = {index: evenly(tables.axis, _recorded(tables, index)) for index in own}
+    chosen = {index: tables.axis.evenly(_recorded(tables, index), MOST) for index in own}
     shared = path_ends(run, tables), max(len(steps) for steps in chosen.values()), most
     panels = []
     for index in own:
@@ -41,16 +39,6 @@ def build(run: Run, tables: Tables) -> Figure | None:
 def _recorded(tables: Tables, index: int) -> list[int]:
     """The recorded steps of a network, ascending."""
     return [row["step"] for row in rows(tables.steps, network=index)]
-
-
-def evenly(axis: StepAxis, steps: list[int], most: int = MOST) -> list[int]:
-    """At most so many of the steps, the first and the last among them, as evenly on the step axis as they allow."""
-    if len(steps) <= most:
-        return steps
-    places = [math.log(axis.at(step)) for step in steps]
-    width = (places[-1] - places[0]) / (most - 1)
-    nearest = (min(range(len(steps)), key=lambda row: abs(places[row] - places[0] - i * width)) for i in range(most))
-    return [steps[row] for row in sorted(set(nearest))]
 
 
 def title(run: Run, tables: Tables) -> str:
@@ -113,7 +101,7 @@ def _spec(tables: Tables, index: int, own: list[int], depths: tuple[int, int], c
     axis = {"values": depth_ticks(low, high), "title": say("depth.axis"), "format": "d", "grid": False}
     scale = {"domain": [low - 0.7, high + 0.7], "nice": False, "zero": False}
     x = {"type": "quantitative", "scale": scale, "axis": axis}
-    labels = [f"{step:,}" if step < 10_000 else f"{step / 1000:.3g}k" for step in reversed(own)]
+    labels = [compact(step) for step in reversed(own)]
     axis = y_axis(say("ridge.axis"), values=list(range(len(own))), labelExpr=f"{labels}[datum.value]", grid=False)
     domain = [-0.1, rounded(count - 1 + 1.06 * REACH)]
     y = {"type": "quantitative", "scale": {"domain": domain, "nice": False, "zero": False}, "axis": axis}

@@ -43,21 +43,20 @@ def build(run: Run, tables: Tables) -> Figure:
 
 
 def title(run: Run) -> str:
-    """From which depth on each network keeps 99 % of its accuracy."""
+    """From which depth on each network keeps 99 % of its accuracy; without class numbers there is no such depth."""
     said = []
     for network in run.summary.networks:
         if network.effective_depth is None:
-            said.append(say("truncated.clause.none", network=network.name))
-        elif network.effective_depth >= network.longest:
+            continue
+        if network.effective_depth >= network.longest:
             said.append(say("truncated.clause.all", network=network.name))
         else:
             said.append(say("truncated.clause", depth=network.effective_depth, network=network.name))
-    if all(network.effective_depth is None for network in run.summary.networks):
-        return say("truncated.title.none")
-    if len(said) > MANY:
-        known = [network.effective_depth for network in run.summary.networks if network.effective_depth is not None]
-        return say("truncated.title.many", low=min(known), high=max(known), known=len(known), count=len(said))
-    return say("truncated.title", clauses=clauses(said))
+    known = [network.effective_depth for network in run.summary.networks if network.effective_depth is not None]
+    if len(known) > MANY:
+        count = len(run.summary.networks)
+        return say("truncated.title.many", low=min(known), high=max(known), known=len(known), count=count)
+    return say("truncated.title", clauses=clauses(said)) if said else say("truncated.title.none")
 
 
 def alternative(run: Run, tables: Tables, index: int) -> str:

@@ -19,7 +19,7 @@ from termwise.report.charts import Figure, Shown
 from termwise.report.figures.common import MANY, Row, names, rows
 from termwise.report.markup import Html, element
 from termwise.report.reading import Run
-from termwise.report.strings import clauses, integer, listing, percent, prose, say, signed
+from termwise.report.strings import clauses, in_percent, integer, listing, percent, prose, say
 from termwise.report.tables import Tables
 
 WIDTH = 480.0
@@ -124,7 +124,7 @@ def _clause(name: str, found: list[Row], *, routes: bool) -> str:
     first, *others = sorted(found, key=lambda row: -(row["norm_share"] or 0.0))
     low, highs = first["norm_share_low"], [row["norm_share_high"] for row in others]
     stands_out = low is not None and all(high is not None and high < low for high in highs)
-    words = {"network": name, "share": _plain(first["norm_share"])}
+    words = {"network": name, "share": in_percent(first["norm_share"])}
     if routes:
         blocks = _through(_places(first))
         return say("unravelled.clause.route" if stands_out else "unravelled.clause.route.none", **words, blocks=blocks)
@@ -160,7 +160,7 @@ def _routes(found: list[Row]) -> list[Branch]:
     longest = max(row["length"] for row in found)
     branches = []
     for row in found:
-        numbers = [_share(row), say("unravelled.aligned", share=signed(_plain(row["aligned_share"])))]
+        numbers = [_share(row), say("unravelled.aligned", share=in_percent(row["aligned_share"]))]
         name = say("unravelled.path", blocks=_through(_places(row)))
         tone = _tone(row["length"], longest + 1)
         branches.append(Branch(name, clauses(numbers), row["norm_share"] or 0.0, tone, _places(row)))
@@ -192,12 +192,7 @@ def _share(row: Row) -> str:
     low, high = row["norm_share_low"], row["norm_share_high"]
     if low is None or high is None:
         return say("unravelled.share.plain", share=percent(row["norm_share"]))
-    return say("unravelled.share", share=_plain(row["norm_share"]), low=_plain(low), high=_plain(high))
-
-
-def _plain(share: float | None) -> str:
-    """In per cent, without the sign, one decimal below ten."""
-    return say("undefined") if share is None else f"{100 * share:.{1 if abs(share) < 0.1 else 0}f}"
+    return say("unravelled.share", share=in_percent(row["norm_share"]), low=in_percent(low), high=in_percent(high))
 
 
 # The drawing ------------------------------------------------------------------------------------------------

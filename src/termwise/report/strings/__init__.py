@@ -107,16 +107,34 @@ def fixed(value: float | None, places: int) -> str:
     return say("undefined") if value is None or not math.isfinite(value) else f"{value:.{places}f}"
 
 
-def percent(value: float | None) -> str:
-    """A share in per cent, one decimal below ten."""
+def in_percent(value: float | None) -> str:
+    """A share in per cent without the sign: one decimal below ten."""
     if value is None or not math.isfinite(value):
         return say("undefined")
-    return say("percent", value=f"{100 * value:.{1 if 0 < abs(value) < 0.1 else 0}f}".replace("-", "−"))
+    return signed(f"{100 * value:.{1 if 0 < abs(value) < 0.1 else 0}f}")
+
+
+def percent(value: float | None) -> str:
+    """A share in per cent, with the sign."""
+    return say("undefined") if value is None or not math.isfinite(value) else say("percent", value=in_percent(value))
+
+
+def accuracy(value: float) -> str:
+    """An accuracy in text and tables: in per cent, with one decimal; beside an axis of accuracy it is a number."""
+    return say("percent", value=f"{100 * value:.1f}")
 
 
 def integer(value: int) -> str:
     """A whole number with its thousands apart; beyond fifteen digits as a power of ten."""
     return f"{value:,}" if abs(value) < 10**15 else f"{value:.2e}" if value < 10**300 else f"10^{len(str(value)) - 1}"
+
+
+def compact(value: int) -> str:
+    """A whole number of at most a few characters: from ten thousand on three digits of it, and k, M or G."""
+    if value < 10_000:
+        return f"{value:,}"
+    sizes = ((f"{value / size:.3g}", unit) for size, unit in ((1e3, "k"), (1e6, "M"), (1e9, "G")))
+    return next((digits + unit for digits, unit in sizes if "e" not in digits), f"{value:.2e}")
 
 
 def seconds(value: float) -> str:

@@ -211,7 +211,6 @@ CHINESE: dict[str, str] = {
     "truncated.title.many": "有效深度（保留 99% 的准确率）在 {known}/{count} 个网络中为 {low} 至 {high}",
     "truncated.clause": "{network} 须取到深度 {depth}",
     "truncated.clause.all": "{network} 须取全部的项",
-    "truncated.clause.none": "{network} 的任何截断都不够",
     "truncated.title.none": "只保留短路径或只保留长路径时，网络的准确率如何",
     "truncated.read": "只用展开式的一部分时，探测集上的准确率：常数与某一深度及以下的所有项，某一深度及以上的所有项，"
     "或仅一项；色带为 95% 区间。曲线不一定单调，也未经平滑。标题说的是最后一次记录。",
@@ -308,11 +307,11 @@ CHINESE: dict[str, str] = {
     "mean.rises.count": "在 {count}/{all} 个网络中上升",
     "mean.stays.count": "在 {count}/{all} 个网络中没有可测的变化",
     "mean.shorter": "；最终 {network} 较短",
-    "mean.read": "源自输入的各项的深度，按范数占比取平均，色带为 95% 区间（按样本计算）。常数若按深度拆分，则画成点线："
-    "它们是另一回事，从不计入平均。",
+    "mean.read": "平均路径长度：源自输入的各项的深度按范数占比取平均，色带为 95% 区间（按样本计算）。"
+    "常数若按深度拆分，则画成点线：它们是另一回事，从不计入平均。",
     "mean.alt": "{network}：平均路径长度在第 {start} 步为 {first}，在第 {end} 步为 {last}。",
     "mean.alt.constants": "常数：{first} 和 {last}。",
-    "mean.axis": "平均深度（{unit}）",
+    "mean.axis": "平均路径长度（{unit}）",
     "key.constants.dotted": "常数（点线）",
     # degrees over training
     "degrees.title.move": "输出的方差中，关于输入的 {degree} 次成分{moves}",
@@ -333,6 +332,11 @@ CHINESE: dict[str, str] = {
     "warning.float floor": "浮点精度下限",
     "warning.mean degree": "平均次数",
     "warning.constant output": "输出为常数",
+    "warning.closure": "闭合误差",
+    "warning.linearised": "线性化的算子",
+    "warning.too few samples": "样本过少",
+    "warning.noise": "噪声",
+    "warning.ceiling": "上限",
     "degrees.mean": "平均次数：第一次记录 {first}，最后一次 {last}",
     "degrees.mean.none": "第一次和最后一次记录的平均次数并非都已知",
     "degrees.alt": "{network}：输出方差的占比，第 {start} 步：{first}；第 {end} 步：{last}。",
@@ -365,7 +369,6 @@ CHINESE: dict[str, str] = {
     "cell.time": "{recording} / {training}（{share}）",
     "cell.time.traced": "{recording} / 在别处训练",
     "cell.credit.warn": "{value}：取决于记录的疏密",
-    "cell.effective.none": "任何截断都不够",
     "cell.operator": "{operator} ×{count}（{kind}）",
     "kind.frozen": "冻结",
     "kind.linearised": "线性化",
@@ -373,15 +376,16 @@ CHINESE: dict[str, str] = {
     "meaning.title": "这些数字说明什么，不说明什么",
     "meaning.does": "它们说明",
     "meaning.doesnot": "它们不说明",
-    "does.exact": "一项是从输入出发、经过给定{unit}数的所有路径之和，是精确值；其中每个门控（ReLU、归一化统计量、"
-    "最大池化的选择）都固定在真实前向计算时的取值。没有任何抽样；上面的闭合误差即为检验。",
+    "does.exact": "在每条规则都精确时，一项是从输入出发、经过给定{unit}数的所有路径之和，是精确值；"
+    "其中每个门控（ReLU、归一化统计量、最大池化的选择）都固定在真实前向计算时的取值。没有任何抽样；"
+    "上面的闭合误差即为检验。",
     "does.constants": "常数单独列出。靠后的偏置位于短路径上，若与输入的路径一并计入，单是它们就足以造成“浅层优先”的假"
     "象。",
     "does.eval": "网络以评估模式（eval）剖析，批归一化统计量在副本上重新估计：训练初期，滑动统计量落后于权重，"
     "仅此一点就足以造成同样的假象。",
     "asfound": "网络以评估模式（eval）剖析，批归一化统计量保持原样：训练初期，它们落后于权重，"
     "仅此一点就足以造成“浅层优先”的假象。",
-    "doesnot.norm": "范数不反映相消。这里各项范数之和与输出范数之比为 {cancellation}，所以占比大不等于作用大；"
+    "doesnot.norm": "范数不反映相消：占比大不等于作用大。这里各项范数之和与输出范数之比为 {cancellation}；"
     "各深度的准确率才是检验。",
     "doesnot.monotone": "截断不是单调的：加上一项可能降低准确率，单独看很差的一项也可能重要。",
     "doesnot.leak": "门控来自整个网络。冻结的短路径所达到的水平，不等于一个浅层网络独自能达到的水平。",
@@ -424,13 +428,12 @@ CHINESE: dict[str, str] = {
     "column.norm_share": "范数占比",
     "column.low": "下限",
     "column.high": "上限",
-    "column.path_share": "路径占比",
     "column.head_accuracy": "k 及以下",
     "column.tail_accuracy": "k 及以上",
     "column.alone_accuracy": "仅 k",
     "column.loss": "损失",
     "column.accuracy": "准确率",
-    "column.mean_depth": "平均深度",
+    "column.mean_depth": "平均路径长度",
     "column.mean_depth_constants": "常数",
     "column.depth_p10": "10%",
     "column.depth_p50": "50%",
@@ -540,7 +543,6 @@ CHINESE: dict[str, str] = {
     "paper.triptych.same": "平均路径长度按大小与按条数没有可测的差别：按大小为 {mean}，按条数为 {paths}",
     "paper.truncated": "取到深度 {depth} 即保留 99% 的准确率：{kept}，整个网络为 {whole}",
     "paper.truncated.all": "取全部的项才保留 99% 的准确率",
-    "paper.truncated.none": "任何截断都不能保留 99% 的准确率",
     "paper.truncated.loss": "只保留短路径或只保留长路径时，损失有多大",
     "paper.heat.falls": "损失{loss}的同时，深度的中位数从 {first} 降到 {last}",
     "paper.heat.rises": "损失{loss}的同时，深度的中位数从 {first} 升到 {last}",

@@ -25,7 +25,7 @@ ENGLISH: dict[str, str] = {
     "conclusion.trained": "While training, {changes}; {end} (95 % intervals over {samples} probe samples).",
     "conclusion.traced": "From the checkpoint of step {first} to that of step {last}, {changes}; {end} (95 % intervals "
     "over {samples} probe samples).",
-    "conclusion.change.only": "{subject} stayed {length} {unit}, the only length it has",
+    "conclusion.change.only": "{subject} stayed {length} (counted in {unit}), the only length it has",
     "conclusion.change.falls": "{subject} fell from {before} to {after} {unit} (of {longest})",
     "conclusion.change.rises": "{subject} rose from {before} to {after} {unit} (of {longest})",
     "conclusion.change.stays": "{subject} went from {before} to {after} {unit} (of {longest}), no clear change",
@@ -225,7 +225,6 @@ ENGLISH: dict[str, str] = {
     "networks",
     "truncated.clause": "from depth {depth} on in {network}",
     "truncated.clause.all": "only with every term in {network}",
-    "truncated.clause.none": "by no truncation of {network}",
     "truncated.title.none": "How accurate the network is when only short or only long paths are kept",
     "truncated.read": "The accuracy on the probe when only part of the expansion is used: constants and all "
     "terms up to a depth, all terms from a depth on, or one term alone; bands are 95 % intervals. The "
@@ -280,24 +279,24 @@ ENGLISH: dict[str, str] = {
     "key.unravelled": "short to long paths",
     # lesions
     "lesions.title": "Of the accuracy, {clauses}",
-    "lesions.title.many": "Without one of its blocks each of {count} networks keeps {least} to {most}\u00a0% of its "
-    "accuracy",
-    "lesions.title.none": "How accurate the networks are without some of their blocks",
-    "lesions.clause": "{network} keeps {kept}\u00a0% in the mean without one of its {blocks} blocks ({least} to "
+    "lesions.title.many": "With one of its blocks removed each of {count} networks keeps {least} to {most}\u00a0% of "
+    "its accuracy",
+    "lesions.title.none": "How accurate the networks are with some of their blocks removed",
+    "lesions.clause": "{network} keeps {kept}\u00a0% in the mean with one of its {blocks} blocks removed ({least} to "
     "{most}\u00a0%)",
-    "lesions.clause.same": "{network} keeps {least}\u00a0% without any one of its {blocks} blocks",
-    "lesions.clause.only": "{network} keeps {kept}\u00a0% without its only block",
-    "lesions.clause.mean": "{network} keeps {kept}\u00a0% [{low},\u00a0{high}] in the mean without one of its {blocks} "
-    "blocks",
-    "lesions.read": "When the training was over, residual blocks were taken away and the rest was run as it is; all "
-    "that comes after sees what is left. Dots: choices of blocks, drawn at random; the line is their mean, with its "
-    "95 % interval over choices where these are not all there are. Each panel ends where all blocks are gone. It shows "
+    "lesions.clause.same": "{network} keeps {least}\u00a0% whichever one of its {blocks} blocks is removed",
+    "lesions.clause.only": "{network} keeps {kept}\u00a0% with its only block removed",
+    "lesions.clause.mean": "{network} keeps {kept}\u00a0% [{low},\u00a0{high}] in the mean with one of its {blocks} "
+    "blocks removed",
+    "lesions.read": "When the training was over, residual blocks were removed and the rest was run as it is; all that "
+    "comes after sees what is left. Dots: choices of blocks, drawn at random; the line is their mean, with its 95 % "
+    "interval over choices where these are not all there are. Each panel ends where all blocks are removed. It shows "
     "how redundant the blocks are in a network that was trained with all of them.",
     "lesions.detail": "{count} residual blocks",
     "lesions.detail.one": "1 residual block",
-    "lesions.axis.removed": "blocks taken away",
-    "lesions.alt": "{network}: mean accuracy by how many blocks are taken away: {means}. Chance is {chance}.",
-    "lesions.alt.mean": "{accuracy} without {removed} ({draws} choices)",
+    "lesions.axis.removed": "blocks removed",
+    "lesions.alt": "{network}: mean accuracy by how many blocks are removed: {means}. Chance is {chance}.",
+    "lesions.alt.mean": "{accuracy} with {removed} removed ({draws} choices)",
     "key.lesion": "one choice of blocks",
     "key.lesion.mean": "mean over choices",
     # tiles
@@ -334,12 +333,11 @@ ENGLISH: dict[str, str] = {
     "mean.rises.count": "rises in {count} of {all} networks",
     "mean.stays.count": "does not measurably change in {count} of {all} networks",
     "mean.shorter": "; {network} ends shorter",
-    "mean.read": "The mean depth under the norm share of the input-born terms, with its 95 % interval over "
-    "samples. Constants, where they are split by depth, are dotted: they are a different thing and never "
-    "averaged in.",
+    "mean.read": "The mean path length, under the norm share of the input-born terms, with its 95 % interval over "
+    "samples. Constants, where they are split by depth, are dotted: they are a different thing and never averaged in.",
     "mean.alt": "{network}: mean path length {first} at step {start} and {last} at step {end}.",
     "mean.alt.constants": "Constants: {first} and {last}.",
-    "mean.axis": "mean depth ({unit})",
+    "mean.axis": "mean path length ({unit})",
     "key.constants.dotted": "constants, dotted",
     # degrees over training
     "degrees.title.move": "Of the output’s variance, the part of degree {degree} in the input {moves}",
@@ -362,6 +360,11 @@ ENGLISH: dict[str, str] = {
     "warning.float floor": "float floor",
     "warning.mean degree": "mean degree",
     "warning.constant output": "constant output",
+    "warning.closure": "closure",
+    "warning.linearised": "linearised operators",
+    "warning.too few samples": "too few samples",
+    "warning.noise": "noise",
+    "warning.ceiling": "ceiling",
     "degrees.mean": "mean degree {first} at the first record, {last} at the last",
     "degrees.mean.none": "mean degree not known at both the first and the last record",
     "degrees.alt": "{network}: shares of the output’s variance at step {start}: {first}; at step {end}: {last}.",
@@ -394,7 +397,6 @@ ENGLISH: dict[str, str] = {
     "cell.time": "{recording} / {training} ({share})",
     "cell.time.traced": "{recording} / trained elsewhere",
     "cell.credit.warn": "{value}: depends on how densely the run was recorded",
-    "cell.effective.none": "no truncation keeps it",
     "cell.operator": "{operator} ×{count} ({kind})",
     "kind.frozen": "frozen",
     "kind.linearised": "linearised",
@@ -402,17 +404,17 @@ ENGLISH: dict[str, str] = {
     "meaning.title": "What these numbers mean, and what they do not",
     "meaning.does": "They do mean",
     "meaning.doesnot": "They do not mean",
-    "does.exact": "A term is the exact sum of all paths from the input through that many {unit}, with every "
-    "gate (ReLU, norm statistics, max-pool choice) held at the value that it had in the real forward pass. "
-    "Nothing is sampled; the closure above checks it.",
+    "does.exact": "Where every rule is exact, a term is the exact sum of all paths from the input through that many "
+    "{unit}, with every gate (ReLU, norm statistics, max-pool choice) held at the value that it had in the real "
+    "forward pass. Nothing is sampled; the closure above checks it.",
     "does.constants": "Constants are kept apart. Late biases sit on short paths, and counted together with "
     "the input’s they alone would fake “shallow first”.",
     "does.eval": "Networks are profiled in eval mode with batch-norm statistics re-estimated on a copy: "
     "early in training the running statistics lag behind, which alone can fake the same thing.",
     "asfound": "Networks are profiled in eval mode with the batch-norm statistics that they had: early in "
     "training these lag behind the weights, which alone can fake “shallow first”.",
-    "doesnot.norm": "Norms ignore cancellation. Here the terms’ norms add up to {cancellation} the norm of "
-    "the output, so a large share is not a large effect; the accuracies by depth are the check.",
+    "doesnot.norm": "Norms ignore cancellation: a large share is not a large effect. Here the terms’ norms add up to "
+    "{cancellation} the norm of the output; the accuracies by depth are the check.",
     "doesnot.monotone": "Truncation is not monotone: adding a term can lower the accuracy, and a term that "
     "is poor alone can matter.",
     "doesnot.leak": "Gates come from the whole network. What short frozen paths reach is not what a shallow "
@@ -457,13 +459,12 @@ ENGLISH: dict[str, str] = {
     "column.norm_share": "norm share",
     "column.low": "low",
     "column.high": "high",
-    "column.path_share": "share of paths",
     "column.head_accuracy": "up to k",
     "column.tail_accuracy": "from k on",
     "column.alone_accuracy": "alone",
     "column.loss": "loss",
     "column.accuracy": "accuracy",
-    "column.mean_depth": "mean depth",
+    "column.mean_depth": "mean path length",
     "column.mean_depth_constants": "constants",
     "column.depth_p10": "10 %",
     "column.depth_p50": "50 %",
@@ -477,7 +478,7 @@ ENGLISH: dict[str, str] = {
     "column.time_10": "step of 10 %",
     "column.time_50": "step of 50 %",
     "column.time_90": "step of 90 %",
-    "column.removed": "blocks taken away",
+    "column.removed": "blocks removed",
     "column.draw": "choice",
     "column.gone": "which",
     "column.mean_accuracy": "mean accuracy",
@@ -578,7 +579,6 @@ ENGLISH: dict[str, str] = {
     "{paths} by number",
     "paper.truncated": "99 % of the accuracy is kept from depth {depth} on: {kept} of {whole}",
     "paper.truncated.all": "99 % of the accuracy is kept only with every term",
-    "paper.truncated.none": "No truncation keeps 99 % of the accuracy",
     "paper.truncated.loss": "How large the loss is when only short or only long paths are kept",
     "paper.heat.falls": "While the loss {loss}, the median depth falls from {first} to {last}",
     "paper.heat.rises": "While the loss {loss}, the median depth rises from {first} to {last}",
@@ -674,8 +674,8 @@ ENGLISH: dict[str, str] = {
     "card.agreement": "no targets: accuracy is agreement with the whole network",
     "card.cancellation": "The terms’ norms add up to {cancellation} times that of the output: above 1 they partly "
     "cancel, which norms cannot see.",
-    "card.frozen": "Frozen: {count} operator calls.",
-    "card.linearised": "Linearised: {count} operator calls.",
+    "card.frozen": "Frozen operator calls: {count}.",
+    "card.linearised": "Linearised operator calls: {count}.",
     "card.timeline": "Records: {records}, steps {start} to {end}, unit {unit}, {samples} samples.",
     "card.timeline.mean": "Mean path length {first} at the first record, {last} at the last.",
     "card.ridges.alt": "The norm share over depth at {count} records, one below the other. Mean path length {first} at "
