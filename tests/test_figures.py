@@ -370,6 +370,7 @@ def test_a_curve_without_the_whole_network_claims_nothing_of_it() -> None:
     assert "full" not in [each.get_label() for each in ax.lines]
     assert "whole network" not in [text.get_text() for text in ax.texts]
     assert title(ax) == "How accurate the network is with some of its blocks removed"
+    assert all(tick == round(tick) for tick in ax.get_xticks())
     exchanged = reordering(made.network(), made.task(), swaps=(1, 2), draws=2)
     assert title(figures.lesion(exchanged)) == "How accurate the network is with its blocks in another order"
 

@@ -347,12 +347,12 @@ def test_every_sentence_is_asked_for() -> None:
     trees = [ast.parse(path.read_text()) for path in root.rglob("*.py") if path.parent.name != "strings"]
     nodes = [node for tree in [*trees, ast.parse(Path(strings.__file__).read_text())] for node in ast.walk(tree)]
     named = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute))]
+    calls = [(node.func.id, node) for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     families = {"word": r"{}\.[^.]+", "moved": r"{}\.(falls|rises|stays)(\.count)?", "column": r"{}[^.]+"}
     asked = [
         families[name].format(re.escape(argument.value))
-        for call in calls
-        if (name := call.func.id if isinstance(call.func, ast.Name) else call.func.attr) in families
+        for name, call in calls
+        if name in families
         for argument in call.args
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
     ]

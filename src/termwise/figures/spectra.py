@@ -206,6 +206,8 @@ def lesion(curve: Curve, *, ax: Axes | None = None, title: bool = True) -> Axes:
         ax: where to draw; None: a new figure, one column wide.
         title: whether to put the finding above.
     """
+    from matplotlib.ticker import MaxNLocator
+
     (ax,), new = panels(ax, 1, 2.1)
     name = "swaps" if curve.kind == "reordering" else "removed"
     draws, summary = curve.draws, curve.summary
@@ -228,6 +230,7 @@ def lesion(curve: Curve, *, ax: Axes | None = None, title: bool = True) -> Axes:
     right, below = _free_corner(ax, np.array([*seen, *zip(x, mean, strict=True)], dtype=float))
     words(ax, [(say("paper.label.mean"), "accent"), (say("paper.label.draw"), "faint")], right=right, low=below)
     beside(ax, [(value, say("paper.label.full"), colour("ink")) for value in whole])
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     labels = {"swaps": say("paper.axis.swaps")}
     if name == "removed":
         count = int(summary["removed"][0] + summary["kept"][0])
