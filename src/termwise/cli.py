@@ -250,6 +250,67 @@ def degrees(
 
 
 @app.command
+def prune(
+    model: Model,
+    /,
+    *,
+    keep: Annotated[float | None, Parameter(help="Keep this fraction of all blocks.")] = None,
+    flops: Annotated[float | None, Parameter(help="Keep at most this fraction of the operations.")] = None,
+    latency: Annotated[float | None, Parameter(help="Keep at most this fraction of the time of a pass.")] = None,
+    loss: Annotated[float | None, Parameter(help="Take out what this loss on the test part allows.")] = None,
+    method: Annotated[
+        Literal["expansion", "block-influence", "angular", "magnitude", "last", "random", "exhaustive"],
+        Parameter(help="What blocks are chosen by: the expansion, or a rival."),
+    ] = "expansion",
+    blocks: Annotated[list[str] | None, Parameter(help="Modules that may go, one --blocks for each.")] = None,
+    heal: Annotated[int, Parameter(help="Then so many updates by the whole network's output.")] = 0,
+    data: Data = "digits",
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    trust_remote_code: Trust = False,
+    dtype: Precision = None,
+    device: Device = "cpu",
+    output: Output = None,
+    size: Annotated[int | None, Parameter(help="Resize images to so many pixels; of tokens, the length.")] = None,
+    channels: Annotated[int | None, Parameter(help="Repeat the one channel of grey images so often.")] = None,
+    samples: Annotated[int, Parameter(help="At most so many of the training part, and of the test part.")] = 1024,
+    seed: int = 0,
+    save: Annotated[Path | None, Parameter(help="Write the shortened model to this directory.")] = None,
+) -> None:
+    """Take out the blocks that a model can do without, chosen on the training part, and measured on the test part."""
+    from termwise.data import load
+    from termwise.inputs import check_input, repeat_channels
+    from termwise.pruning import Healing
+    from termwise.pruning import prune as shorten
+
+    loading: dict[str, Any] = {"pretrained": pretrained, "trust_remote_code": trust_remote_code}
+    network, _ = _load(model, weights, device, dtype, lazy_weights=False, **loading)
+    chosen = load(data, size=size)
+    parts = [(chosen.train_inputs, chosen.train_targets), (chosen.test_inputs, chosen.test_targets)]
+    if channels is not None:
+        parts = [(repeat_channels(inputs, channels), targets) for inputs, targets in parts]
+    (inputs, targets), test = parts[0], tuple(tensor[:samples] for tensor in parts[1])
+    check_input(network, inputs[:1], model, data)
+    plan = shorten(
+        network,
+        (inputs[:samples], targets[:samples]),
+        keep=keep,
+        flops=flops,
+        latency=latency,
+        loss=loss,
+        method=method,
+        blocks=blocks,
+        test=test,
+        healing=Healing((inputs, targets), steps=heal, seed=seed) if heal else None,
+        output=output,
+        seed=seed,
+    )
+    print(plan)
+    if save is not None:
+        print(f"saved: {plan.save(save)}")
+
+
+@app.command
 def support(
     model: Model,
     /,

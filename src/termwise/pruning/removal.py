@@ -87,7 +87,10 @@ def _from_config(model: Any) -> nn.Module:
     """What transformers makes of the configuration, with the weights of the model."""
     with owned_random(0), torch.device("cpu"):
         twin = type(model)(copy.deepcopy(model.config))
-    twin.load_state_dict(model.state_dict())
+    # A head that the model was made without is missing; whether it matters is seen in the output.
+    left = twin.load_state_dict(model.state_dict(), strict=False).unexpected_keys
+    if left:
+        raise ModelError(f"the configuration has no place for {left[0]}")
     return twin.to(device=model.device, dtype=model.dtype).eval()
 
 
