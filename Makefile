@@ -28,7 +28,7 @@ test: test-env browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: bench-env
 	$(BIN)/python -m benchmarks.performance $(ARGS)

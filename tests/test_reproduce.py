@@ -181,7 +181,7 @@ def test_the_page_has_the_claims_on_top_and_the_command_that_gives_them(
         result.save(tmp_path / f"{name}.termwise")
     page = write_page(tmp_path).read_text()
     assert page.index(CLAIMS["H1"]) < page.index(CLAIMS["H5"]) < page.index("H1 (by")
-    title, verdict = re.search(r"<h1[^>]*>(.*?)</h1>.*?<p[^>]*>(.*?)</p>", page, re.DOTALL).groups()  # type: ignore[union-attr]
+    title, verdict = re.search(r"<h1[^>]*>(?:<span[^>]*>)?(.*?)<.*?<p[^>]*>(.*?)</p>", page, re.DOTALL).groups()  # type: ignore[union-attr]
     assert (title, verdict) == (str(results[VERDICT].question), "All 5 claims are undecided.")
     assert "termwise reproduce --quick --data digits" in page
 

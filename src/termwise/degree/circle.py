@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from termwise.degree.cube import Cube
@@ -64,6 +65,8 @@ class Options:
             )
 
 
+# Products of matrices differ in their last bits with the number of threads that share them.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def circle_spectrum(
     function: Function,
     inputs: Inputs,
