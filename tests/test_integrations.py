@@ -253,6 +253,13 @@ def test_a_training_that_starts_anew_has_records_of_its_own(tmp_path: Path) -> N
     assert "on record with other weights" in fourth.failures[0] and not fourth.finish(9)
 
 
+def test_every_training_has_the_records_in_its_own_folder(tmp_path: Path) -> None:
+    callback = ForHuggingFace(PROBE, replicates=20, schedule=(0,))
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        loops_at_hand.hugging_face(folder, [callback], max_steps=2, save_strategy="no")
+        assert Timeline.from_directory(folder / "termwise-records").steps == callback.timeline.steps == (0, 2)
+
+
 def test_the_model_is_left_as_found() -> None:
     model, (x, y) = Net().train(), loops_at_hand.task()
     nn.functional.cross_entropy(model(x), y).backward()
