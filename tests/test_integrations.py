@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import inspect
 import logging
 import pickle
 import subprocess
@@ -29,8 +30,8 @@ from termwise.checkpoints import find_checkpoints
 from termwise.errors import UsageError
 from termwise.integrations.huggingface import TermwiseCallback as ForHuggingFace
 from termwise.integrations.lightning import TermwiseCallback as ForLightning
-from termwise.integrations.watch import Watch
-from termwise.timeline import reestimated
+from termwise.integrations.watch import Options, Watch
+from termwise.timeline import Recorder, reestimated
 from termwise.weights import fit_weights
 
 STEPS = (8, 16, 24)
@@ -208,6 +209,11 @@ def test_arguments_that_are_wrong_are_refused_before_the_training(make: Callable
         make(PROBE[0])
     with pytest.raises(UsageError, match="nothing is recorded: records are made by the first process"):
         _ = make(PROBE).timeline
+
+
+def test_the_options_are_those_of_a_recorder() -> None:
+    of_recorder = inspect.signature(Recorder).parameters.keys() - {"model", "probe", "directory", "group"}
+    assert of_recorder == Options.__annotations__.keys()
 
 
 def test_weights_in_pieces_are_refused_before_anything_waits(caplog: pytest.LogCaptureFixture) -> None:

@@ -183,8 +183,7 @@ def test_the_command_traces_the_folder_of_a_trainer(
     folder, loss = request.getfixturevalue(name)
     monkeypatch.chdir(tmp_path)
     (x, y), (test_x, test_y) = loops_at_hand.task(), PROBE
-    arrays = {"inputs": x, "targets": y, "test_inputs": test_x, "test_targets": test_y}
-    np.savez("d.npz", **{key: value.numpy() for key, value in arrays.items()})
+    np.savez("d.npz", inputs=x, targets=y, test_inputs=test_x, test_targets=test_y)
     Path("model.py").write_text(f"from loops_at_hand import {build} as build\n")
     command = ["trace", "model.py:build", str(folder), "--data", "d.npz", "--directory", "t", "--calibration", "0"]
     main(command)
