@@ -51,12 +51,14 @@ def hugging_face(folder: Path, rank: int) -> Any:
 
 def lightning(folder: Path, rank: int) -> Any:
     import lightning.pytorch as package
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.strategies import DDPStrategy
 
     from termwise.integrations.lightning import TermwiseCallback
 
     callback = TermwiseCallback(PROBE, **OPTIONS)
-    keep = package.callbacks.ModelCheckpoint(folder / "checkpoints", save_top_k=-1, every_n_train_steps=8)
-    strategy = package.strategies.DDPStrategy(process_group_backend="gloo")
+    keep = ModelCheckpoint(folder / "checkpoints", save_top_k=-1, every_n_train_steps=8)
+    strategy = DDPStrategy(process_group_backend="gloo")
     module = loops_at_hand.lightning_module(package.LightningModule)
     loops_at_hand.lightning(folder, package, module, [keep, callback], devices=2, strategy=strategy)
     return callback

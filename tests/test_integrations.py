@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import inspect
 import logging
 import pickle
 import subprocess
@@ -29,8 +30,8 @@ from termwise.checkpoints import find_checkpoints
 from termwise.errors import UsageError
 from termwise.integrations.huggingface import TermwiseCallback as ForHuggingFace
 from termwise.integrations.lightning import TermwiseCallback as ForLightning
-from termwise.integrations.watch import Watch
-from termwise.timeline import reestimated
+from termwise.integrations.watch import Options, Watch
+from termwise.timeline import Recorder, reestimated
 from termwise.weights import fit_weights
 
 STEPS = (8, 16, 24)
@@ -210,6 +211,11 @@ def test_arguments_that_are_wrong_are_refused_before_the_training(make: Callable
         _ = make(PROBE).timeline
 
 
+def test_the_options_are_those_of_a_recorder() -> None:
+    of_recorder = inspect.signature(Recorder).parameters.keys() - {"model", "probe", "directory", "group"}
+    assert of_recorder == Options.__annotations__.keys()
+
+
 def test_weights_in_pieces_are_refused_before_anything_waits(caplog: pytest.LogCaptureFixture) -> None:
     model = Net()
     vars(model.head.weight)["ds_id"] = 3
@@ -251,6 +257,13 @@ def test_a_training_that_starts_anew_has_records_of_its_own(tmp_path: Path) -> N
     # Gone on in the middle of a training with other weights: nothing is recorded, and nothing touched.
     fourth = Watch(PROBE, unit="blocks", **options).begin(Net(5), step=1)
     assert "on record with other weights" in fourth.failures[0] and not fourth.finish(9)
+
+
+def test_every_training_has_the_records_in_its_own_folder(tmp_path: Path) -> None:
+    callback = ForHuggingFace(PROBE, replicates=20, schedule=(0,))
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        loops_at_hand.hugging_face(folder, [callback], max_steps=2, save_strategy="no")
+        assert Timeline.from_directory(folder / "termwise-records").steps == callback.timeline.steps == (0, 2)
 
 
 def test_the_model_is_left_as_found() -> None:

@@ -10,6 +10,7 @@ import logging
 import sqlite3
 import struct
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -168,14 +169,17 @@ def test_wandb_has_scalars_picture_and_tables(tmp_path: Path, monkeypatch: pytes
     library("wandb")
     timeline = trained(WandbSink(mode="offline", project="termwise-test"))
     (log,) = tmp_path.rglob("run-*.wandb")
-    records = read_wandb(log)
+    end = time.monotonic() + 60
+    while not (records := read_wandb(log))["exit"]:  # another process writes it
+        assert time.monotonic() < end, "the log has no end"
+        time.sleep(0.2)
     history = records["history"]
     for name in NAMES:
         rows = {row["termwise/step"]: row[f"termwise/{name}"] for row in history if f"termwise/{name}" in row}
         assert rows == pytest.approx(expected(timeline, name))
-    pictures = [row["termwise/depth-map"] for row in history if "termwise/depth-map" in row]
-    assert len(pictures) == 1
+    (picture,) = [row["termwise/depth-map.path"] for row in history if "termwise/depth-map.path" in row]
     (png,) = tmp_path.rglob("*.png")
+    assert str(png).endswith(picture)
     assert png.read_bytes().startswith(PNG)
     assert sorted(name.rpartition("-")[0] for name in records["artifacts"]) == ["termwise-spectrum", "termwise-steps"]
 
@@ -183,13 +187,15 @@ def test_wandb_has_scalars_picture_and_tables(tmp_path: Path, monkeypatch: pytes
 def read_wandb(path: Path) -> dict[str, list[Any]]:
     """The history and the artifacts in the log of an offline run."""
     proto = library("wandb.proto.wandb_internal_pb2")
-    found: dict[str, list[Any]] = {"history": [], "artifacts": []}
+    found: dict[str, list[Any]] = {"history": [], "artifacts": [], "exit": []}
     for data in records_of(path.read_bytes()):
         record = proto.Record()
         record.ParseFromString(data)
         if record.HasField("history"):
             row = {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
             found["history"].append(row)
+        elif record.HasField("exit"):
+            found["exit"].append(record.exit.exit_code)
         elif record.HasField("artifact"):
             found["artifacts"].append(record.artifact.name)
         elif record.HasField("request") and record.request.HasField("log_artifact"):
@@ -220,6 +226,7 @@ def records_of(log: bytes) -> Iterator[bytes]:
 def test_mlflow_has_scalars_picture_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = library("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     uri = f"file:{tmp_path}"
     timeline = trained(MlflowSink(tracking_uri=uri))
     client = mlflow.MlflowClient(uri)
@@ -231,7 +238,7 @@ def test_mlflow_has_scalars_picture_and_tables(tmp_path: Path, monkeypatch: pyte
     names = {Path(artifact.path).name for artifact in client.list_artifacts(run.info.run_id, "termwise")}
     assert names == {"depth-map.png", "spectrum.csv", "steps.csv"}
     # A run that is under way is used, and not ended.
-    other = client.create_run("0").info.run_id
+    other = client.create_run(run.info.experiment_id).info.run_id
     trained(MlflowSink(other, tracking_uri=uri), updates=1)
     assert client.get_run(other).info.status == "RUNNING" and "termwise/loss" in client.get_run(other).data.metrics
 

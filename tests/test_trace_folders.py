@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -17,7 +18,9 @@ import loops_at_hand
 from loops_at_hand import PROBE, Classifier, Net
 from termwise import Timeline, trace
 from termwise.checkpoints import find_checkpoints
+from termwise.cli import main
 from termwise.errors import DataError, ModelError, UsageError
+from termwise.records import read_parquet, read_summary
 from termwise.weights import read_weights, stripped
 
 
@@ -168,3 +171,23 @@ def test_a_checkpoint_whose_step_is_written_twice_is_refused(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="both of step 3"):
         find_checkpoints([tmp_path])
     assert read_weights(tmp_path / "step-3.safetensors").keys() == Net().state_dict().keys()
+
+
+# --- the command ---
+
+
+@pytest.mark.parametrize(("name", "build"), [("left", "Classifier"), ("lit", "Net")])
+def test_the_command_traces_the_folder_of_a_trainer(
+    name: str, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    folder, loss = request.getfixturevalue(name)
+    monkeypatch.chdir(tmp_path)
+    (x, y), (test_x, test_y) = loops_at_hand.task(), PROBE
+    np.savez("d.npz", inputs=x, targets=y, test_inputs=test_x, test_targets=test_y)
+    Path("model.py").write_text(f"from loops_at_hand import {build} as build\n")
+    command = ["trace", "model.py:build", str(folder), "--data", "d.npz", "--directory", "t", "--calibration", "0"]
+    main(command)
+    summary, table = read_summary(tmp_path / "t"), read_parquet(tmp_path / "t" / "tables" / "steps.parquet")
+    assert table["step"].tolist() == [8, 16, 24] and len(summary.skipped) == 1
+    assert "of step 24, as" in summary.skipped[0] and (tmp_path / "t" / "report.html").exists()
+    assert table["loss"][-1] == pytest.approx(loss, rel=1e-5)

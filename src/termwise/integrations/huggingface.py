@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from termwise.errors import UsageError
 from termwise.integrations.late import Late
 from termwise.integrations.sinks import Sink
-from termwise.integrations.watch import FOLDER, Options, Watch
+from termwise.integrations.watch import Options, Watch
 from termwise.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -76,9 +75,7 @@ class TermwiseCallback(Late, TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the model before the first update of this call of train()."""
-        if self._watch.directory is None:
-            self._watch.directory = Path(args.output_dir) / FOLDER
-        self._watch.begin(kwargs["model"], state.global_step)
+        self._watch.begin(kwargs["model"], state.global_step, folder=args.output_dir)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the model after an update, if that is due, or the last."""

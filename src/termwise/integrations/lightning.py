@@ -15,7 +15,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor
@@ -23,7 +22,7 @@ from torch import Tensor
 from termwise.errors import UsageError
 from termwise.integrations.late import Late
 from termwise.integrations.sinks import Sink
-from termwise.integrations.watch import FOLDER, Options, Watch
+from termwise.integrations.watch import Options, Watch
 from termwise.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class TermwiseCallback(Late, Callback):
 
     Args:
         probe: (inputs, targets), tensors of equal length: the fixed data.
-        directory: where records are kept; by default in the Trainer's default_root_dir.
+        directory: where records are kept; by default in the Trainer's default_root_dir, if that is a local one.
         module: the name of the part of the LightningModule to record ("net" for self.net); "" for its own forward.
         sinks: trackers that are told what is recorded: see `termwise.integrations.sinks`.
         strict: let what fails while recording end the training.
@@ -88,9 +87,10 @@ class TermwiseCallback(Late, Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Record the module before the first update of this call of fit()."""
-        if self._watch.directory is None:
-            self._watch.directory = Path(trainer.default_root_dir) / FOLDER
-        self._watch.begin(pl_module, trainer.global_step)
+        root = str(trainer.default_root_dir)
+        local = "://" not in root and not trainer.fast_dev_run
+        self._loss = {}
+        self._watch.begin(pl_module, trainer.global_step, folder=root if local else None)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the module after an update, if that is due."""

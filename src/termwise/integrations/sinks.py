@@ -228,7 +228,11 @@ class TrackioSink:
     def close(self) -> None:
         """See `Sink`."""
         if self._own:
+            from trackio.context_vars import current_run
+
             self._run.finish()
+            if current_run.get() is self._run:  # else it is ended again when the process ends
+                current_run.set(None)
             self._run = None
 
     def _begun(self) -> Any:

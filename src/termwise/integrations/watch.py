@@ -68,8 +68,8 @@ class Watch:
 
     Args:
         probe: (inputs, targets), the fixed data, as for `termwise.Recorder`.
-        directory: where records are kept; a training that is resumed goes on there.  None: they are not kept, or where
-            the callback says.
+        directory: where records are kept; a training that is resumed goes on there.  None: in the folder of the
+            training, where it has one.
         module: the name of the part of the model to record ("model", "encoder.head"), where the whole cannot be called
             with the probe's inputs alone; "" for the whole.
         sinks: trackers that are told what is recorded: see `termwise.integrations.sinks`.
@@ -98,7 +98,7 @@ class Watch:
             raise UsageError(f"{', '.join(unknown)}: no option of a Recorder; these are {', '.join(sorted(known))}.")
         if not (isinstance(probe, (tuple, list)) and len(probe) == 2 and all(isinstance(t, Tensor) for t in probe)):
             raise UsageError("probe: expected a pair of tensors, (inputs, targets): what every record is made on.")
-        self.directory = None if directory is None else Path(directory)
+        self._given = self._directory = None if directory is None else Path(directory)
         self.failures: list[str] = []
         self._probe, self._module, self._strict, self._options = probe, module, strict, options
         self._recorder: Recorder | None = None
@@ -118,12 +118,18 @@ class Watch:
             raise UsageError(f"nothing is recorded: {told[0]}.")
         return Timeline(self._recorder.timeline.moments, self.failures)
 
-    def begin(self, model: nn.Module, step: int = 0) -> Watch:
-        """Record the model before the next update, of which there were `step`; wrappers around it are taken off.
+    def begin(self, model: nn.Module, step: int = 0, *, folder: str | os.PathLike[str] | None = None) -> Watch:
+        """Record the model before the next update.
+
+        Args:
+            model: in training; wrappers around it are taken off.
+            step: updates made so far.
+            folder: of the training; records are kept in it, unless a directory was given.
 
         Returns:
             This Watch.
         """
+        self._directory = self._given if self._given is not None or folder is None else Path(folder) / FOLDER
         self.failures, self._recorder, self._at = [], None, step
         self._sinks.begin()
         if leads():
@@ -152,7 +158,7 @@ class Watch:
         try:
             made = self._started(step)
         except RunError:
-            if step or self.directory is None:
+            if step or self._directory is None:
                 raise
             self._set_aside(-1)
             made = self._started(step)
@@ -161,7 +167,7 @@ class Watch:
 
     def _started(self, step: int) -> bool:
         with _own_forward(self._model):
-            recorder = Recorder(self._model, self._probe, directory=self.directory, **self._options)
+            recorder = Recorder(self._model, self._probe, directory=self._directory, **self._options)
             made = recorder.step(step)
         self._recorder = recorder
         return made
@@ -200,7 +206,7 @@ class Watch:
 
     def _set_aside(self, step: int) -> None:
         """Move the records of later steps to a folder of their own."""
-        directory = self.directory
+        directory = self._directory
         paths = sorted(directory.glob("step-*.termwise")) if directory is not None else []
         later = [path for path in paths if (found := re.search(r"\d+", path.stem)) and int(found[0]) > step]
         if directory is None or not later:
