@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import html
+import json
 import os
 import re
 import subprocess
@@ -112,12 +113,12 @@ class Client:
 
 
 @asynccontextmanager
-async def _session(*arguments: str) -> AsyncIterator[ClientSession]:
+async def _session(*arguments: str, cwd: Path | None = None) -> AsyncIterator[ClientSession]:
     # All of it: settings of the libraries (threads, kernels) decide the last bits of numbers.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = ["-m", "termwise", "mcp", *arguments]
     with open(os.devnull, "w") as nowhere:
-        parameters = StdioServerParameters(command=sys.executable, args=command, env=environment)
+        parameters = StdioServerParameters(command=sys.executable, args=command, env=environment, cwd=cwd)
         async with stdio_client(parameters, errlog=nowhere) as streams, ClientSession(*streams) as session:
             await session.initialize()
             yield session
@@ -387,9 +388,24 @@ def test_a_model_that_names_another_one_is_refused(place: Path, tmp_path: Path) 
     folders = Folders([tmp_path])
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     assert folders.model("hf:model") == f"hf:{folder}"
-    (folder / "config.json").write_text('{"model_type": "detr", "inner": [{"backbone": "resnet50"}]}')
-    with pytest.raises(TermwiseError, match="names another model"):
-        folders.model("hf:model")
+    harmless = {"_name_or_path": "/home/of/whoever", "id2label": {"0": "/"}, "prefix": "translate: ", "sizes": [1, 2]}
+    (folder / "config.json").write_text(json.dumps(harmless))
+    assert folders.model("hf:model") == f"hf:{folder}"
+    for key, value in [
+        ("backbone", "resnet50"),
+        ("use_pretrained_backbone", True),
+        ("architecture", "local-dir:here"),
+        ("architecture", "hf-hub:org/name"),
+        ("checkpoint_path", "w.pth"),
+        ("anything", "/etc/passwd"),
+        ("anything", "~/w"),
+        ("anything", "a/../../b"),
+        ("anything", ".."),
+        ("_attn_implementation", "org/kernel"),
+    ]:
+        (folder / "config.json").write_text(json.dumps({"model_type": "detr", "inner": [{key: value}]}))
+        with pytest.raises(TermwiseError, match=f"looked for elsewhere: {key}"):
+            folders.model("hf:model")
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../secret.safetensors"}}')
     with pytest.raises(TermwiseError, match="no file beside it"):
@@ -428,6 +444,13 @@ def test_no_file_is_opened_elsewhere(place: Path) -> None:
     assert {str(place / name) for name in expected} <= set(opened)
     # The last one is the test's own, so that it is known to see what it looks for.
     assert [path for path in opened if not path.startswith(f"{place}{os.sep}")] == [str(outside / "d.npz")]
+
+
+def test_libraries_are_not_found_among_what_is_served(portal: BlockingPortal, tmp_path: Path) -> None:
+    (tmp_path / "torchvision.py").write_text("open('sprung', 'w').close()")
+    with portal.wrap_async_context_manager(_session(".", cwd=tmp_path)) as session:
+        answer = Client(tmp_path, portal, session).call("support", model="torchvision:resnet18")
+    assert answer["supported"] and not (tmp_path / "sprung").exists()
 
 
 def test_folders_are_there_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,12 @@ import dataclasses
 import functools
 import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -217,6 +219,8 @@ def serve(folders: Sequence[str | os.PathLike[str]], *, run_code: bool = False) 
         UsageError: a folder is not there, or the extra is not installed.
     """
     ready = server(Folders(folders, run_code=run_code))
+    # What is imported late must not be found where files are served: `python -m` looks in the working directory first.
+    sys.path[:] = [path for path in sys.path if path and Path(path).resolve() != Path.cwd()]
     # Read when that library is imported, which is when a model first asks for it.
     os.environ["HF_HUB_OFFLINE"] = "1"
     ready.run("stdio")
