@@ -183,7 +183,7 @@ def of(row: dict[str, Any], name: str) -> dict[str, float]:
 
 def test_the_tools_say_what_they_take_and_give(client: Client) -> None:
     tools = client.portal.call(client.session.list_tools).tools
-    assert {tool.name for tool in tools} >= {"support", "profile", "degrees", "report"}
+    assert {tool.name for tool in tools} >= {"support", "profile", "degrees", "prune", "report"}
     for tool in tools:
         assert tool.description and tool.output_schema
         assert tool.annotations is not None and tool.annotations.read_only_hint
@@ -250,6 +250,23 @@ def test_degrees_are_those_of_the_library(client: Client) -> None:
         (row["lowest"], row["highest"]) for row in rows
     ]
     assert [each["share"] for each in answer["spectrum"]] == [of(row, "share") for row in rows]
+
+
+def test_the_plan_of_pruning_is_that_of_the_library(client: Client) -> None:
+    asked: dict[str, Any] = {"size": 32, "channels": 3, "samples": 12, "weights": "w.safetensors", "keep": 0.75}
+    answer = client.call("prune", model="timm:test_resnet", method="magnitude", **asked)
+    model = timm.create_model("test_resnet")
+    model.load_state_dict(safetensors.torch.load_file(client.folder / "w.safetensors"))
+    digits = data.load("digits", size=32)
+    train = (digits.train_inputs[:12].repeat(1, 3, 1, 1), digits.train_targets[:12])
+    test = (digits.test_inputs[:12].repeat(1, 3, 1, 1), digits.test_targets[:12])
+    plan = tw.prune(model, train, test=test, keep=0.75, method="magnitude")
+    assert (answer["removed"], answer["kept"]) == (list(plan.removed), list(plan.kept))
+    assert {each["block"]: each["reason"] for each in answer["fixed"]} == dict(plan.fixed)
+    assert (answer["samples"], answer["unit"], answer["target"]) == (12, "nats", "keep=0.75")
+    for step, row in zip(answer["steps"], plan.table.rows(), strict=True):
+        assert (step["block"], step["predicted"], step["flops"]) == (row["block"], row["predicted"], row["flops"])
+        assert (step["measured"], step["loss"]) == (of(row, "measured"), of(row, "loss"))
 
 
 def test_the_report_of_a_run_is_its_verdict_and_its_findings(client: Client) -> None:
@@ -335,6 +352,10 @@ OUT = "the only places that may be read"
         ("support", {"shape": "four"}, "such as 3x224x224"),
         ("degrees", {"inputs": "gaussian"}, "'fitted', 'standard', 'boolean' or 'real'"),
         ("degrees", {"data": "out.npz"}, OUT),
+        ("prune", {"keep": 0.5, "flops": 0.5, "size": 32, "channels": 3}, "give exactly one"),
+        ("prune", {"method": "luck"}, "'expansion'"),
+        ("prune", {"data": "out.npz", "keep": 0.5}, OUT),
+        ("prune", {"keep": "most"}, "valid number"),
         ("report", {"path": "out/run"}, OUT),
         ("report", {"path": "mixed"}, "is a link that leads out"),
         ("report", {"path": "lm"}, "neither a finished run"),
@@ -374,7 +395,7 @@ def test_one_job_runs_at_a_time_and_pings_are_answered_meanwhile(running: Client
                     await anyio.sleep(0.01)
                 calls.start_soon(call)
                 await running.session.send_ping()
-                assert len((await running.session.list_tools()).tools) >= 4
+                assert len((await running.session.list_tools()).tools) >= 5
                 assert log.read_text() == "begin "
                 (running.folder / "go").touch()
 
