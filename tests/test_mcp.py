@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import html
+import json
 import os
 import re
 import subprocess
@@ -112,12 +113,12 @@ class Client:
 
 
 @asynccontextmanager
-async def _session(*arguments: str) -> AsyncIterator[ClientSession]:
+async def _session(*arguments: str, cwd: Path | None = None) -> AsyncIterator[ClientSession]:
     # All of it: settings of the libraries (threads, kernels) decide the last bits of numbers.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = ["-m", "termwise", "mcp", *arguments]
     with open(os.devnull, "w") as nowhere:
-        parameters = StdioServerParameters(command=sys.executable, args=command, env=environment)
+        parameters = StdioServerParameters(command=sys.executable, args=command, env=environment, cwd=cwd)
         async with stdio_client(parameters, errlog=nowhere) as streams, ClientSession(*streams) as session:
             await session.initialize()
             yield session
@@ -182,7 +183,7 @@ def of(row: dict[str, Any], name: str) -> dict[str, float]:
 
 def test_the_tools_say_what_they_take_and_give(client: Client) -> None:
     tools = client.portal.call(client.session.list_tools).tools
-    assert {tool.name for tool in tools} >= {"support", "profile", "degrees", "report"}
+    assert {tool.name for tool in tools} >= {"support", "profile", "degrees", "prune", "report"}
     for tool in tools:
         assert tool.description and tool.output_schema
         assert tool.annotations is not None and tool.annotations.read_only_hint
@@ -249,6 +250,23 @@ def test_degrees_are_those_of_the_library(client: Client) -> None:
         (row["lowest"], row["highest"]) for row in rows
     ]
     assert [each["share"] for each in answer["spectrum"]] == [of(row, "share") for row in rows]
+
+
+def test_the_plan_of_pruning_is_that_of_the_library(client: Client) -> None:
+    asked: dict[str, Any] = {"size": 32, "channels": 3, "samples": 12, "weights": "w.safetensors", "keep": 0.75}
+    answer = client.call("prune", model="timm:test_resnet", method="magnitude", **asked)
+    model = timm.create_model("test_resnet")
+    model.load_state_dict(safetensors.torch.load_file(client.folder / "w.safetensors"))
+    digits = data.load("digits", size=32)
+    train = (digits.train_inputs[:12].repeat(1, 3, 1, 1), digits.train_targets[:12])
+    test = (digits.test_inputs[:12].repeat(1, 3, 1, 1), digits.test_targets[:12])
+    plan = tw.prune(model, train, test=test, keep=0.75, method="magnitude")
+    assert (answer["removed"], answer["kept"]) == (list(plan.removed), list(plan.kept))
+    assert {each["block"]: each["reason"] for each in answer["fixed"]} == dict(plan.fixed)
+    assert (answer["samples"], answer["unit"], answer["target"]) == (12, "nats", "keep=0.75")
+    for step, row in zip(answer["steps"], plan.table.rows(), strict=True):
+        assert (step["block"], step["predicted"], step["flops"]) == (row["block"], row["predicted"], row["flops"])
+        assert (step["measured"], step["loss"]) == (of(row, "measured"), of(row, "loss"))
 
 
 def test_the_report_of_a_run_is_its_verdict_and_its_findings(client: Client) -> None:
@@ -334,6 +352,10 @@ OUT = "the only places that may be read"
         ("support", {"shape": "four"}, "such as 3x224x224"),
         ("degrees", {"inputs": "gaussian"}, "'fitted', 'standard', 'boolean' or 'real'"),
         ("degrees", {"data": "out.npz"}, OUT),
+        ("prune", {"keep": 0.5, "flops": 0.5, "size": 32, "channels": 3}, "give exactly one"),
+        ("prune", {"method": "luck"}, "'expansion'"),
+        ("prune", {"data": "out.npz", "keep": 0.5}, OUT),
+        ("prune", {"keep": "most"}, "valid number"),
         ("report", {"path": "out/run"}, OUT),
         ("report", {"path": "mixed"}, "is a link that leads out"),
         ("report", {"path": "lm"}, "neither a finished run"),
@@ -373,7 +395,7 @@ def test_one_job_runs_at_a_time_and_pings_are_answered_meanwhile(running: Client
                     await anyio.sleep(0.01)
                 calls.start_soon(call)
                 await running.session.send_ping()
-                assert len((await running.session.list_tools()).tools) >= 4
+                assert len((await running.session.list_tools()).tools) >= 5
                 assert log.read_text() == "begin "
                 (running.folder / "go").touch()
 
@@ -387,9 +409,24 @@ def test_a_model_that_names_another_one_is_refused(place: Path, tmp_path: Path) 
     folders = Folders([tmp_path])
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     assert folders.model("hf:model") == f"hf:{folder}"
-    (folder / "config.json").write_text('{"model_type": "detr", "inner": [{"backbone": "resnet50"}]}')
-    with pytest.raises(TermwiseError, match="names another model"):
-        folders.model("hf:model")
+    harmless = {"_name_or_path": "/home/of/whoever", "id2label": {"0": "/"}, "prefix": "translate: ", "sizes": [1, 2]}
+    (folder / "config.json").write_text(json.dumps(harmless))
+    assert folders.model("hf:model") == f"hf:{folder}"
+    for key, value in [
+        ("backbone", "resnet50"),
+        ("use_pretrained_backbone", True),
+        ("architecture", "local-dir:here"),
+        ("architecture", "hf-hub:org/name"),
+        ("checkpoint_path", "w.pth"),
+        ("anything", "/etc/passwd"),
+        ("anything", "~/w"),
+        ("anything", "a/../../b"),
+        ("anything", ".."),
+        ("_attn_implementation", "org/kernel"),
+    ]:
+        (folder / "config.json").write_text(json.dumps({"model_type": "detr", "inner": [{key: value}]}))
+        with pytest.raises(TermwiseError, match=f"looked for elsewhere: {key}"):
+            folders.model("hf:model")
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../secret.safetensors"}}')
     with pytest.raises(TermwiseError, match="no file beside it"):
@@ -428,6 +465,13 @@ def test_no_file_is_opened_elsewhere(place: Path) -> None:
     assert {str(place / name) for name in expected} <= set(opened)
     # The last one is the test's own, so that it is known to see what it looks for.
     assert [path for path in opened if not path.startswith(f"{place}{os.sep}")] == [str(outside / "d.npz")]
+
+
+def test_libraries_are_not_found_among_what_is_served(portal: BlockingPortal, tmp_path: Path) -> None:
+    (tmp_path / "torchvision.py").write_text("open('sprung', 'w').close()")
+    with portal.wrap_async_context_manager(_session(".", cwd=tmp_path)) as session:
+        answer = Client(tmp_path, portal, session).call("support", model="torchvision:resnet18")
+    assert answer["supported"] and not (tmp_path / "sprung").exists()
 
 
 def test_folders_are_there_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

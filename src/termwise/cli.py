@@ -560,7 +560,7 @@ def mcp(
         bool, Parameter(help="Let FILE.py:callable run the Python files in them, which can do anything.", negative=())
     ] = False,
 ) -> None:
-    """Serve support, profile, degrees and reports to another program, by the Model Context Protocol over stdio."""
+    """Serve support, profile, degrees, pruning plans and reports to another program, by the Model Context Protocol."""
     from termwise.integrations.mcp import serve
 
     serve(directories, run_code=run_code)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from termwise.degree import DegreeSpectrum
 from termwise.operators import OperatorUse
 from termwise.profile import DepthProfile
+from termwise.pruning import Plan
 from termwise.records import NetworkSummary
 from termwise.report import titles
 from termwise.report.conclusion import conclusion
@@ -141,6 +142,50 @@ class DegreesAnswer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Step:
+    """What the loss is without one more block (the first step: without none), and how it had been foreseen.
+
+    `measured` right after the removal, `loss` with batch-norm statistics estimated anew; `flops` and `latency` as
+    fractions of those of the whole network.
+    """
+
+    block: str
+    predicted: float | None
+    measured: Interval
+    loss: Interval
+    accuracy: float | None
+    parameters: int
+    flops: float
+    latency: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Staying:
+    """A block that cannot go."""
+
+    block: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneAnswer:
+    """Which blocks a network can do without: those to remove, in their order of removal, and a row for each step.
+
+    Blocks were chosen on the training part of the data; losses are of the test part, in `unit`.
+    """
+
+    target: str
+    method: str
+    removed: list[str]
+    kept: list[str]
+    fixed: list[Staying]
+    samples: int
+    unit: str
+    steps: list[Step]
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
 class Network:
     """One network of a run at its last record; `closure` is the worst of all records."""
 
@@ -255,6 +300,33 @@ def of_degrees(result: DegreeSpectrum) -> DegreesAnswer:
         mean_degree=None if mean is None else _interval(*mean),
         spectrum=[Degree(row["lowest"], row["highest"], _interval_of(row, "share")) for row in result.spectrum.rows()],
         warnings=list(result.warnings),
+    )
+
+
+def of_plan(plan: Plan) -> PruneAnswer:
+    """What a plan of pruning says; the network itself is not told."""
+    return PruneAnswer(
+        target=plan.target,
+        method=plan.method,
+        removed=list(plan.removed),
+        kept=list(plan.kept),
+        fixed=[Staying(name, reason) for name, reason in plan.fixed.items()],
+        samples=plan.metadata["samples"],
+        unit=plan.metadata["unit"],
+        steps=[_step(row) for row in plan.table.rows()],
+    )
+
+
+def _step(row: Mapping[str, Any]) -> Step:
+    return Step(
+        block=row["block"],
+        predicted=_finite(row["predicted"]),
+        measured=_interval_of(row, "measured"),
+        loss=_interval_of(row, "loss"),
+        accuracy=_finite(row.get("accuracy")),
+        parameters=row["parameters"],
+        flops=row["flops"],
+        latency=_finite(row.get("latency")),
     )
 
 

@@ -23,6 +23,11 @@ _CODE = re.compile(r"(?P<file>.+\.py)(?P<rest>:.*)?", re.DOTALL)
 _BUILT_IN = ("digits", "induction")
 _IN_FOLDERS = ("fashion-mnist", "cifar10")
 _ADAPTER = "adapter_config.json"
+# In a configuration of transformers: keys whose value is a model or a file; paths and the schemes of timm; and keys
+# from which nothing is loaded (without trust in remote code).
+_NAMING = ("backbone", "checkpoint_path", "base_model_name_or_path")
+_ELSEWHERE = re.compile(r"[/~]|(.*/)?\.\.(/|$)|(hf[-_]hub|local-dir):", re.DOTALL)
+_UNREAD = ("_name_or_path", "name_or_path", "auto_map", "id2label", "label2id")
 
 
 class Folders:
@@ -172,7 +177,7 @@ def _check_self_contained(folder: Path) -> None:
     """Refuse a folder of transformers that would have other files read, or anything downloaded.
 
     Raises:
-        DataError: it is an adapter, an index names files by paths, or the configuration names another model.
+        DataError: it is an adapter, an index names files by paths, or the configuration names a model or a file.
     """
     if (folder / _ADAPTER).exists():
         raise DataError(f"{folder} holds {_ADAPTER}, which names another model: merge the two, and save the result.")
@@ -185,7 +190,7 @@ def _check_self_contained(folder: Path) -> None:
         if strange := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
             raise DataError(f"{path} names {strange[0]!r}, which is no file beside it.")
         if path.name == "config.json" and (keys := sorted(_foreign(content))):
-            raise DataError(f"{path} names another model ({', '.join(keys)}), which would be looked for elsewhere.")
+            raise DataError(f"{path} names what would be looked for elsewhere: {', '.join(keys)}.")
 
 
 def _json(path: Path) -> Any:
@@ -195,15 +200,16 @@ def _json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read as JSON ({first_line(error)}).") from error
 
 
-def _foreign(config: Any) -> set[str]:
-    """The keys, at any depth, by which a configuration of transformers names another model."""
-    if isinstance(config, list):
-        return {key for each in config for key in _foreign(each)}
-    if not isinstance(config, dict):
-        return set()
-    named = isinstance(config.get("backbone"), str) or config.get("use_pretrained_backbone")
-    own = {"backbone"} if named else set()
-    return own.union(*(_foreign(value) for value in config.values()))
+def _foreign(value: Any, key: str = "") -> set[str]:
+    """The keys, at any depth, by which a configuration of transformers names another model, code or a file."""
+    if isinstance(value, dict):
+        return {found for name, each in value.items() if name not in _UNREAD for found in _foreign(each, name)}
+    if isinstance(value, list):
+        return {found for each in value for found in _foreign(each, key)}
+    if not isinstance(value, str):
+        return {key} if key == "use_pretrained_backbone" and value else set()
+    kernels = key.endswith("attn_implementation") and "/" in value  # code from the hub
+    return {key} if key in _NAMING or kernels or _ELSEWHERE.match(value) else set()
 
 
 def _listed(forms: dict[str, str]) -> str:

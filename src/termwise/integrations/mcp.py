@@ -13,28 +13,33 @@ import dataclasses
 import functools
 import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from termwise.data import load
 from termwise.degree import degrees as measure_degrees
 from termwise.errors import RecordError, TermwiseError, UsageError
 from termwise.inputs import check_input, device_of, example, place, repeat_channels
 from termwise.integrations import answers
-from termwise.integrations.answers import DegreesAnswer, ProfileAnswer, ReportAnswer, SupportAnswer
+from termwise.integrations.answers import DegreesAnswer, ProfileAnswer, PruneAnswer, ReportAnswer, SupportAnswer
 from termwise.integrations.folders import Folders
 from termwise.models import load_model
 from termwise.profile import profile as measure_profile
+from termwise.pruning import prune as shorten
 from termwise.report.reading import read_run
 from termwise.report.results import has_results, read_results
 from termwise.steps import UNITS
 from termwise.support import support as ask
 
+_Pair = tuple[Tensor, Tensor]
 Precision = Literal["float64", "float32", "bfloat16", "float16"]
 
 PARAMETERS = {
@@ -52,8 +57,8 @@ PARAMETERS = {
     "device": "cpu, cuda, cuda:1 or mps.",
     "size": "Resize images to so many pixels; of tokens, the length of a sequence.",
     "channels": "Repeat the one channel of grey images so often.",
-    "samples": "How many to measure on, at most: of the test part (profile, 1024); circles (degrees, 2000), or real "
-    "inputs (degrees, 20000).",
+    "samples": "How many to measure on, at most: of the test part (profile, 1024), of the training part as well "
+    "(prune, 1024); circles (degrees, 2000), or real inputs (degrees, 20000).",
     "chunk": "Samples that are expanded at once, a power of two; by default what memory holds.",
     "inputs": "Gaussian with the moments of the data (fitted), N(0, I) (standard), uniform on -1 and 1 (boolean), or "
     "the data themselves, by polynomials in their first components (real).",
@@ -61,6 +66,12 @@ PARAMETERS = {
     "angles": "Points on a circle; by default as many as are needed.",
     "components": "Of real inputs (10).",
     "seed": "Of everything that is drawn at random.",
+    "keep": "Keep this fraction of all blocks. Give exactly one of keep, flops, latency and loss.",
+    "flops": "Keep at most this fraction of the operations.",
+    "latency": "Keep at most this fraction of the time of a pass.",
+    "loss": "Take out what this loss on the test part allows.",
+    "method": "What blocks are chosen by: the expansion, or a rival.",
+    "blocks": "Names of the modules that may go; by default all that can.",
     "path": "The directory of a finished run or of experiments, or one saved experiment.",
     "language": "Of the sentences: English or Chinese.",
 }
@@ -114,16 +125,12 @@ class Tools:
         With gates held at their values the output is a sum of terms, one for each number of steps on a path. A share
         says what a depth contributes; it does not say what would be left without it.
         """
-        if samples < 1:
-            raise UsageError(f"samples is {samples}: give at least 1.")
         network, _ = self._load(model, weights, device, dtype)
-        chosen = load(self._folders.data(data), size=size)
-        x, targets = chosen.test_inputs[:samples], chosen.test_targets[:samples]
-        x = x if channels is None else repeat_channels(x, channels)
-        check_input(network, x[:1], model, data)
+        _, test = self._parts(data, size, channels, samples)
+        check_input(network, test[0][:1], model, data)
         result = measure_profile(
             network,
-            (x, targets),
+            test,
             unit=_unit(unit),
             constants=constants,
             output=output,
@@ -173,6 +180,51 @@ class Tools:
         )
         return answers.of_degrees(result)
 
+    def prune(
+        self,
+        model: str,
+        *,
+        keep: float | None = None,
+        flops: float | None = None,
+        latency: float | None = None,
+        loss: float | None = None,
+        method: Literal[
+            "expansion", "block-influence", "angular", "magnitude", "last", "random", "exhaustive"
+        ] = "expansion",
+        blocks: list[str] | None = None,
+        data: str = "digits",
+        weights: str | None = None,
+        output: int | str | None = None,
+        size: int | None = None,
+        channels: int | None = None,
+        samples: int = 1024,
+        dtype: Precision | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> PruneAnswer:
+        """Plan which residual blocks to take out of a model: predicted by frozen gates, then taken out and measured.
+
+        Blocks are chosen on the training part of the data, and losses measured on the test part. Nothing is trained or
+        written; the command `termwise prune` with the same arguments writes the shortened model.
+        """
+        network, _ = self._load(model, weights, device, dtype)
+        train, test = self._parts(data, size, channels, samples)
+        check_input(network, train[0][:1], model, data)
+        plan = shorten(
+            network,
+            train,
+            test=test,
+            keep=keep,
+            flops=flops,
+            latency=latency,
+            loss=loss,
+            method=method,
+            blocks=blocks,
+            output=output,
+            seed=seed,
+        )
+        return answers.of_plan(plan)
+
     def report(self, path: str, *, language: Literal["en", "zh"] = "en") -> ReportAnswer:
         """Read what a finished run, or some experiments, found.
 
@@ -188,6 +240,20 @@ class Tools:
             f"{found}: there is neither a finished run (summary.json) nor the result of an experiment (NAME.termwise). "
             "Give the directory of `termwise train` or of `termwise experiment NAME --directory DIR`."
         )
+
+    def _parts(self, data: str, size: int | None, channels: int | None, samples: int) -> tuple[_Pair, _Pair]:
+        """So many inputs and targets of the training part, and of the test part."""
+        if samples < 1:
+            raise UsageError(f"samples is {samples}: give at least 1.")
+        chosen = load(self._folders.data(data), size=size)
+        train, test = (
+            (x[:samples] if channels is None else repeat_channels(x[:samples], channels), targets[:samples])
+            for x, targets in (
+                (chosen.train_inputs, chosen.train_targets),
+                (chosen.test_inputs, chosen.test_targets),
+            )
+        )
+        return train, test
 
     def _load(self, model: str, weights: str | None, device: str, dtype: Precision | None) -> tuple[Any, torch.device]:
         where = device_of(device)
@@ -217,6 +283,8 @@ def serve(folders: Sequence[str | os.PathLike[str]], *, run_code: bool = False) 
         UsageError: a folder is not there, or the extra is not installed.
     """
     ready = server(Folders(folders, run_code=run_code))
+    # What is imported late must not be found where files are served: `python -m` looks in the working directory first.
+    sys.path[:] = [path for path in sys.path if path and Path(path).resolve() != Path.cwd()]
     # Read when that library is imported, which is when a model first asks for it.
     os.environ["HF_HUB_OFFLINE"] = "1"
     ready.run("stdio")
@@ -235,7 +303,7 @@ def server(folders: Folders) -> Any:
         raise UsageError(f"mcp cannot be imported ({error}). Install it: pip install 'termwise[mcp]'") from error
     tools = Tools(folders)
     turns = CapacityLimiter(1)
-    verbs: list[Callable[..., Any]] = [tools.support, tools.profile, tools.degrees, tools.report]
+    verbs: list[Callable[..., Any]] = [tools.support, tools.profile, tools.degrees, tools.prune, tools.report]
     return MCPServer(
         "termwise",
         version=version("termwise"),
