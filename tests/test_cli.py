@@ -52,6 +52,31 @@ def test_profile_prints_and_saves(here: Path, capsys: pytest.CaptureFixture[str]
     assert str(DepthProfile.load(here / "p.termwise")) in out
 
 
+def test_prune_prints_and_saves(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "deep.py").write_text(
+        "import torch\n"
+        "class Block(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.one, self.two = torch.nn.Linear(12, 12), torch.nn.Linear(12, 12)\n"
+        "    def forward(self, v):\n"
+        "        return v + self.two(self.one(v).relu())\n"
+        "def build():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(Block(), Block(), Block(), torch.nn.Linear(12, 3))\n"
+    )
+    assert run("prune", "deep.py:build", "--data", "d.npz", "--keep", "0.6", "--heal", "3", "--save", "short") == 0
+    told = capsys.readouterr().out
+    assert "keep=0.6: without 1 of 3 blocks" in told and "After healing the loss is" in told
+    assert {path.name for path in (here / "short").iterdir()} == {
+        *("plan.json", "plan.termwise", "model.safetensors", "rebuild.py")
+    }
+    assert run("prune", "deep.py:build", "--data", "d.npz") == 2
+    assert "give exactly one" in capsys.readouterr().err
+    assert run("prune", "model.py:build", "--data", "d.npz", "--keep", "0.6") == 2
+    assert "no residual blocks" in capsys.readouterr().err
+
+
 def test_units_are_blocks_activations_or_modules(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("profile", "model.py:build", "--data", "d.npz", "--unit", "activations") == 0
     assert "unit: activations" in capsys.readouterr().out

@@ -194,7 +194,7 @@ def test_blocks_that_only_add_are_removed_with_all_terms_through_them() -> None:
     for removed, row in zip(corner, rows, strict=True):
         through = sum(moebius[t] for t in moebius if {*t} & {*removed})
         assert torch.allclose(row, whole * 0 + through, rtol=1e-9, atol=1e-11)
-    assert torch.allclose(whole, sum(moebius.values()), rtol=1e-11)
+    assert torch.allclose(whole, whole * 0 + sum(moebius.values()), rtol=1e-11)
 
 
 def test_what_the_last_block_costs_is_predicted_exactly() -> None:
@@ -233,6 +233,45 @@ def test_statistics_are_those_of_the_shortened_network() -> None:
         loss = entropy(expected(data[0]), data[1])
     assert plan.table.rows()[-1]["loss"] == pytest.approx(loss, rel=1e-5)
     assert plan.table.rows()[-1]["loss"] != plan.table.rows()[-1]["measured"]
+
+
+LIBRARIES: dict[str, tuple[str, Callable[[Any], nn.Module], int]] = {
+    "torchvision-resnet": ("torchvision", lambda library: library.models.resnet34(num_classes=4), 4),
+    "torchvision-vit": (
+        "torchvision",
+        lambda library: library.models.VisionTransformer(32, 8, 4, 2, 16, 32, num_classes=4),
+        2,
+    ),
+    "timm-mobilenet": ("timm", lambda library: library.create_model("mobilenetv2_035", num_classes=4), 3),
+    "timm-vit": (
+        "timm",
+        lambda library: library.create_model("vit_tiny_patch16_224", depth=4, img_size=32, num_classes=4),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_networks_of_libraries_become_plain_modules(name: str) -> None:
+    library, build, count = LIBRARIES[name]
+    model = shaken(build(pytest.importorskip(library)))
+    data = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
+    members = find_members(model, data[0][:1])
+    plan = tw.prune(model, data, keep=1 - (count + 0.1) / members.count, calibration=False)
+    blocks = [i for member in members.free if member.name in plan.removed for i in member.blocks]
+    with torch.no_grad(), lesion(model, blocks, example=data[0][:1]):
+        expected = model(data[0])
+    assert len(plan.removed) == count and plan.metadata["identity"]
+    assert torch.allclose(plan.model(data[0]), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert not any(type(module).__module__.startswith("termwise") for module in plan.model.modules())
+
+
+def test_blocks_are_chosen_on_one_part_and_measured_on_another() -> None:
+    model, (x, targets) = resnet(), pairs("resnet", 40)
+    plan = tw.prune(model, (x[:20], targets[:20]), test=(x[20:], targets[20:]), keep=0.6, calibration=False)
+    same = tw.prune(model, (x[:20], targets[:20]), keep=0.6, calibration=False)
+    assert plan.removed == same.removed
+    assert plan.table["loss"][-1] == pytest.approx(entropy(plan.model(x[20:]), targets[20:]), rel=1e-5)
 
 
 def test_members_that_are_called_with_more_are_deleted() -> None:

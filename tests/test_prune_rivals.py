@@ -40,25 +40,31 @@ def images(samples: int = 20) -> tuple[Tensor, Tensor]:
     return torch.randn(samples, 1, 8, 8, generator=g), torch.randint(4, (samples,), generator=g)
 
 
-def streams(model: nn.Module, x: Any, names: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Input and output of each block, (places, features)."""
+def watched(model: nn.Module, names: list[str], run: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Input and output of each block in a run."""
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    by_module = {model.get_submodule(name): name for name in names}
 
-    def rows(v: Tensor) -> np.ndarray:
-        array = v.double().numpy()
-        return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1]) if v.dim() == 4 else array
+    def note(module: nn.Module, args: Any, out: Any) -> None:
+        plain = out if isinstance(out, Tensor) else out[0]
+        found[by_module[module]] = args[0].double().numpy(), plain.double().numpy()
 
-    hooks = [
-        model.get_submodule(name).register_forward_hook(
-            lambda module, args, out, name=name: found.update({name: (rows(args[0]), rows(out))})
-        )
-        for name in names
-    ]
+    hooks = [module.register_forward_hook(note) for module in by_module]
     with torch.no_grad():
-        model(x)
+        run()
     for hook in hooks:
         hook.remove()
     return found
+
+
+def streams(model: nn.Module, x: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Input and output of each block of a ResNet, (places, channels)."""
+    found = watched(model, FREE, lambda: model(x))
+    return {name: (_rows(a), _rows(b)) for name, (a, b) in found.items()}
+
+
+def _rows(v: np.ndarray) -> np.ndarray:
+    return np.moveaxis(v, 1, -1).reshape(-1, v.shape[1])
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -85,13 +91,13 @@ FREE = ["stages.0.0", "stages.0.1", "stages.0.2", "stages.1.1", "stages.1.2", "s
 
 def test_block_influence() -> None:
     model, data = resnet(), images()
-    influence = {name: 1 - cosines(a, b).mean() for name, (a, b) in streams(model, data[0], FREE).items()}
+    influence = {name: 1 - cosines(a, b).mean() for name, (a, b) in streams(model, data[0]).items()}
     assert order("block-influence", model, data) == nested(sorted(FREE, key=influence.__getitem__))
 
 
 def test_angles_of_spans() -> None:
     model, data = resnet(), images()
-    states = streams(model, data[0], FREE)
+    states = streams(model, data[0])
     runs = [FREE[:3], FREE[3:5], FREE[5:]]
 
     def distance(span: tuple[str, ...]) -> float:
@@ -158,20 +164,7 @@ def test_tokens_that_are_padding_do_not_count() -> None:
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     batch = {"input_ids": torch.randint(32, (2, 5)), "attention_mask": mask}
     names = [f"encoder.layer.{i}" for i in range(4)]
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    for name in names:
-        layer = model.get_submodule(name)
-        layer.register_forward_hook(
-            lambda module, args, out, name=name: found.update(
-                {name: (args[0], out if torch.is_tensor(out) else out[0])}
-            )
-        )
-    with torch.no_grad():
-        model(**batch)
-    states = {
-        name: tuple(v.double().numpy() for v in (a, b if torch.is_tensor(b) else b[0]))
-        for name, (a, b) in found.items()
-    }
+    states = watched(model, names, lambda: model(**batch))
     tokens, last = mask.bool().numpy(), np.array([[0, 0, 1, 0, 0], [0, 0, 0, 0, 1]], dtype=bool)
     influence = {name: 1 - cosines(a, b)[tokens].mean() for name, (a, b) in states.items()}
     bench = Bench(model, [batch], output="last_hidden_state")

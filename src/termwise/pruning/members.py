@@ -61,7 +61,7 @@ class Members:
     Attributes:
         free: the members that can go.
         fixed: the name of each that holds a residual branch and stays, and why.
-        largest: numbers in the largest tensor that a module returned for one sample.
+        largest: numbers in the largest tensor that a member, or the network, returned for one sample.
     """
 
     free: tuple[Member, ...]
@@ -107,7 +107,8 @@ def find_members(model: nn.Module, example: Any, *, output: Output = None) -> Me
         last = seen
     fixed |= {name: "it never ran as a module" for name in held if name not in runs}
     samples = max(_samples(example), 1)
-    return Members(tuple(free), fixed, max((seen.size for seen in runs.values()), default=1) // samples + 1)
+    largest = max(series.numel(), *(seen.size for seen in runs.values())) if runs else series.numel()
+    return Members(tuple(free), fixed, -(-largest // samples))
 
 
 def selected(members: Members, names: Sequence[str] | None) -> Members:

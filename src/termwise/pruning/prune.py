@@ -234,9 +234,8 @@ class _Course:
     def settle(self) -> tuple[Any, ...]:
         """Bring the bench to the last step that stands, and say what is out there."""
         gone = self.rows[-1].gone
-        if self.bench.gone != gone:
-            for row in self.rows[1:]:
-                step(self.bench, row.gone)
+        self.bench.take_out(gone)
+        self.bench.reestimate()
         return gone
 
     def table(self) -> Table:
@@ -313,27 +312,31 @@ def _averaged(course: _Course, choose: Method, draws: int) -> Table:
     if draws < 2:
         raise UsageError(f"draws={draws}: an interval over random orders needs at least 2.")
     bench, first = course.bench, course.table()
-    curves = [[(row.before.mean()[0], row.after.mean()[0], row.after.accuracy()) for row in course.rows]]
+    curves = [[_figures(row.before, row.after) for row in course.rows]]
     for draw in range(1, draws):
         bench.take_out(())
         bench.reset()
         curve = curves[0][:1]
         for gone in itertools.islice(choose(bench, course.seed + draw), len(course.rows) - 1):
             before, after = step(bench, gone)
-            after = before if after is None else after
-            curve.append((before.mean()[0], after.mean()[0], after.accuracy()))
+            curve.append(_figures(before, before if after is None else after))
         curves.append(curve)
-    bench.reset()
     columns = {name: first.to_arrow()[name].to_pylist() for name in first.columns}
     for i, name in enumerate(("measured", "loss", "accuracy")):
         if name in columns:
-            values = np.array([[float(row[i]) for row in curve] for curve in curves])[:, 1:]
+            values = np.array([[row[i] for row in curve] for curve in curves])[:, 1:]
             columns[name][1:] = values.mean(axis=0).tolist()
             if name != "accuracy":
                 bounds = [t_interval(column) for column in values.T]
                 for end, side in (("_low", 0), ("_high", 1)):
                     columns[f"{name}{end}"][1:] = [float(bound[side]) for bound in bounds]
     return Table(columns, first.units)
+
+
+def _figures(before: Losses, after: Losses) -> tuple[float, float, float]:
+    """Both losses, and the accuracy (NaN, where there are no classes)."""
+    accuracy = after.accuracy()
+    return float(before.mean()[0]), float(after.mean()[0]), math.nan if accuracy is None else accuracy
 
 
 def _healed(
