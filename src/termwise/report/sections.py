@@ -38,8 +38,10 @@ def closure(run: Run) -> Html:
     """The closure bar: one sentence, every network's worst closure on a logarithmic scale, the limit."""
     worst = max(network.closure for network in run.summary.networks)
     good = worst <= TOLERANCE
-    names = listing([network.name for network in run.summary.networks])
+    names = [network.name for network in run.summary.networks]
     limit = number(TOLERANCE)
+    told = {"count": len(names)} if len(names) > MANY else {"networks": listing(names)}
+    note = say("closure.note.many" if len(names) > MANY else "closure.note", tolerance=limit, **told)
     values = listing([f"{network.name} {number(network.closure)}" for network in run.summary.networks])
     return element(
         "div",
@@ -49,7 +51,7 @@ def closure(run: Run) -> Html:
             say("closure.label", values=values, tolerance=limit),
             say("closure.tolerance", tolerance=limit),
         ),
-        element("p", say("closure.note", networks=names, tolerance=limit), class_="note"),
+        element("p", note, class_="note"),
         class_="closure" if good else "closure bad",
     )
 

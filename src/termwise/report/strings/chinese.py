@@ -61,6 +61,8 @@ CHINESE: dict[str, str] = {
     "closure.bad": "各部分之和与整体相差 {closure}：下面的图不可信。",
     "closure.note": "相对误差 |c + Σ 各项 − 输出| / |输出|，取 {networks} 全部记录中的最大值。"
     "float32 下应低于 {tolerance}。",
+    "closure.note.many": "相对误差 |c + Σ 各项 − 输出| / |输出|，取 {count} 个网络全部记录中的最大值。"
+    "float32 下应低于 {tolerance}。",
     "closure.tolerance": "float32 上限 {tolerance}",
     "closure.label": "闭合误差（对数刻度）：{values}；上限 {tolerance}。",
     # controls

@@ -63,6 +63,8 @@ ENGLISH: dict[str, str] = {
     "closure.bad": "The parts miss the whole by {closure}: do not trust the figures below.",
     "closure.note": "Relative error |c + Σ terms − output| / |output|, the worst of all records of "
     "{networks}. float32 should stay below {tolerance}.",
+    "closure.note.many": "Relative error |c + Σ terms − output| / |output|, the worst of all records of all "
+    "{count} networks. float32 should stay below {tolerance}.",
     "closure.tolerance": "float32 limit {tolerance}",
     "closure.label": "Closure on a logarithmic scale: {values}; limit {tolerance}.",
     # controls
