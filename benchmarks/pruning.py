@@ -120,7 +120,7 @@ def fashion(recipe: Recipe, directory: Path, *, quick: bool) -> Case:
         model = used.train(images.train_inputs, images.train_targets)
         directory.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), path)
-    chosen, measured = (64, 128) if quick else (512, 1000)
+    chosen, measured = (64, 128) if quick else (512, 512)
     return Case(
         recipe.name,
         model.eval(),

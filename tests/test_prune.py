@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 import termwise as tw
 from termwise import nets
 from termwise.causal import lesion
-from termwise.errors import ModelError, TermwiseError, UsageError
+from termwise.errors import DataError, ModelError, TermwiseError, UsageError
 from termwise.pruning import Healing
 from termwise.pruning.frozen import predict, shares
 from termwise.pruning.members import find_members
@@ -446,6 +446,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, dict[str, Any], type[TermwiseEr
     "function": (lambda: lambda x: x, "chain", {"keep": 0.5}, UsageError, "plain nn.Module"),
     "fraction": (chain, "chain", {"keep": 1.5}, UsageError, "a fraction between 0 and 1"),
 }
+
+
+def test_targets_are_there_or_are_not() -> None:
+    x, targets = pairs("chain")
+    with pytest.raises(DataError, match="with all, or with none"):
+        tw.prune(chain(), [(x, targets), x], keep=0.5)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ import termwise as tw
 from termwise import nets
 from termwise.pruning import METHODS
 from termwise.pruning.bench import Bench
+from termwise.pruning.frozen import predict
+from termwise.pruning.members import find_members, without_members
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +150,27 @@ def test_exhaustive_is_greedy_by_what_is_measured() -> None:
         assert found == tuple(sorted(gone))
     plan = tw.prune(model, (x, targets), keep=0.5, method="exhaustive", calibration=False)
     assert plan.table["passes"][-1] == 7 + 6 + 5 + 4
+
+
+def test_the_expansion_looks_at_one_part_after_another() -> None:
+    model, (x, targets) = resnet(), images(200)  # three parts of 64 samples and more
+    gone: list[str] = []
+    looks: list[dict[str, float]] = []
+    for step, found in enumerate(order("expansion", model, (x, targets))):
+        left = [name for name in FREE if name not in gone]
+        part = [(x[step % 3 :: 3], targets[step % 3 :: 3])]
+        with without(model, gone):
+            losses = predict(model, part, [(name,) for name in left]).sets.mean()
+        looks.append(dict(zip(left, losses - losses.mean(), strict=True)))
+        gone.append(min(left, key=lambda name: sum(look[name] for look in looks[-3:])))
+        assert found == tuple(sorted(gone))
+
+
+@contextlib.contextmanager
+def without(model: nn.Module, names: list[str]) -> Iterator[None]:
+    members = [member for member in find_members(model, images(1)[0]).free if member.name in names]
+    with without_members(model, members):
+        yield
 
 
 def test_expansion_costs_half_a_pass_a_block() -> None:

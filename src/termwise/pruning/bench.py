@@ -76,7 +76,10 @@ class Bench:
         self.members = selected(found, blocks)
         self.gone: tuple[Member, ...] = ()
         self._held = {member: self.network.get_submodule(member.name) for member in self.members.free}
-        self.relative = any(targets is None for _, targets in (*pairs, *tests))
+        without = {targets is None for _, targets in (*pairs, *tests)}
+        if len(without) > 1:
+            raise DataError("prune: some batches have targets and others have none. Give them with all, or with none.")
+        self.relative = without == {True}
         self.scale = 1.0
         self.data = self._targeted(pairs)
         self.test = self.data if test is None else self._targeted(tests)
