@@ -61,7 +61,7 @@ def leave():
 
 # Prints every file that Python opens while the tools run, but for those that are installed or are the system's own.
 WATCH = """
-import os, sys, sysconfig
+import os, sys, sysconfig, tempfile
 from termwise.integrations.folders import Folders
 from termwise.integrations.mcp import Tools
 
@@ -77,6 +77,7 @@ def watch(event, arguments):
 
 
 tools = Tools(Folders([inside]))
+tempfile.gettempdir()  # Python tries out a file to find it, once
 sys.addaudithook(watch)
 tools.support("torchvision:resnet18")
 tools.profile("timm:test_resnet", size=32, channels=3, samples=2, weights="w.safetensors")
