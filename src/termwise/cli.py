@@ -262,7 +262,9 @@ def prune(
         Literal["expansion", "block-influence", "angular", "magnitude", "last", "random", "exhaustive"],
         Parameter(help="What blocks are chosen by: the expansion, or a rival."),
     ] = "expansion",
-    blocks: Annotated[list[str] | None, Parameter(help="Modules that may go, one --blocks for each.")] = None,
+    blocks: Annotated[
+        list[str] | None, Parameter(help="Modules that may go, one --blocks for each.", negative=())
+    ] = None,
     heal: Annotated[int, Parameter(help="Then so many updates by the whole network's output.")] = 0,
     data: Data = "digits",
     weights: Weights = None,
