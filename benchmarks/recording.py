@@ -1,6 +1,6 @@
 """What recording costs: time inside the Recorder over the rest of a training.
 
-    python benchmarks/recording.py [--data fashion-mnist:DIR] [--epochs 3] [--probe 128] [--threads 2] [--unlimited]
+    python -m benchmarks.recording [--data fashion-mnist:DIR] [--epochs 3] [--probe 128] [--threads 2] [--unlimited]
                                    [--loop plain | huggingface | lightning]
 
 ResNet-20 is trained on Fashion-MNIST for three epochs with the default schedule and the budget of the bar: 5 % with at
