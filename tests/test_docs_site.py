@@ -229,7 +229,9 @@ def _commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "command"), _commands())
 def test_commands_on_the_pages_are_understood(page: str, command: str) -> None:
-    app.parse_args(shlex.split(command), exit_on_error=False, print_error=False)
+    words = shlex.split(command)
+    function, *_ = app.parse_args(words, exit_on_error=False, print_error=False)
+    assert function.__name__ == words[0]
 
 
 def test_there_are_commands_to_check() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from termwise.pruning import METHODS
 from termwise.pruning.bench import Bench
 from termwise.pruning.frozen import predict
 from termwise.pruning.members import find_members, without_members
+from termwise.pruning.methods import MethodName
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +204,7 @@ def test_tokens_that_are_padding_do_not_count() -> None:
     for count, gone in enumerate(METHODS["angular"](bench, 0), 1):
         i, j = min((span for span in angles if span[1] - span[0] + 1 == count), key=angles.__getitem__)
         assert [member.name for member in gone] == names[i : j + 1]
+
+
+def test_every_method_can_be_named() -> None:
+    assert get_args(MethodName) == tuple(METHODS)

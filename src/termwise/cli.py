@@ -23,6 +23,7 @@ from rich.console import Console
 from termwise.distributed import Group, launched, own_device, require_single, speaks
 from termwise.errors import RunError, TermwiseError, UsageError
 from termwise.models import FORMS, load_model
+from termwise.pruning.methods import MethodName
 from termwise.steps import UNITS
 
 app = App(
@@ -156,7 +157,7 @@ def profile(
 ) -> None:
     """Print which depth does the work in a model of yours; under torchrun, by several processes."""
     from termwise.data import load
-    from termwise.inputs import check_input, repeat_channels
+    from termwise.inputs import check_input, shaped
     from termwise.profile import profile as measure
 
     loading: dict[str, Any] = {"pretrained": pretrained, "trust_remote_code": trust_remote_code}
@@ -164,10 +165,8 @@ def profile(
 
     def prepare() -> tuple[Any, Any]:
         network, _ = _load(model, weights, own_device(device), dtype, lazy_weights=lazy_weights, **loading)
-        chosen = load(data, size=size)
+        chosen = shaped(load(data, size=size), channels)
         inputs, targets = chosen.test_inputs[:samples], chosen.test_targets[:samples]
-        if channels is not None:
-            inputs = repeat_channels(inputs, channels)
         check_input(network, inputs[:1], model, data)
         return network, (inputs, targets)
 
@@ -218,14 +217,12 @@ def degrees(
 
     from termwise.data import load
     from termwise.degree import degrees as measure
-    from termwise.inputs import check_input, repeat_channels
+    from termwise.inputs import check_input, shaped
 
     loading: dict[str, Any] = {"pretrained": pretrained, "trust_remote_code": trust_remote_code, "lazy_weights": False}
     network, _ = _load(model, weights, device, None, **loading)
-    chosen = load(data, size=size)
+    chosen = shaped(load(data, size=size), channels)
     x = torch.cat([chosen.train_inputs, chosen.test_inputs]) if inputs == "real" else chosen.train_inputs
-    if channels is not None:
-        x = repeat_channels(x, channels)
     check_input(network, x[:1], model, data)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -259,8 +256,7 @@ def prune(
     latency: Annotated[float | None, Parameter(help="Keep at most this fraction of the time of a pass.")] = None,
     loss: Annotated[float | None, Parameter(help="Take out what this loss on the test part allows.")] = None,
     method: Annotated[
-        Literal["expansion", "block-influence", "angular", "magnitude", "last", "random", "exhaustive"],
-        Parameter(help="What blocks are chosen by: the expansion, or a rival."),
+        MethodName, Parameter(help="What blocks are chosen by: the expansion, or a rival.")
     ] = "expansion",
     blocks: Annotated[
         list[str] | None, Parameter(help="Modules that may go, one --blocks for each.", negative=())
@@ -281,17 +277,14 @@ def prune(
 ) -> None:
     """Take out the blocks that a model can do without, chosen on the training part, and measured on the test part."""
     from termwise.data import load
-    from termwise.inputs import check_input, repeat_channels
+    from termwise.inputs import check_input, shaped
     from termwise.pruning import Healing
     from termwise.pruning import prune as shorten
 
     loading: dict[str, Any] = {"pretrained": pretrained, "trust_remote_code": trust_remote_code}
     network, _ = _load(model, weights, device, dtype, lazy_weights=False, **loading)
-    chosen = load(data, size=size)
-    parts = [(chosen.train_inputs, chosen.train_targets), (chosen.test_inputs, chosen.test_targets)]
-    if channels is not None:
-        parts = [(repeat_channels(inputs, channels), targets) for inputs, targets in parts]
-    (inputs, targets), test = parts[0], tuple(tensor[:samples] for tensor in parts[1])
+    chosen = shaped(load(data, size=size), channels)
+    inputs, targets = chosen.train_inputs, chosen.train_targets
     check_input(network, inputs[:1], model, data)
     plan = shorten(
         network,
@@ -302,7 +295,7 @@ def prune(
         loss=loss,
         method=method,
         blocks=blocks,
-        test=test,
+        test=(chosen.test_inputs[:samples], chosen.test_targets[:samples]),
         healing=Healing((inputs, targets), steps=heal, seed=seed) if heal else None,
         output=output,
         seed=seed,

@@ -35,6 +35,7 @@ from termwise.records import Record, Table, concatenate, read_record, write_reco
 from termwise.routes import routes
 from termwise.seeds import untouched_random
 from termwise.steps import BLOCKS, Unit
+from termwise.timeline import named
 
 KIND = "ending"
 TABLES = ("lesions", "routes", "tiles", "trends")
@@ -240,6 +241,5 @@ def together(endings: Sequence[tuple[str, Ending]]) -> dict[str, Table]:
     found: dict[str, list[Table]] = {}
     for network, ending in endings:
         for name, table in ending.tables.items():
-            column = [[network] * len(table)]
-            found.setdefault(name, []).append(Table(table.to_arrow().add_column(0, "network", column)))
+            found.setdefault(name, []).append(named(table, network))
     return {name: concatenate(tables) for name, tables in found.items()}

@@ -6,6 +6,7 @@ as it or its library tells, then goes into the message.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from termwise.data import DataSet
 from termwise.errors import DataError, ModelError, TermwiseError, UsageError
 from termwise.pinning import home, pinned
 
@@ -52,6 +54,18 @@ def place(model: Any, device: torch.device) -> Any:
     if device.type != "cpu":
         raise ModelError(f"--device {device}: a {type(model).__name__} cannot be moved there; return an nn.Module.")
     return model
+
+
+def shaped(data: DataSet, channels: int | None) -> DataSet:
+    """The data set with the one channel of its grey images repeated so often; None: as they come.
+
+    Raises:
+        UsageError: the inputs are no such images.
+    """
+    if channels is None:
+        return data
+    parts = {part: repeat_channels(getattr(data, part), channels) for part in ("train_inputs", "test_inputs")}
+    return dataclasses.replace(data, **parts)
 
 
 def repeat_channels(images: Tensor, channels: int) -> Tensor:

@@ -6,7 +6,6 @@ one traced from its checkpoints stand beside each other, number by number.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Collection
@@ -19,7 +18,7 @@ from torch import nn
 from termwise.data import DataSet, load
 from termwise.ending import Ending, measure_ending
 from termwise.errors import ModelError, UsageError
-from termwise.inputs import check_input, repeat_channels
+from termwise.inputs import check_input, shaped
 from termwise.loop import threads
 from termwise.models import load_model
 from termwise.nets.names import parse
@@ -94,7 +93,7 @@ def run_trace(
     """
     with threads(config.threads):
         found = load(config.data, size=config.size) if data is None else data
-        inputs = draw_inputs(_shaped(found, config), config.recording)
+        inputs = draw_inputs(shaped(found, config.channels), config.recording)
         model = _model(config.model, inputs.data)
         check_input(model, inputs.probe[0][:1], config.model, config.data)
         require_fit(model, checkpoints)
@@ -139,13 +138,6 @@ def _ending(
         path=path,
         **config.recording.ending(),
     )
-
-
-def _shaped(data: DataSet, config: TraceConfig) -> DataSet:
-    if config.channels is None:
-        return data
-    parts = {part: repeat_channels(getattr(data, part), config.channels) for part in ("train_inputs", "test_inputs")}
-    return dataclasses.replace(data, **parts)
 
 
 def _model(spec: str, data: DataSet) -> nn.Module:

@@ -10,17 +10,10 @@ Records are kept in the Trainer's output directory, and a training that is resum
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from termwise.errors import UsageError
-from termwise.integrations.late import Late
-from termwise.integrations.sinks import Sink
-from termwise.integrations.watch import Options, Watch
-from termwise.timeline import Timeline
+from termwise.integrations.callback import WatchCallback
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -28,7 +21,7 @@ else:
     TrainerCallback = object
 
 
-class TermwiseCallback(Late, TrainerCallback):
+class TermwiseCallback(WatchCallback, TrainerCallback):
     """A `transformers.TrainerCallback` that records the depth expansion of the model while it is trained.
 
     What fails while recording is a warning, once, and the training goes on.  Of several processes the first records.
@@ -47,31 +40,14 @@ class TermwiseCallback(Late, TrainerCallback):
         UsageError: when an option is unknown, the probe is no pair, or transformers is not installed.
     """
 
-    def __init__(
-        self,
-        probe: tuple[Tensor, Tensor],
-        *,
-        directory: str | os.PathLike[str] | None = None,
-        module: str = "",
-        sinks: Sequence[Sink] = (),
-        strict: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        self._watch = Watch(probe, directory=directory, module=module, sinks=sinks, strict=strict, **options)
-
     @classmethod
     def bases(cls) -> tuple[type, ...]:
-        """See `Late`."""
+        """See `WatchCallback`."""
         try:
             from transformers import TrainerCallback
         except ImportError as error:
             raise UsageError(f"{error}. Install it: pip install 'termwise[huggingface]'") from error
         return (TrainerCallback,)
-
-    @property
-    def timeline(self) -> Timeline:
-        """Everything on record so far; see `termwise.integrations.watch.Watch`."""
-        return self._watch.timeline
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the model before the first update of this call of train()."""

@@ -12,18 +12,13 @@ that is resumed with `ckpt_path=` goes on with them.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from termwise.errors import UsageError
-from termwise.integrations.late import Late
-from termwise.integrations.sinks import Sink
-from termwise.integrations.watch import Options, Watch
-from termwise.timeline import Timeline
+from termwise.integrations.callback import WatchCallback
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -33,7 +28,7 @@ else:
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 
-class TermwiseCallback(Late, Callback):
+class TermwiseCallback(WatchCallback, Callback):
     """A Lightning callback that records the depth expansion of the module while it is trained.
 
     What fails while recording is a warning, once, and the training goes on.  Of several processes the first records.
@@ -52,22 +47,9 @@ class TermwiseCallback(Late, Callback):
         UsageError: when an option is unknown, the probe is no pair, or Lightning is not installed.
     """
 
-    def __init__(
-        self,
-        probe: tuple[Tensor, Tensor],
-        *,
-        directory: str | os.PathLike[str] | None = None,
-        module: str = "",
-        sinks: Sequence[Sink] = (),
-        strict: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        self._watch = Watch(probe, directory=directory, module=module, sinks=sinks, strict=strict, **options)
-        self._loss: dict[str, Any] = {}
-
     @classmethod
     def bases(cls) -> tuple[type, ...]:
-        """See `Late`: of the package that the Trainer comes from; where both are there, a callback of both."""
+        """See `WatchCallback`: of the package that the Trainer comes from; where both are there, a callback of both."""
         there = [name for name in _PACKAGES if name in sys.modules]
         for name in () if there else _PACKAGES:
             try:
@@ -79,11 +61,6 @@ class TermwiseCallback(Late, Callback):
         if not there:
             raise UsageError("Lightning is not installed. Install it: pip install 'termwise[lightning]'")
         return tuple(dict.fromkeys(sys.modules[name].Callback for name in there))
-
-    @property
-    def timeline(self) -> Timeline:
-        """Everything on record so far; see `termwise.integrations.watch.Watch`."""
-        return self._watch.timeline
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Record the module before the first update of this call of fit()."""

@@ -26,16 +26,17 @@ from torch import Tensor
 
 from termwise.data import load
 from termwise.degree import degrees as measure_degrees
-from termwise.errors import RecordError, TermwiseError, UsageError
-from termwise.inputs import check_input, device_of, example, place, repeat_channels
+from termwise.errors import TermwiseError, UsageError
+from termwise.inputs import check_input, device_of, example, place, shaped
 from termwise.integrations import answers
 from termwise.integrations.answers import DegreesAnswer, ProfileAnswer, PruneAnswer, ReportAnswer, SupportAnswer
 from termwise.integrations.folders import Folders
 from termwise.models import load_model
 from termwise.profile import profile as measure_profile
 from termwise.pruning import prune as shorten
-from termwise.report.reading import read_run
-from termwise.report.results import has_results, read_results
+from termwise.pruning.methods import MethodName
+from termwise.report.reading import Run
+from termwise.report.results import read_saved
 from termwise.steps import UNITS
 from termwise.support import support as ask
 
@@ -162,9 +163,8 @@ class Tools:
         A degree belongs to a function and a distribution of inputs: another distribution gives another spectrum.
         """
         network, _ = self._load(model, weights, device, None)
-        chosen = load(self._folders.data(data), size=size)
+        chosen = shaped(load(self._folders.data(data), size=size), channels)
         x = torch.cat([chosen.train_inputs, chosen.test_inputs]) if inputs == "real" else chosen.train_inputs
-        x = x if channels is None else repeat_channels(x, channels)
         check_input(network, x[:1], model, data)
         result = measure_degrees(
             network,
@@ -188,9 +188,7 @@ class Tools:
         flops: float | None = None,
         latency: float | None = None,
         loss: float | None = None,
-        method: Literal[
-            "expansion", "block-influence", "angular", "magnitude", "last", "random", "exhaustive"
-        ] = "expansion",
+        method: MethodName = "expansion",
         blocks: list[str] | None = None,
         data: str = "digits",
         weights: str | None = None,
@@ -231,29 +229,18 @@ class Tools:
         Answers with the verdict, the titles of the figures (findings computed from the data), closures of a run's
         networks, and what experiments found beside what was expected. The seed of a single run decides no claim.
         """
-        found = self._folders.folder(path)
-        if (found / "summary.json").exists():
-            return answers.of_run(read_run(found), language)
-        if found.is_file() or has_results(found):
-            return answers.of_experiments(read_results(found), language)
-        raise RecordError(
-            f"{found}: there is neither a finished run (summary.json) nor the result of an experiment (NAME.termwise). "
-            "Give the directory of `termwise train` or of `termwise experiment NAME --directory DIR`."
-        )
+        found = read_saved(self._folders.folder(path))
+        if isinstance(found, Run):
+            return answers.of_run(found, language)
+        return answers.of_experiments(found, language)
 
     def _parts(self, data: str, size: int | None, channels: int | None, samples: int) -> tuple[_Pair, _Pair]:
         """So many inputs and targets of the training part, and of the test part."""
         if samples < 1:
             raise UsageError(f"samples is {samples}: give at least 1.")
-        chosen = load(self._folders.data(data), size=size)
-        train, test = (
-            (x[:samples] if channels is None else repeat_channels(x[:samples], channels), targets[:samples])
-            for x, targets in (
-                (chosen.train_inputs, chosen.train_targets),
-                (chosen.test_inputs, chosen.test_targets),
-            )
-        )
-        return train, test
+        chosen = shaped(load(self._folders.data(data), size=size), channels)
+        train = chosen.train_inputs[:samples], chosen.train_targets[:samples]
+        return train, (chosen.test_inputs[:samples], chosen.test_targets[:samples])
 
     def _load(self, model: str, weights: str | None, device: str, dtype: Precision | None) -> tuple[Any, torch.device]:
         where = device_of(device)

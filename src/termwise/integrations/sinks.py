@@ -53,6 +53,9 @@ class Sinks:
     Args:
         sinks: to be told.
         strict: let what fails end the training.
+
+    Attributes:
+        told: those that have not failed, and are not closed.
     """
 
     def __init__(self, sinks: Sequence[Sink], strict: bool) -> None:
@@ -61,7 +64,7 @@ class Sinks:
 
     def begin(self) -> None:
         """A training begins: all are to be told."""
-        self._told = list(self._all)
+        self.told = list(self._all)
 
     def record(self, moment: Moment) -> None:
         """Tell the numbers of a record."""
@@ -71,7 +74,7 @@ class Sinks:
 
     def finish(self, timeline: Timeline) -> None:
         """Give picture and tables, and close."""
-        if not self._told:
+        if not self.told:
             return
         with tempfile.TemporaryDirectory() as folder:
             for name, table in {"spectrum": timeline.spectrum, "steps": timeline.table}.items():
@@ -82,7 +85,7 @@ class Sinks:
             if picture is not None:
                 self._each(lambda sink: sink.picture(timeline.steps[-1], picture))
             self._each(lambda sink: sink.close())
-        self._told = []
+        self.told = []
 
     def _drawn(self, timeline: Timeline, path: Path) -> Path | None:
         from termwise.figures import heat_map, save
@@ -94,13 +97,13 @@ class Sinks:
             return None
 
     def _each(self, tell: Callable[[Sink], None]) -> None:
-        for sink in list(self._told):
+        for sink in list(self.told):
             try:
                 tell(sink)
             except Exception as error:
                 if self._strict:
                     raise
-                self._told.remove(sink)
+                self.told.remove(sink)
                 _log.warning(
                     "%s is told no more, and the training goes on: %s: %s. The records themselves are kept.",
                     *(type(sink).__name__, type(error).__name__, first_line(error)),

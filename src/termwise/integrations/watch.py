@@ -184,8 +184,9 @@ class Watch:
 
     def _tell(self, step: int) -> None:
         """Tell the sinks of the record that was made."""
-        (moment,) = (moment for moment in self.timeline.moments if moment.step == step)
-        self._sinks.record(moment)
+        if self._sinks.told:
+            (moment,) = (moment for moment in self.timeline.moments if moment.step == step)
+            self._sinks.record(moment)
 
     @contextlib.contextmanager
     def _guarded(self, step: int) -> Iterator[None]:

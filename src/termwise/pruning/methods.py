@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from termwise.pruning.bench import Bench
 from termwise.pruning.members import Member
 
 Method = Callable[[Bench, int], Iterator[tuple[Member, ...]]]
+MethodName = Literal["expansion", "block-influence", "angular", "magnitude", "last", "random", "exhaustive"]
 
 PARTS, FEWEST, LOOKS = 8, 64, 4
 """A look is at one of 8 parts of the data, at each step at the next, or of fewer that have 64 samples each; the last 4
@@ -128,7 +129,7 @@ def random(bench: Bench, seed: int) -> Iterator[tuple[Member, ...]]:
     yield from _in_order([bench.members.free[i] for i in order])
 
 
-METHODS: dict[str, Method] = {
+METHODS: Mapping[str, Method] = {
     "expansion": expansion,
     "block-influence": block_influence,
     "angular": angular,

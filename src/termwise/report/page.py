@@ -20,7 +20,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from termwise.errors import RecordError, UsageError
+from termwise.errors import UsageError
 from termwise.records import write_atomically
 from termwise.report import sections
 from termwise.report.charts import Figure, Shown, column_name
@@ -29,8 +29,8 @@ from termwise.report.conclusion import conclusion
 from termwise.report.experiments import experiments_page
 from termwise.report.figures import build_figures
 from termwise.report.markup import Html, element, escape, join, slug
-from termwise.report.reading import Columns, Run, read_run
-from termwise.report.results import Study, has_results, read_results
+from termwise.report.reading import Columns, Run
+from termwise.report.results import Study, read_saved
 from termwise.report.strings import LANGUAGES, listing, saved_in, say, sentences, speaking
 from termwise.report.tables import build_tables
 
@@ -102,14 +102,8 @@ def write_comparison(directories: Sequence[Path | str], destination: Path | str,
 
 
 def _page(place: Path, language: str) -> str:
-    if (place / "summary.json").exists():
-        return _of_run(read_run(place), language)
-    if place.is_file() or has_results(place):
-        return _of_experiments(read_results(place), language)
-    raise RecordError(
-        f"{place}: there is neither a finished run (summary.json) nor the result of an experiment (NAME.termwise) in "
-        "it. Give the directory of `termwise train` or of `termwise experiment NAME --directory DIR`."
-    )
+    found = read_saved(place)
+    return _of_run(found, language) if isinstance(found, Run) else _of_experiments(found, language)
 
 
 def _of_run(run: Run, language: str) -> str:
@@ -203,7 +197,7 @@ def _document(
             }
             words = {"lang": each, "data_language": each, "aria_pressed": str(each == language).lower()}
             switch.append(element("button", say("language.name"), type_="button", **words))
-    style = _asset("page.css")
+    style, licences = _asset("page.css"), [_asset("vendor", name) for name in LICENCES]
     scripts = [*(_asset("vendor", name) for name in VENDORED), _asset("page.js")]
     return Template(_asset("template.html")).substitute(
         language=language,
@@ -215,14 +209,10 @@ def _document(
         shown=element("div", bodies.pop(language), id_="page"),
         # Of what is in a template nothing is there until the script takes it: no id is there twice.
         others=join([element("template", body, lang=each) for each, body in bodies.items()]),
-        licences=sections.licences(drawn[language]["strings"]["licences"], map(_licence, LICENCES)),
+        licences=sections.licences(drawn[language]["strings"]["licences"], licences),
         payload=_embed({**shared, "tables": _packed(shared["tables"]), "languages": drawn}),
         scripts=join([element("script", Html(script)) for script in scripts]),
     )
-
-
-def _licence(name: str) -> str:
-    return _asset("vendor", name)
 
 
 def _in(language: str, unit: str, contents: Callable[[], _Contents]) -> _Contents:

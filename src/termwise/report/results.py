@@ -18,6 +18,7 @@ from termwise.charts import Axis, Chart, Plot
 from termwise.errors import RecordError
 from termwise.experiments import NAMES, VERDICT, Result
 from termwise.records import Table, record_kind
+from termwise.report.reading import Run, read_run
 
 FOUND = ("quantity", "found", "low", "high", "expected", "verdict")
 VERDICTS = ("holds", "fails", "undecided")
@@ -55,6 +56,22 @@ class Study:
     def claims(self) -> list[Row]:
         """The quantities of which something was expected."""
         return [row for row in self.found if row["expected"]]
+
+
+def read_saved(place: Path) -> Run | list[Study]:
+    """What lies in a place: a finished run, or the saved experiments of a directory or a file.
+
+    Raises:
+        RecordError: there is neither, or it cannot be read.
+    """
+    if (place / "summary.json").exists():
+        return read_run(place)
+    if place.is_file() or has_results(place):
+        return read_results(place)
+    raise RecordError(
+        f"{place}: there is neither a finished run (summary.json) nor the result of an experiment (NAME.termwise) in "
+        "it. Give the directory of `termwise train` or of `termwise experiment NAME --directory DIR`."
+    )
 
 
 def has_results(directory: Path) -> bool:

@@ -79,7 +79,7 @@ def _gauge(run: Run, label: str, limit: str) -> Html:
 
 def verdict(text: str, names: Sequence[str]) -> Html:
     """The sentence that a page begins with: its intervals are there, and do not stand in the way."""
-    interval = r"\[[^\[\]]{1,40}\]"
+    interval = r"\[[-−.,\d ]+\]"  # numbers alone: what else is in brackets may be markup
     return Html(re.sub(interval, lambda found: element("small", Html(found[0])), unbroken(text, names)))
 
 
