@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from termwise.report.strings import fixed, percent, say, signed
+from termwise.report.strings import clauses, fixed, listing, percent, say, signed
 
 Ends = tuple[float | None, float | None]
 Move = Literal["falls", "rises", "stays"]
+MANY = 3  # networks: beyond, a title counts them
 
 
 def ends(row: Mapping[str, Any], name: str) -> Ends:
@@ -52,3 +53,16 @@ def share_between(row: Mapping[str, Any], name: str) -> str:
     places = 0 if high - low >= 0.01 else 1
     value_, low_, high_ = (signed(f"{100 * end:.{places}f}") for end in (row[name], low, high))
     return say("interval.percent", value=value_, low=low_, high=high_)
+
+
+def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:
+    """One clause for each kind of move, (kind, first, last, network): its networks listed, or many of them counted."""
+    said = []
+    for kind in dict.fromkeys(kind for kind, *_ in moves):
+        if len(moves) > MANY:
+            said.append(say(f"{prefix}.{kind}.count", count=sum(k == kind for k, *_ in moves), all=len(moves)))
+            continue
+        key = "move.end" if kind == "stays" else "move.ends"
+        own = [say(key, first=first, last=last, network=name) for k, first, last, name in moves if k == kind]
+        said.append(say(f"{prefix}.{kind}", ends=listing(own)))
+    return clauses(said)

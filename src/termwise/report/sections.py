@@ -12,7 +12,7 @@ from termwise.credit import CONVERGED
 from termwise.expand import CLOSURE
 from termwise.records import NetworkSummary, RunSummary
 from termwise.report.charts import Figure, Panel
-from termwise.report.figures.common import MANY
+from termwise.report.intervals import MANY
 from termwise.report.markup import Html, element, escape, join
 from termwise.report.palette import stops
 from termwise.report.reading import Run

@@ -16,7 +16,7 @@ from termwise.degree.spectrum import LADDER, DegreeSpectrum
 from termwise.degree.tiles import DepthDegrees, beyond
 from termwise.deletion import Curve
 from termwise.profile import DepthProfile
-from termwise.report.intervals import between, direction, ends, share_between, trend
+from termwise.report.intervals import between, direction, ends, moved, share_between, trend
 from termwise.report.strings import fixed, listing, say, signed, word
 from termwise.report.tables import degree_label
 from termwise.timeline import Timeline
@@ -94,15 +94,12 @@ def mean_depth(timeline: Timeline) -> str:
 
 def mean_depths(timelines: Mapping[str, Timeline]) -> str:
     """How the mean path length of each network moves."""
-    clauses: dict[str, list[str]] = {}
+    moves = []
     for name, timeline in timelines.items():
         first, last = _ends(timeline)
         kind = trend(ends(first, "mean_depth"), ends(last, "mean_depth"))
-        shown = {"first": fixed(first["mean_depth"], 1), "last": fixed(last["mean_depth"], 1)}
-        key = "move.end" if kind == "stays" else "move.ends"
-        clauses.setdefault(kind, []).append(say(key, network=name, **shown))
-    moves = [say(f"mean.{kind}", ends=listing(said)) for kind, said in clauses.items()]
-    return say("mean.title", moves=listing(moves))
+        moves.append((kind, fixed(first["mean_depth"], 1), fixed(last["mean_depth"], 1), name))
+    return say("mean.title", moves=moved("mean", moves))
 
 
 def mean_depth_of_seeds(timelines: Sequence[Timeline]) -> str:

@@ -1,8 +1,4 @@
-"""What the figures share: rows of a table, the networks' names, the words for what moved, the table behind a figure.
-
-A title claims a change only when the intervals of the first and the last record do not overlap (or, for a
-median depth, when it moved by at least one layer); otherwise it says that there is nothing to see.
-"""
+"""What the figures share: rows of a table, the networks' names, the table behind a figure."""
 
 from __future__ import annotations
 
@@ -10,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from termwise.report.charts import Shown
+from termwise.report.intervals import MANY
 from termwise.report.reading import Columns, Run
-from termwise.report.strings import clauses, listing, say, word
+from termwise.report.strings import listing, say, word
 from termwise.report.tables import Tables
 
 Row = dict[str, Any]
-MANY = 3  # networks: beyond, a title counts them
 
 
 def rows(table: Columns, **where: object) -> list[Row]:
@@ -43,19 +39,6 @@ def path_ends(run: Run, tables: Tables) -> tuple[int, int]:
     """The shortest and the longest path from the input in the networks of `split`."""
     depths = [row["depth"] for index in split(run) for row in rows(tables.paths, network=index)]
     return min(depths), max(depths)
-
-
-def moved(prefix: str, moves: list[tuple[str, str, str, str]]) -> str:
-    """One clause for each kind of move, (kind, first, last, network): its networks listed, or many of them counted."""
-    said = []
-    for kind in dict.fromkeys(kind for kind, *_ in moves):
-        if len(moves) > MANY:
-            said.append(say(f"{prefix}.{kind}.count", count=sum(k == kind for k, *_ in moves), all=len(moves)))
-            continue
-        key = "move.end" if kind == "stays" else "move.ends"
-        ends = [say(key, first=first, last=last, network=name) for k, first, last, name in moves if k == kind]
-        said.append(say(f"{prefix}.{kind}", ends=listing(ends)))
-    return clauses(said)
 
 
 def warnings(kinds: Iterable[str]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from termwise.report.charts import Figure, Panel, Spec, complete, equal, gap, lit, step_x, target, tooltip, y_axis
-from termwise.report.figures.common import Row, behind, moved, names, rows, warnings
-from termwise.report.intervals import between, ends, share_between, trend
+from termwise.report.figures.common import Row, behind, names, rows, warnings
+from termwise.report.intervals import between, ends, moved, share_between, trend
 from termwise.report.reading import MEAN_DEGREE, Columns, Run
 from termwise.report.strings import integer, listing, percent, prose, say
 from termwise.report.tables import Tables, rounded

@@ -16,8 +16,8 @@ from termwise.report.charts import (
     tooltip,
     y_axis,
 )
-from termwise.report.figures.common import behind, moved, names, rows
-from termwise.report.intervals import direction
+from termwise.report.figures.common import behind, names, rows
+from termwise.report.intervals import direction, moved
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, number, say
 from termwise.report.tables import Tables, rounded

@@ -12,7 +12,8 @@ from itertools import pairwise
 
 from termwise.credit import CONVERGED
 from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, gap, lit, step_x, tooltip, y_axis
-from termwise.report.figures.common import MANY, behind, names, rows, split
+from termwise.report.figures.common import behind, names, rows, split
+from termwise.report.intervals import MANY
 from termwise.report.reading import Columns, Run
 from termwise.report.strings import clauses, fixed, integer, listing, number, percent, prose, say, signed
 from termwise.report.tables import Tables, rounded

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from termwise.report.charts import Figure, Panel, Spec, column_name, complete, equal, tooltip, y_axis
-from termwise.report.figures.common import MANY, Row, behind, names
+from termwise.report.figures.common import Row, behind, names
+from termwise.report.intervals import MANY
 from termwise.report.reading import Run
 from termwise.report.strings import clauses, fixed, in_percent, listing, say
 from termwise.report.tables import Tables, rounded

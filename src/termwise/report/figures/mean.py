@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from termwise.report.charts import Figure, Panel, Spec, complete, gap, lit, step_x, target, tooltip, y_axis
-from termwise.report.figures.common import behind, moved, names, rows
-from termwise.report.intervals import trend
+from termwise.report.figures.common import behind, names, rows
+from termwise.report.intervals import moved, trend
 from termwise.report.reading import Run
 from termwise.report.strings import fixed, integer, prose, say
 from termwise.report.tables import Tables, rounded

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from termwise.report.charts import Figure, Panel, Spec, complete, depth_ticks, equal, lit, tooltip, y_axis
-from termwise.report.figures.common import Row, behind, moved, names, path_ends, rows, split
+from termwise.report.figures.common import Row, behind, names, path_ends, rows, split
+from termwise.report.intervals import moved
 from termwise.report.reading import Run
 from termwise.report.strings import clauses, compact, fixed, integer, number, prose, say
 from termwise.report.tables import Tables, rounded

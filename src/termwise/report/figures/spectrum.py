@@ -17,7 +17,8 @@ from termwise.report.charts import (
     tooltip,
     y_axis,
 )
-from termwise.report.figures.common import MANY, Row, behind, names, rows
+from termwise.report.figures.common import Row, behind, names, rows
+from termwise.report.intervals import MANY
 from termwise.report.reading import Run
 from termwise.report.strings import clauses, fixed, integer, listing, number, percent, say
 from termwise.report.tables import Tables, rounded

@@ -24,7 +24,8 @@ from termwise.report.charts import (
     tooltip,
     y_axis,
 )
-from termwise.report.figures.common import MANY, Row, names, path_ends, rows, split
+from termwise.report.figures.common import Row, names, path_ends, rows, split
+from termwise.report.intervals import MANY
 from termwise.report.reading import Run
 from termwise.report.strings import clauses, fixed, integer, listing, number, say
 from termwise.report.tables import Tables, rounded

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from termwise.report.charts import Figure, Shown
-from termwise.report.figures.common import MANY, Row, names, rows
+from termwise.report.figures.common import Row, names, rows
+from termwise.report.intervals import MANY
 from termwise.report.markup import Html, element
 from termwise.report.reading import Run
 from termwise.report.strings import clauses, in_percent, integer, listing, percent, prose, say
