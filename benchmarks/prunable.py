@@ -137,7 +137,7 @@ def fashion(recipe: Recipe, directory: Path, seed: int, *, quick: bool) -> Case:
         model = used.train(images.train_inputs, images.train_targets, seed)
         directory.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), path)
-    chosen, measured = (64, 128) if quick else (512, 1024)
+    chosen, measured = (64, 128) if quick else (2048, 1024)
     return Case(
         recipe.name if not seed else f"{recipe.name}, seed {seed}",
         model.eval(),
@@ -151,15 +151,18 @@ def fashion(recipe: Recipe, directory: Path, seed: int, *, quick: bool) -> Case:
 # Sentences.
 
 WORDS = {
-    "who": "the teacher, my neighbour, a young doctor, the captain, our guide, "
-    "a farmer, the painter, his sister, an engineer",
-    "food": "bread, soup, rice, apples, cheese, fish, tomatoes, honey, chocolate",
-    "place": "London, the mountains, the harbour, Berlin, the village, the desert, the airport, Brazil, the old town",
-    "thing": "a bicycle, a guitar, a telescope, a laptop, a winter coat, a camera, a sofa, a wooden boat, a lamp",
-    "animal": "dog, horse, parrot, cat, tortoise, sheep, rabbit, fox, donkey",
-    "when": "yesterday, in the morning, last winter, on Sunday, before dawn, "
-    "in spring, after work, at noon, every week",
-    "topic": "history, chemistry, music, the climate, football, grammar, astronomy, taxes, medicine",
+    "who": "the teacher, my neighbour, a young doctor, the captain, our guide, a farmer, "
+    "the painter, his sister, an engineer, the old king, a tired nurse, their lawyer",
+    "food": "bread, soup, rice, apples, cheese, fish, tomatoes, honey, chocolate, garlic, beef, pancakes",
+    "place": "London, the mountains, the harbour, Berlin, the village, the desert, "
+    "the airport, Brazil, the old town, Siberia, the suburbs, the island",
+    "thing": "a bicycle, a guitar, a telescope, a laptop, a winter coat, a camera, a sofa, "
+    "a wooden boat, a lamp, a diamond ring, a tent, a clock",
+    "animal": "dog, horse, parrot, cat, tortoise, sheep, rabbit, fox, donkey, goose, hamster, wolf",
+    "when": "yesterday, in the morning, last winter, on Sunday, before dawn, in spring, "
+    "after work, at noon, every week, during the war, for years, on Friday night",
+    "topic": "history, chemistry, music, the climate, football, grammar, astronomy, taxes, "
+    "medicine, religion, chess, fashion",
 }
 CHOSEN_ON = (
     "{who} bought {thing} in {place} {when}.",
@@ -170,6 +173,14 @@ CHOSEN_ON = (
     "Students from {place} asked about {topic}.",
     "{who} repaired {thing} and went home.",
     "Nobody in {place} sells {food} any more.",
+    "Is it true that {who} knows nothing about {topic}?",
+    "{thing} costs more in {place} than {food} does here.",
+    "They found a {animal} sleeping under {thing}.",
+    "{who} dreamed of a {animal} {when}.",
+    "The lecture on {topic} will be held {when}.",
+    "Please bring {thing} and some {food}.",
+    "In {place} the {animal} is a holy animal.",
+    "{who} wrote a long letter about {topic} and {food}.",
 )
 MEASURED_ON = (
     "Why did {who} leave {place} {when}?",
@@ -206,7 +217,7 @@ def minilm(*, quick: bool) -> Case:
         found = tokenizer(sentences(patterns, count), padding=True, return_tensors="pt")
         return [{name: found[name] for name in ("input_ids", "attention_mask")}]
 
-    chosen, measured = (64, 64) if quick else (512, 256)
+    chosen, measured = (64, 64) if quick else (2048, 256)
     data, test = tokens(CHOSEN_ON, chosen), tokens(MEASURED_ON, measured)
     return Case("MiniLM-L6", network, data, test, Kept("similarity", similarity))
 
@@ -265,7 +276,7 @@ def efficientnet(*, quick: bool) -> Case:
             return pixels, torch.cat([network(part).argmax(dim=-1) for part in pixels.split(32)])
 
     chosen, measured = photographs()
-    data, test = decided(chosen, 2 if quick else 112), decided(measured, 2 if quick else 48)
+    data, test = decided(chosen, 2 if quick else 128), decided(measured, 2 if quick else 48)
     return Case("EfficientNet-Lite0", network, data, test, Kept("agreement", accuracy))
 
 

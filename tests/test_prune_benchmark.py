@@ -147,8 +147,8 @@ def test_similarity_is_spearmans_of_cosines() -> None:
 
 
 def test_sentences_are_different_and_of_other_patterns() -> None:
-    chosen, measured = sentences(CHOSEN_ON, 512), sentences(MEASURED_ON, 256)
-    assert (len(set(chosen)), len(set(measured))) == (512, 256)
+    chosen, measured = sentences(CHOSEN_ON, 2048), sentences(MEASURED_ON, 256)
+    assert (len(set(chosen)), len(set(measured))) == (2048, 256)
     assert not set(chosen) & set(measured)
     assert not set(CHOSEN_ON) & set(MEASURED_ON)
     assert all("{" not in sentence for sentence in chosen + measured)

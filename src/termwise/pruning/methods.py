@@ -4,8 +4,7 @@ A method is a generator: asked for the next step it says which members are to be
 estimates batch-norm statistics anew, and asks again.
 
     expansion         the member whose removal costs least by frozen gates (`termwise.pruning.frozen`) in the network as
-                      it is by then; of large data on one of their parts, at each step on the next, and the
-                      mean of the last looks decides
+                      it is by then; of large data on one of their parts, at each step on the next
     block-influence   1 - E cos(input, output) of a member, least first: X. Men et al. 2024 (arXiv 2403.03853), eq. 1
     angular           the span of n members that follow each other with the least (1 / pi) E arccos cos(input of the
                       first, output of the last): A. Gromov et al. 2024 (arXiv 2403.17887), section 3.2.  In a network
@@ -39,22 +38,18 @@ from termwise.pruning.members import Member
 Method = Callable[[Bench, int], Iterator[tuple[Member, ...]]]
 MethodName = Literal["expansion", "block-influence", "angular", "magnitude", "last", "random", "exhaustive"]
 
-PARTS, FEWEST, LOOKS = 8, 64, 4
-"""A look is at one of 8 parts of the data, at each step at the next, or of fewer that have 64 samples each; the last 4
-looks count alike, for the network changes less from step to step than these parts differ."""
+PARTS, FEWEST = 8, 256
+"""A look is at one of 8 parts of the data, or of fewer, so that each has 256 samples: by less, blocks are mistaken for
+each other.  Earlier looks do not count: they were at another network."""
 
 
 def expansion(bench: Bench, seed: int) -> Iterator[tuple[Member, ...]]:
     """By the predicted loss."""
     samples = sum(len(targets) for _, targets in bench.data)
     parts = max(1, min(PARTS, samples // FEWEST))
-    looks: list[dict[Member, float]] = []
     while bench.left:
-        members = bench.left
-        losses = bench.predicted(members, len(bench.gone), parts)
-        looks.append(dict(zip(members, (losses - losses.mean()).tolist(), strict=True)))
-        recent = looks[-min(LOOKS, parts) :]
-        yield *bench.gone, min(members, key=lambda member: sum(look[member] for look in recent))
+        losses = bench.predicted(bench.left, len(bench.gone), parts)
+        yield *bench.gone, bench.left[int(np.argmin(losses))]
 
 
 def exhaustive(bench: Bench, seed: int) -> Iterator[tuple[Member, ...]]:
