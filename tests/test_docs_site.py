@@ -188,7 +188,7 @@ def test_blocks_print_exactly_what_the_page_says(name: str) -> None:
         assert block.found == (block.shown or ""), block.code
 
 
-@pytest.mark.parametrize("name", ["start.md", "how-to/researcher.md", "how-to/practitioner.md"])
+@pytest.mark.parametrize("name", ["start.md", "how-to/researcher.md", "how-to/practitioner.md", "how-to/prune.md"])
 def test_blocks_print_what_the_page_says_but_for_numbers(name: str) -> None:
     blocks = [*outputs.run(DOCS / name)]
     assert sum(block.shown is not None for block in blocks) >= 3
