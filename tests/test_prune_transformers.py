@@ -139,6 +139,84 @@ def test_lists_of_one_entry_a_layer_lose_those_that_are_gone() -> None:
     assert config.num_hidden_layers == 5 and len(config.layer_types) == 5  # the model's own
 
 
+def dinov2() -> nn.Module:
+    """A backbone: its configuration names a stage for each layer."""
+    sizes: dict[str, Any] = {"hidden_size": 16, "mlp_ratio": 2, "num_hidden_layers": 4, "num_attention_heads": 2}
+    config = transformers.Dinov2Config(image_size=16, patch_size=4, num_labels=3, **sizes)
+    return transformers.Dinov2ForImageClassification(config)
+
+
+def convnext() -> nn.Module:
+    """Layers are counted stage by stage; a layer too many would hardly be seen, its scale is 1e-6."""
+    config = transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[3, 3], num_stages=2, num_labels=3)
+    return transformers.ConvNextForImageClassification(config)
+
+
+def swin() -> nn.Module:
+    """Its layers return a tensor and None; each stage has as many as there are stages."""
+    sizes: dict[str, Any] = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4}
+    return transformers.SwinForImageClassification(
+        transformers.SwinConfig(image_size=16, patch_size=2, num_labels=3, **sizes)
+    )
+
+
+def bart(encoder: int, decoder: int) -> nn.Module:
+    sizes: dict[str, Any] = {"d_model": 16, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "vocab_size": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 16}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = transformers.BartConfig(encoder_layers=encoder, decoder_layers=decoder, **sizes, **heads, **tokens)
+    return transformers.BartForConditionalGeneration(config)
+
+
+def read_whole(directory: Path, model: Any) -> Any:
+    """What its own reader makes of a saved model; every weight must have been in the file."""
+    found, told = type(model).from_pretrained(directory, output_loading_info=True)
+    assert not any(told[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched"))
+    return found.eval()
+
+
+@pytest.mark.parametrize(
+    ("build", "block", "counts"),
+    [
+        (
+            dinov2,
+            "dinov2.encoder.layer.1",
+            {"num_hidden_layers": 3, "stage_names": ["stem", "stage1", "stage2", "stage3"]},
+        ),
+        (convnext, "convnext.encoder.stages.1.layers.1", {"depths": [3, 2]}),
+        (swin, "swin.encoder.layers.0.blocks.1", {"depths": [1, 2], "num_hidden_layers": 2}),
+    ],
+)
+def test_models_of_images_are_counted_as_they_count(
+    build: Callable[[], nn.Module], block: str, counts: dict[str, Any], tmp_path: Path
+) -> None:
+    model = shaken(build())
+    images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    images = images.repeat(1, 1, 2, 2) if build is convnext else images
+    plan: Any = tw.prune(model, (images, torch.arange(6) % 3), keep=0.75, blocks=[block])
+    assert {name: getattr(plan.model.config, name) for name in counts} == counts
+    read = read_whole(plan.save(tmp_path / "short"), plan.model)
+    with torch.no_grad():
+        assert torch.equal(read(images).logits, plan.model(images).logits)
+        assert torch.allclose(read(images).logits, by_hand(model, (block,), images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [(3, 3), (4, 3)])
+def test_encoder_and_decoder_are_counted_apart(encoder: int, decoder: int, tmp_path: Path) -> None:
+    model = shaken(bart(encoder, decoder))
+    tokens = torch.randint(3, 32, (6, 9), generator=torch.Generator().manual_seed(3))
+    data = [{"input_ids": tokens, "decoder_input_ids": tokens.roll(1, 1), "labels": tokens}]
+    blocks = ["model.encoder.layers.1", "model.decoder.layers.0"]
+    plan: Any = tw.prune(model, data, keep=0.8, blocks=[blocks[1]])
+    assert (plan.model.config.encoder_layers, plan.model.config.decoder_layers) == (encoder, decoder - 1)
+    plan = tw.prune(model, data, loss=1e6, blocks=blocks)
+    assert list(plan.removed) == blocks
+    assert (plan.model.config.encoder_layers, plan.model.config.decoder_layers) == (encoder - 1, decoder - 1)
+    read = read_whole(plan.save(tmp_path / "short"), plan.model)
+    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
+    assert torch.equal(read.generate(tokens, **options), read.generate(tokens, **options, use_cache=False))
+
+
 def test_what_a_model_counts_on_is_refused() -> None:
     # Every layer of T5 reads its own list by number: the branches in it are no layers.
     config = transformers.T5Config(d_model=16, d_kv=8, d_ff=24, num_layers=3, num_heads=2, vocab_size=32)

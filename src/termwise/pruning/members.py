@@ -41,17 +41,18 @@ class Member:
         name: its path in the model.
         blocks: the numbers of the residual branches in it, as `termwise.causal.lesion` takes them.
         run: members of one run follow each other directly: the output of each is the input of the next.
-        tuple: whether it returns a tuple of one tensor instead of the tensor itself.
+        entries: of the tuple that it returns, a tensor and then None; 0 where it returns the tensor itself.
     """
 
     name: str
     blocks: tuple[int, ...]
     run: int
-    tuple: bool = False
+    entries: int = 0
 
     def bypass(self, module: nn.Module) -> nn.Module:
         """What stands in the place of the module when it is taken out."""
-        return (TupleBypass if self.tuple else Bypass)(module).train(module.training)
+        stand_in = TupleBypass(module, self.entries) if self.entries else Bypass(module)
+        return stand_in.train(module.training)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ def find_members(model: nn.Module, example: Any, *, output: Output = None) -> Me
             continue
         if last is None or seen.given is not last.returned:
             run += 1
-        free.append(Member(name, (*held[name],), run, seen.wrapped))
+        free.append(Member(name, (*held[name],), run, seen.entries))
         last = seen
     fixed |= {name: "it never ran as a module" for name in held if name not in runs}
     samples = max(_samples(example), 1)
@@ -151,7 +152,7 @@ class _Run:
     order: int
     given: Any
     returned: Tensor | None
-    wrapped: bool
+    entries: int
     extra: bool
     size: int
     calls: int = 1
@@ -180,10 +181,12 @@ def _runs_of(model: nn.Module, names: Mapping[str, Any], example: Any) -> dict[s
             runs[name].calls += 1
             return
         tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-        plain = output if isinstance(output, Tensor) else tensors[0] if isinstance(output, tuple) and tensors else None
+        first, *others = output if isinstance(output, tuple) and output else (output,)
+        plain = first if isinstance(first, Tensor) else None
         size = max((tensor.numel() for tensor in tensors), default=0)
         given = args[0] if args else None
-        runs[name] = _Run(len(runs), given, plain, isinstance(output, tuple), len(tensors) > 1, size)
+        entries = len(output) if isinstance(output, tuple) else 0
+        runs[name] = _Run(len(runs), given, plain, entries, any(one is not None for one in others), size)
 
     hook = register_module_forward_hook(note)
     try:
@@ -234,11 +237,15 @@ class Bypass(nn.Module):
 
 
 class TupleBypass(Bypass):
-    """The same for members that return a tuple of one tensor."""
+    """The same for members that return a tuple: the tensor, then None."""
+
+    def __init__(self, member: nn.Module, entries: int) -> None:
+        super().__init__(member)
+        self._others = (None,) * (entries - 1)
 
     def forward(self, v: Any, *args: Any, **kwargs: Any) -> Any:
-        """(v,), whatever else is given."""
-        return (v,)
+        """(v, None, ...), whatever else is given."""
+        return (v, *self._others)
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:

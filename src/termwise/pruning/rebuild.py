@@ -40,8 +40,8 @@ def take_out(model: nn.Module, names: Sequence[str], *, identity: bool) -> None:
             continue
         order = [name for name, _ in container.named_children()]
         gone = {order.index(own) for own in members}
-        for config in _configs(model, path, len(order)):
-            _shorten(config, len(order), gone)
+        for config in _configs(model, path):
+            _shorten(config, path.split("."), len(order), gone)
         for index in sorted(gone, reverse=True):
             del container[index]
         _renumber(container, [index for index in range(len(order)) if index not in gone])
@@ -55,17 +55,31 @@ def _renumber(container: Any, before: Sequence[int]) -> None:
                 module.layer_idx = now
 
 
-def _configs(model: nn.Module, path: str, layers: int) -> list[Any]:
-    """The configurations, of transformers, of the modules around a container that count its members."""
+def _configs(model: nn.Module, path: str) -> list[Any]:
+    """The configurations, of transformers, of the modules around a container."""
     parts = path.split(".")
     around = [model.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
     found = {id(config): config for module in around if (config := getattr(module, "config", None)) is not None}
-    return [config for config in found.values() if getattr(config, "num_hidden_layers", None) == layers]
+    return [*found.values()]
 
 
-def _shorten(config: Any, layers: int, gone: set[int]) -> None:
-    """Count fewer layers, in lists of one entry a layer too."""
+def _shorten(config: Any, path: Sequence[str], layers: int, gone: set[int]) -> None:
+    """Count fewer members of a container of so many, in lists of one entry a layer too."""
+    depths, stage = getattr(config, "depths", None), [int(part) for part in path if part.isdigit()][-1:]
+    if isinstance(depths, (list, tuple)):  # layers are counted stage by stage
+        if stage and stage[0] < len(depths) and depths[stage[0]] == layers:
+            config.depths = [count - len(gone) * (i == stage[0]) for i, count in enumerate(depths)]
+        return
+    decoder = "decoder" in path and getattr(config, "is_encoder_decoder", False)
+    names = ("decoder_layers", "num_decoder_layers") if decoder else ("num_hidden_layers",)
+    counting = [name for name in names if getattr(config, name, None) == layers]
+    if not counting:
+        return
     for name, value in list(vars(config).items()):
         if isinstance(value, (list, tuple)) and len(value) == layers and "layer" in name:
             setattr(config, name, type(value)(entry for i, entry in enumerate(value) if i not in gone))
-    config.num_hidden_layers = layers - len(gone)
+    for name in counting:
+        setattr(config, name, layers - len(gone))
+    if len(getattr(config, "stage_names", None) or ()) == layers + 1:  # a backbone whose stages are its layers
+        config.stage_names = config.stage_names[: layers - len(gone) + 1]
+        config.set_output_features_output_indices(out_features=None, out_indices=None)

@@ -56,7 +56,7 @@ def removed(
             rebuild.take_out(model, names, identity=identity)
             _check(model, example, expected, output)
             if _is_pretrained(model):
-                _check(_from_config(model), example, expected, output)
+                _check(_from_config(model, names), example, expected, output)
         except TermwiseError as error:
             told.append(str(error))
         except Exception as error:
@@ -83,14 +83,18 @@ def _is_pretrained(model: nn.Module) -> bool:
     return hasattr(model, "save_pretrained") and hasattr(model, "config")
 
 
-def _from_config(model: Any) -> nn.Module:
-    """What transformers makes of the configuration, with the weights of the model."""
+def _from_config(model: Any, names: Sequence[str]) -> nn.Module:
+    """What transformers makes of the configuration, with the weights of the model, which lacks the members `names`."""
+    type(model.config).from_dict(model.config.to_dict())  # as it will be read
     with owned_random(0), torch.device("cpu"):
         twin = type(model)(copy.deepcopy(model.config))
     # A head that the model was made without is missing; whether it matters is seen in the output.
-    left = twin.load_state_dict(model.state_dict(), strict=False).unexpected_keys
-    if left:
-        raise ModelError(f"the configuration has no place for {left[0]}")
+    found = twin.load_state_dict(model.state_dict(), strict=False)
+    if found.unexpected_keys:
+        raise ModelError(f"the configuration has no place for {found.unexpected_keys[0]}")
+    containers = tuple(f"{name.rpartition('.')[0]}." for name in names)
+    if more := [key for key in found.missing_keys if key.startswith(containers)]:
+        raise ModelError(f"the configuration still counts the layer of {more[0]}")
     return twin.to(device=model.device, dtype=model.dtype).eval()
 
 
