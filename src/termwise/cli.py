@@ -36,6 +36,7 @@ _DATA = (
     "What to measure on: digits | fashion-mnist[:DIR] | cifar10[:DIR] | induction | tokens:FILE | FILE.npz | "
     "FILE.py:callable."
 )
+_POSITIVE = validators.Number(gte=1)
 Data = Annotated[str, Parameter(help=_DATA)]
 Constants = Annotated[
     Literal["pooled", "by_depth"], Parameter(help="Keep what constants bring in one, or split it by depth as well.")
@@ -149,7 +150,7 @@ def profile(
     strict: Annotated[bool, Parameter(help="Refuse operators that have no rule of their own.", negative=())] = False,
     size: Annotated[int | None, Parameter(help="Resize images to so many pixels; of tokens, the length.")] = None,
     channels: Annotated[int | None, Parameter(help="Repeat the one channel of grey images so often.")] = None,
-    samples: Annotated[int, Parameter(help="At most so many of the test part.")] = 1024,
+    samples: Annotated[int, Parameter(help="At most so many of the test part.", validator=_POSITIVE)] = 1024,
     chunk: Annotated[
         int | None, Parameter(help="Samples that are expanded at once, a power of two; by default what memory holds.")
     ] = None,
@@ -261,7 +262,9 @@ def prune(
     blocks: Annotated[
         list[str] | None, Parameter(help="Modules that may go, one --blocks for each.", negative=())
     ] = None,
-    heal: Annotated[int, Parameter(help="Then so many updates by the whole network's output.")] = 0,
+    heal: Annotated[
+        int, Parameter(help="Then so many updates by the whole network's output.", validator=validators.Number(gte=0))
+    ] = 0,
     data: Data = "digits",
     weights: Weights = None,
     pretrained: Pretrained = False,
@@ -271,16 +274,21 @@ def prune(
     output: Output = None,
     size: Annotated[int | None, Parameter(help="Resize images to so many pixels; of tokens, the length.")] = None,
     channels: Annotated[int | None, Parameter(help="Repeat the one channel of grey images so often.")] = None,
-    samples: Annotated[int, Parameter(help="At most so many of the training part, and of the test part.")] = 1024,
+    samples: Annotated[
+        int, Parameter(help="At most so many of the training part, and of the test part.", validator=_POSITIVE)
+    ] = 1024,
     seed: int = 0,
-    save: Annotated[Path | None, Parameter(help="Write the shortened model to this directory.")] = None,
+    save: Annotated[Path | None, Parameter(help="Write the shortened model to this new directory.")] = None,
 ) -> None:
     """Take out the blocks that a model can do without, chosen on the training part, and measured on the test part."""
     from termwise.data import load
     from termwise.inputs import check_input, shaped
     from termwise.pruning import Healing
     from termwise.pruning import prune as shorten
+    from termwise.pruning.removal import check_place
 
+    if save is not None:
+        check_place(save)
     loading: dict[str, Any] = {"pretrained": pretrained, "trust_remote_code": trust_remote_code}
     network, _ = _load(model, weights, device, dtype, lazy_weights=False, **loading)
     chosen = shaped(load(data, size=size), channels)

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from termwise.errors import ModelError, TermwiseError
+from termwise.errors import ModelError, TermwiseError, UsageError, first_line
 from termwise.expand import Output, call, pick_output
 from termwise.pinning import pinned
 from termwise.pruning import rebuild
@@ -28,6 +28,7 @@ from termwise.records import write_atomically
 from termwise.seeds import owned_random
 
 _EQUAL = 1e-6  # of the largest output
+_PLAN = "plan.json"
 
 
 def removed(
@@ -98,6 +99,18 @@ def _from_config(model: Any, names: Sequence[str]) -> nn.Module:
     return twin.to(device=model.device, dtype=model.dtype).eval()
 
 
+def check_place(directory: Path) -> None:
+    """Refuse a place where a model cannot be written, or would be written over something else.
+
+    Raises:
+        UsageError: it is a file, or a directory that holds other things than an earlier plan.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file: give the directory that the shortened model is to be written to.")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / _PLAN).is_file():
+        raise UsageError(f"{directory} holds other files, which might be overwritten: give a new or empty directory.")
+
+
 def write(model: nn.Module, directory: Path, plan: dict[str, Any]) -> None:
     """The model and what is needed to build it: by transformers alone, or with the architecture that it was made of.
 
@@ -105,10 +118,17 @@ def write(model: nn.Module, directory: Path, plan: dict[str, Any]) -> None:
         model: without its members.
         directory: is made.
         plan: what `plan.json` says; for `rebuild` at least the names "removed" and whether "identity" stands there.
+
+    Raises:
+        UsageError: see `check_place`; or the directory cannot be made.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    check_place(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be made ({first_line(error)}): give another place.") from error
     text = json.dumps(plan, indent=1) + "\n"
-    write_atomically(directory / "plan.json", lambda file: file.write(text.encode()))
+    write_atomically(directory / _PLAN, lambda file: file.write(text.encode()))
     if _is_pretrained(model):
         saved: Any = model
         saved.save_pretrained(directory)
