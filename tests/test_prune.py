@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from termwise import nets
 from termwise.causal import lesion
 from termwise.errors import DataError, ModelError, TermwiseError, UsageError
 from termwise.pruning import Healing
+from termwise.pruning.bench import Bench
 from termwise.pruning.frozen import predict, shares
 from termwise.pruning.members import find_members
 from termwise.recorder import reestimated
@@ -297,6 +300,19 @@ def test_saved_and_built_again_it_is_the_same(name: str, build: Any, tmp_path: P
     assert torch.equal(rebuild(build())(data[0]), plan.model(data[0]))
 
 
+def test_nothing_but_an_earlier_plan_is_written_over(tmp_path: Path) -> None:
+    plan = tw.prune(chain(), pairs("chain"), keep=0.75)
+    assert plan.save(plan.save(tmp_path / "short")) == tmp_path / "short"
+    (tmp_path / "model.safetensors").write_bytes(b"of the whole network")
+    with pytest.raises(UsageError, match="holds other files"):
+        plan.save(tmp_path)
+    with pytest.raises(UsageError, match="is a file"):
+        plan.save(tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match="cannot be made"):
+        plan.save(tmp_path / "model.safetensors" / "short")
+    assert (tmp_path / "model.safetensors").read_bytes() == b"of the whole network"
+
+
 def loaded(path: Path) -> Any:
     from importlib.util import module_from_spec, spec_from_file_location
 
@@ -320,6 +336,54 @@ def test_healing_brings_the_outputs_nearer() -> None:
     assert heals[0].healed is not None
     loss = entropy(heals[0].model(data[0]), data[1])
     assert heals[0].healed.value == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "healing", "words"),
+    [
+        (chain, lambda data: 5, "expected a termwise.pruning.Healing"),
+        (chain, lambda data: Healing(data, steps=0), "expected steps and rate above 0"),
+        (chain, lambda data: Healing(data, seed=-1), "a seed of 0 or more"),
+        (lambda: chain().requires_grad_(False), Healing, "every parameter of the model is frozen"),
+        (chain, lambda data: Healing(data[0], distil=False), "no targets to learn"),
+        (lambda: normed(), lambda data: Healing(data, batch_size=1), "batch norm cannot be trained on single samples"),
+    ],
+)
+def test_a_healing_that_cannot_be_is_refused_before_anything_is_pruned(build: Any, healing: Any, words: str) -> None:
+    data, steps = pairs("chain"), []
+    with pytest.raises(TermwiseError, match=words):
+        tw.prune(build(), data, keep=0.5, healing=healing(data), progress=steps.append)
+    assert not steps
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), *(Adding() for _ in range(3)), nn.Linear(6, 3))
+
+
+def test_a_last_batch_of_one_sample_is_left_out_where_there_is_batch_norm() -> None:
+    x, targets = pairs("chain", 25)
+    model = normed()
+    options: Any = {"keep": 0.6, "method": "last"}
+    left, cut = (
+        tw.prune(model, (x, targets), healing=Healing((x[:n], targets[:n]), steps=4, batch_size=12), **options)
+        for n in (25, 24)
+    )
+    # With three batches their order would be another.
+    assert left.healed is not None and cut.healed is not None and left.healed.value == cut.healed.value
+
+
+def test_a_healing_that_diverges_says_so() -> None:
+    data = pairs("chain")
+    with pytest.raises(ModelError, match=r"healing: the loss is not finite after \d+ steps at rate=1e\+30"):
+        tw.prune(chain(), data, keep=0.5, healing=Healing(data, steps=9, rate=1e30))
+
+
+def test_in_inference_mode_the_result_can_be_trained() -> None:
+    data = pairs("chain")
+    with torch.inference_mode():
+        plan = tw.prune(chain(), data, keep=0.5, healing=Healing(data, steps=2))
+    F.cross_entropy(plan.model(data[0]), data[1]).backward()
+    assert all(parameter.grad is not None for parameter in plan.model.parameters())
 
 
 # What is asked for.
@@ -403,6 +467,50 @@ def test_the_interval_of_random_orders_is_over_orders() -> None:
     assert row["loss_high"] - row["loss"] == pytest.approx(4.302653 * error, rel=1e-3)  # t(0.975), 2 degrees of freedom
 
 
+def test_predictions_of_random_orders_are_means_over_orders() -> None:
+    model, (x, targets) = chain().double(), pairs("chain")
+    x = x.double()
+    plan = tw.prune(model, (x, targets), keep=0.75, method="random", draws=3, seed=5)
+    firsts = [int(np.random.default_rng(5 + draw).permutation(4)[0]) for draw in range(3)]
+    losses = [entropy(frozen_output(model, x, [str(first + 1)]), targets) for first in firsts]
+    assert plan.table["predicted"][1] == pytest.approx(np.mean(losses), rel=1e-9)
+    assert "losses are means over random orders" in str(plan)
+
+
+# Latency.
+
+
+class Tiring(nn.Module):
+    """A residual block that takes some time, and more of it with every call."""
+
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(5, 5)
+
+    def forward(self, v: Tensor) -> Tensor:
+        Tiring.calls += 1
+        time.sleep(1e-3 * (1 + Tiring.calls / 40))
+        return v + self.branch(v)
+
+
+def test_latency_is_of_passes_that_meet_the_same_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tiring, "calls", 0)
+    model = nn.Sequential(*(Tiring() for _ in range(6)), nn.Linear(5, 3))
+    # A later pass of the whole network would take twice the time of the first.
+    plan = tw.prune(model, pairs("chain", 4), latency=0.7, method="last")
+    assert len(plan.removed) == 2
+    assert plan.table["latency"].tolist() == pytest.approx([1, 5 / 6, 4 / 6], abs=0.03)
+
+
+def test_a_latency_that_is_not_reached_in_the_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = itertools.chain([0.5], itertools.repeat(0.95))
+    monkeypatch.setattr(Bench, "latency", lambda self: next(measured) if self.gone else 1.0)
+    with pytest.raises(UsageError, match=r"latency=0\.6: without all of the 4 blocks that can go it is 0\.95 of"):
+        tw.prune(chain(), pairs("chain"), latency=0.6)
+
+
 # What is refused.
 
 
@@ -429,6 +537,32 @@ def quantised() -> nn.Module:
     return model
 
 
+class Recurrent(nn.Module):
+    """A residual block whose products PyTorch does not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.LSTM(5, 5, batch_first=True)
+
+    def forward(self, v: Tensor) -> Tensor:
+        return v + self.branch(v[:, None])[0][:, 0]
+
+
+def gated() -> nn.Module:
+    return nn.Sequential(Recurrent(), Recurrent(), nn.Linear(5, 3))
+
+
+class Kind(Deep):
+    """Looks at what its layers are."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        for layer in self.layers:
+            if not isinstance(layer, self.Layer):
+                raise TypeError("no layer")
+            v = layer(v, 0.3)
+        return self.head(v)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str, dict[str, Any], type[TermwiseError], str]] = {
     "no block": (lambda: nn.Sequential(nn.Linear(5, 3)), "chain", {"keep": 0.5}, UsageError, "no residual blocks"),
     "shared": (Shared, "deep", {"keep": 0.5}, UsageError, "runs 2 times in a pass"),
@@ -437,15 +571,33 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, dict[str, Any], type[TermwiseEr
     "no target": (chain, "chain", {}, UsageError, "no targets are given; give exactly one"),
     "two targets": (chain, "chain", {"keep": 0.5, "loss": 1.0}, UsageError, "2 targets are given"),
     "too few": (resnet, "resnet", {"keep": 0.1}, UsageError, "of 9 blocks 7 can go, so at least keep=0.222"),
-    "none": (resnet, "resnet", {"keep": 0.95}, UsageError, "keep=0.889 takes one out"),
+    "none": (resnet, "resnet", {"keep": 0.95}, UsageError, "keep=0.888 takes one out"),
     "flops": (resnet, "resnet", {"flops": 0.05}, UsageError, "it is 0.189 of the whole"),
+    "no flops": (gated, "chain", {"flops": 0.5}, UsageError, "no convolution or matrix product that PyTorch counts"),
     "loss": (resnet, "resnet", {"loss": 1e-3}, UsageError, "the whole network has"),
     "shape": (resnet, "resnet", {"keep": 0.5, "blocks": ["stages.1.0"]}, UsageError, "it changes the shape"),
     "unknown": (resnet, "resnet", {"keep": 0.5, "blocks": ["stages.9"]}, UsageError, "no block 'stages.9'"),
     "method": (chain, "chain", {"keep": 0.5, "method": "best"}, UsageError, "expected one of expansion"),
     "function": (lambda: lambda x: x, "chain", {"keep": 0.5}, UsageError, "plain nn.Module"),
     "fraction": (chain, "chain", {"keep": 1.5}, UsageError, "a fraction between 0 and 1"),
+    "a name alone": (chain, "chain", {"keep": 0.5, "blocks": "1"}, UsageError, "expected a list of names"),
+    "no name": (chain, "chain", {"keep": 0.5, "blocks": []}, UsageError, "expected a list of names"),
+    "seed": (chain, "chain", {"keep": 0.5, "seed": -1}, UsageError, "seed=-1"),
+    "kind": (Kind, "deep", {"keep": 0.5}, ModelError, r"without layers\.\d the model fails.*no layer"),
+    "kind, on trial": (Kind, "deep", {"keep": 0.5, "method": "exhaustive"}, ModelError, r"without layers\.0 the model"),
 }
+
+
+@pytest.mark.parametrize(("target", "value", "gone"), [("keep", 0.05, 7), ("keep", 0.97, 1), ("flops", 0.05, 7)])
+def test_what_a_message_offers_can_be_had(target: str, value: float, gone: int) -> None:
+    model, data = resnet(), pairs("resnet")
+    options: dict[str, Any] = {"method": "last"}
+    with pytest.raises(UsageError) as refused:
+        tw.prune(model, data, **{target: value}, **options)
+    pattern = r"keep=(0\.\d+)[. ]" if target == "keep" else r"it is (0\.\d+) of"
+    offered = [float(found) for found in re.findall(pattern, str(refused.value)) if float(found) != value]
+    plan = tw.prune(model, data, **{target: offered[0]}, **options)
+    assert len(plan.removed) == gone
 
 
 def test_targets_are_there_or_are_not() -> None:

@@ -21,15 +21,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from termwise.batches import batches
 from termwise.deletion import example_of, to_home
-from termwise.errors import DataError, ModelError, UsageError
+from termwise.errors import DataError, ModelError, TermwiseError, UsageError, first_line
 from termwise.expand import Output, call, pick_output
 from termwise.pinning import bare, pinned
 from termwise.pruning.frozen import Prediction, predict
 from termwise.pruning.losses import Losses, losses_of
 from termwise.pruning.members import Member, Members, find_members, put, selected, without_members
 from termwise.recorder import live_norms, reestimate
+from termwise.seeds import untouched_random
 
-_TIMES = 7  # calls that a latency is the median of
+_PAIRS = 11  # of passes, that a latency is the median of
 
 Data = list[tuple[Any, Tensor]]
 
@@ -124,14 +125,24 @@ class Bench:
         with pinned(self.network):
             return pick_output(call(self.network, to_home(inputs, self.network)), self.output)
 
-    def measure(self, data: Data) -> Losses:
-        """The losses of the network as it is now."""
+    def measure(self, data: Data, more: Sequence[Member] = ()) -> Losses:
+        """The losses of the network as it is now; `more`: members that are out besides."""
+        gone = ", ".join(member.name for member in (*self.gone, *more))
         found = []
         for inputs, targets in data:
-            y = self.run(inputs)
+            try:
+                y = self.run(inputs)
+            except TermwiseError:
+                raise
+            except Exception as error:
+                if not gone:
+                    raise
+                raise ModelError(
+                    f"prune: without {gone} the model fails, whose own code counts on them ({first_line(error)}). "
+                    "Name others with blocks=."
+                ) from error
             if not bool(torch.isfinite(y).all()):
-                gone = ", ".join(member.name for member in self.gone) or "nothing"
-                raise ModelError(f"prune: without {gone} the output is not finite.")
+                raise ModelError(f"prune: without {gone or 'nothing'} the output is not finite.")
             found.append(losses_of([y], y, targets, self.scale))
         return Losses.joined(found)
 
@@ -139,7 +150,7 @@ class Bench:
         """The mean loss without one member more; a pass."""
         self.passes += 1
         with without_members(self.network, [member]):
-            return float(self.measure(self.data).mean()[0])
+            return float(self.measure(self.data, [member]).mean()[0])
 
     def predicted(self, members: Sequence[Member], part: int = 0, parts: int = 1) -> np.ndarray:
         """The mean loss without each of some members, by frozen gates, of the network as it is now.
@@ -208,18 +219,29 @@ class Bench:
         """How many numbers the network has learned, those of members that are out left out."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
-    def seconds(self) -> float:
-        """The median time of a pass over the first batch of the data."""
-        inputs = self.data[0][0]
-        taken = []
-        with pinned(self.network):
-            x = to_home(inputs, self.network)
-            for _ in range(_TIMES + 1):
-                start = time.perf_counter()
-                call(self.network, x)
-                _wait(x)
-                taken.append(time.perf_counter() - start)
-        return statistics.median(taken[1:])
+    def latency(self) -> float:
+        """The time of a pass over the first batch of the data, as a fraction of that of the whole network.
+
+        The median over pairs of passes, one of each, so that both meet the same load of the machine.  Kernels are those
+        that the model has when it is called, not those that a measured loss is pinned to.
+        """
+        gone, x = self.gone, to_home(self.data[0][0], self.network)
+        fractions = []
+        try:
+            with torch.no_grad(), untouched_random():
+                for _ in range(_PAIRS + 1 if gone else 0):
+                    whole, now = (self._seconds(members, x) for members in ((), gone))
+                    fractions.append(now / whole)
+        finally:
+            self.take_out(gone)
+        return statistics.median(fractions[1:]) if gone else 1.0
+
+    def _seconds(self, members: Collection[Member], x: Any) -> float:
+        self.take_out(members)
+        start = time.perf_counter()
+        call(self.network, x)
+        _wait(x)
+        return time.perf_counter() - start
 
 
 def every(pair: tuple[Any, Tensor], first: int, stride: int) -> Data:
@@ -261,14 +283,15 @@ class Cost:
     Attributes:
         parameters: numbers that it has learned.
         flops: for the example.
-        seconds: for the first batch of the data; None where nobody asked.
+        latency: of a pass over the first batch of the data, as a fraction of the whole network's; None where nobody
+            asked.
     """
 
     parameters: int
     flops: int
-    seconds: float | None
+    latency: float | None
 
 
 def cost_of(bench: Bench, *, timed: bool) -> Cost:
     """What the network on the bench costs now."""
-    return Cost(bench.parameters(), bench.flops(), bench.seconds() if timed else None)
+    return Cost(bench.parameters(), bench.flops(), bench.latency() if timed else None)

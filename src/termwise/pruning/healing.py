@@ -10,10 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
 
 from termwise.batches import batches
 from termwise.deletion import to_home
-from termwise.errors import DataError, UsageError
+from termwise.errors import DataError, ModelError, UsageError
 from termwise.expand import Output, call, pick_output
 from termwise.pinning import pinned
 from termwise.profile import IGNORED, classes_last
@@ -42,16 +44,49 @@ class Healing:
     seed: int = 0
 
 
-def heal(model: nn.Module, teacher: nn.Module, healing: Healing, output: Output = None) -> None:
-    """Train `model` in place; it is in evaluation mode before and after.
+class Lessons:
+    """A healing and its batches, looked at before anything is pruned: what cannot be done is refused at once.
+
+    Attributes:
+        healing: how the network is trained.
+        batches: inputs and targets.
 
     Raises:
         UsageError: when there is nothing to do.
-        DataError: when labels are to be learned and there are none.
+        ModelError: when no parameter may be trained.
+        DataError: when labels are to be learned and there are none, or no batch is large enough for batch norm.
     """
-    if healing.steps < 1 or not 0 < healing.rate < math.inf:
-        raise UsageError(f"healing: steps={healing.steps}, rate={healing.rate}: expected both above 0.")
-    data = [*batches(healing.data, healing.batch_size)]
+
+    def __init__(self, healing: Healing, model: Any) -> None:
+        if not isinstance(healing, Healing):
+            raise UsageError(f"healing={healing!r}: expected a termwise.pruning.Healing(data, steps=300), or None.")
+        if healing.steps < 1 or not 0 < healing.rate < math.inf or healing.seed < 0:
+            told = f"steps={healing.steps}, rate={healing.rate}, seed={healing.seed}"
+            raise UsageError(f"healing: {told}: expected steps and rate above 0, and a seed of 0 or more.")
+        modules = [*model.modules()] if isinstance(model, nn.Module) else []
+        if modules and not any(parameter.requires_grad for parameter in modules[0].parameters()):
+            raise ModelError("healing: every parameter of the model is frozen: model.requires_grad_() frees them.")
+        self.healing = healing
+        self.batches = [*batches(healing.data, healing.batch_size)]
+        if not healing.distil and any(targets is None for _, targets in self.batches):
+            raise DataError("healing: the data have no targets to learn. Give them, or distil=True.")
+        if any(isinstance(module, _BatchNorm) for module in modules):  # one sample alone has no variance
+            self.batches = [batch for batch in self.batches if _samples(batch[0]) > 1]
+            if not self.batches:
+                raise DataError("healing: batch norm cannot be trained on single samples: give a larger batch_size=.")
+
+
+def _samples(inputs: Any) -> int:
+    return next((len(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), 1)
+
+
+def heal(model: nn.Module, teacher: nn.Module, lessons: Lessons, output: Output = None) -> None:
+    """Train `model` in place; it is in evaluation mode before and after.
+
+    Raises:
+        ModelError: when the loss does not stay finite.
+    """
+    healing, data = lessons.healing, lessons.batches
     optimiser = torch.optim.AdamW(model.parameters(), lr=healing.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, healing.steps)
     draws = np.random.default_rng(healing.seed)
@@ -59,13 +94,17 @@ def heal(model: nn.Module, teacher: nn.Module, healing: Healing, output: Output 
     model.train()
     try:
         with owned_random(healing.seed), torch.enable_grad():
-            for _ in range(healing.steps):
+            for step in range(healing.steps):
                 order = order or draws.permutation(len(data)).tolist()
                 inputs, targets = data[order.pop()]
                 x = to_home(inputs, model)
                 y = pick_output(call(model, x), output)
                 optimiser.zero_grad()
-                _loss(y, _taught(teacher, x, output) if healing.distil else None, targets).backward()
+                loss = _loss(y, _taught(teacher, x, output) if healing.distil else None, targets)
+                if not bool(torch.isfinite(loss)):
+                    told = f"after {step} steps at rate={healing.rate:g}"
+                    raise ModelError(f"healing: the loss is not finite {told}: give a lower rate.")
+                loss.backward()
                 optimiser.step()
                 schedule.step()
     finally:
@@ -88,8 +127,7 @@ def _loss(y: Tensor, taught: Tensor | None, targets: Tensor | None) -> Tensor:
         return F.kl_div(
             logits[valid].log_softmax(-1), stack[0][valid].log_softmax(-1), reduction="batchmean", log_target=True
         )
-    if targets is None:
-        raise DataError("healing: the data have no targets to learn. Give them, or distil=True.")
+    assert targets is not None  # see `Lessons`
     if not classes:
         return F.mse_loss(y, targets.to(y))
     _, logits, labels = classes_last(y[None], y, targets.to(y.device))

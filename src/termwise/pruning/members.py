@@ -120,6 +120,8 @@ def selected(members: Members, names: Sequence[str] | None) -> Members:
     """
     if names is None:
         return members
+    if isinstance(names, str) or not names:
+        raise UsageError(f"blocks={names!r}: expected a list of names of blocks that may go, or None for all that can.")
     free = {member.name for member in members.free}
     for name in names:
         if name in members.fixed:

@@ -25,12 +25,12 @@ class Plan:
         model: the shortened network in evaluation mode; it needs nothing of Termwise.
         table: a row for each step, the first being the whole network.  `gone`: the numbers of the blocks that are out,
             among `kept` and `removed` together in the order of the program; `block`: which of them are new.
-            `predicted`: the loss that the method expected, missing where it expects none.  `measured`: the loss right
+            `predicted`: the loss expected by frozen gates, missing where members come back.  `measured`: the loss right
             after the removal, batch-norm statistics as before, and `loss`: the loss after they were estimated anew
-            (equal, where there are none); both with 95 % intervals over samples (of "random": means over draws, with
-            t-intervals over them).  `accuracy`, of class numbers.  `parameters`; `flops` and, where it was asked for,
-            `latency`, as fractions of those of the whole network.  `passes`: how many passes over the data the choice
-            has taken so far; the passes that measure the result are not among them.
+            (equal, where there are none); both with 95 % intervals over samples.  (Of "random" all three are means over
+            draws, with t-intervals over them.)  `accuracy`, of class numbers.  `parameters`; `flops` and, where it was
+            asked for, `latency`, as fractions of those of the whole network.  `passes`: how many passes over the data
+            the choice has taken so far; the passes that measure the result are not among them.
         removed: the names of the blocks that are out.
         kept: the names of those that could go and are still there.
         fixed: those that cannot go, and why.
@@ -61,9 +61,10 @@ class Plan:
         shown = {name: self.table.to_arrow()[name].to_pylist() for name in columns}
         lines = [repr(Table(shown, {k: v for k, v in self.table.units.items() if k in shown})), ""]
         blocks = len(self.removed) + len(self.kept) + len(self.fixed)
+        drawn = "; losses are means over random orders" if self.method == "random" else ""
         lines.append(
-            f"{self.target}: without {len(self.removed)} of {blocks} blocks ({', '.join(self.removed)}) the loss is "
-            f"{last['loss']:.4g} [{last['loss_low']:.4g}, {last['loss_high']:.4g}], of the whole network "
+            f"{self.target}: without {len(self.removed)} of {blocks} blocks ({', '.join(self.removed)}{drawn}) "
+            f"the loss is {last['loss']:.4g} [{last['loss_low']:.4g}, {last['loss_high']:.4g}], of the whole network "
             f"{whole['loss']:.4g}; {last['parameters'] / whole['parameters']:.0%} of the parameters are left."
         )
         if self.healed is not None:
@@ -80,6 +81,9 @@ class Plan:
         `save_pretrained`, and its own `from_pretrained` reads it.  Of any other there are `model.safetensors` and
         `rebuild.py`, a short file of plain PyTorch: `rebuild(original)` takes the blocks out of the architecture that
         was pruned, and loads the weights.
+
+        Raises:
+            UsageError: when the directory holds anything but an earlier plan, or cannot be made.
         """
         directory = Path(path)
         identity = bool(self.metadata["identity"])

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from termwise.errors import UsageError
 from termwise.expand import Output
 from termwise.profile import Estimate, check_replicates
 from termwise.pruning.bench import Bench, Cost, cost_of
-from termwise.pruning.healing import Healing, heal
+from termwise.pruning.healing import Healing, Lessons, heal
 from termwise.pruning.losses import Losses
 from termwise.pruning.methods import Method, find_method
 from termwise.pruning.plan import Plan
@@ -30,6 +31,7 @@ from termwise.verdict.decision import t_interval
 _SLACK = 1e-9  # for fractions that are not written exactly, such as 0.1
 
 
+@torch.inference_mode(False)  # else what is returned could never be trained
 def prune(
     model: nn.Module,
     data: Any,
@@ -92,6 +94,9 @@ def prune(
     target = _target(keep, flops, latency, loss)
     choose = find_method(method)
     check_replicates(replicates)
+    if seed < 0:
+        raise UsageError(f"prune: seed={seed}: expected 0 or more.")
+    lessons = None if healing is None else Lessons(healing, model)
     bench = Bench(model, data, test=test, blocks=blocks, calibration=calibration, output=output, batch_size=batch_size)
     timed = target.name == "latency"
     whole = cost_of(bench, timed=timed)
@@ -103,7 +108,7 @@ def prune(
     gone = course.settle()
     expected = bench.run(bench.example)
     shortened, identity = removed(bench.whole_again(), gone, bench.example, expected, output=output)
-    healed, accuracy = _healed(bench, shortened, model, healing, output, replicates, seed)
+    healed, accuracy = _healed(bench, shortened, model, lessons, output, replicates, seed)
     return Plan(
         model=shortened,
         table=table,
@@ -146,21 +151,32 @@ class _Target:
         if self.name == "keep":
             if self.out(count) > can:
                 raise UsageError(
-                    f"{self}: of {count} blocks {can} can go, so at least keep={(count - can) / count:.3g}.{told}"
+                    f"{self}: of {count} blocks {can} can go, so at least keep={_down((count - can) / count)}.{told}"
                 )
             if not self.out(count):
-                raise UsageError(f"{self}: that is all {count} blocks. keep={(count - 1) / count:.3g} takes one out.")
+                raise UsageError(
+                    f"{self}: that is all {count} blocks. keep={_down((count - 1) / count)} takes one out."
+                )
             return
         if self.name == "loss":
             return
         bench.take_out(bench.members.free)
         least = self.fraction(cost_of(bench, timed=self.name == "latency"), whole)
         bench.take_out(())
-        if least > self.value:
+        if self.name == "flops" and least == 1:
             raise UsageError(
-                f"{self}: without all of the {can} blocks that can go it is {least:.3g} of the whole network's; ask "
-                f"for that or more.{told}"
+                f"{self}: the {can} blocks that can go hold no convolution or matrix product that PyTorch counts. "
+                "Give keep= or latency= instead."
             )
+        if least > self.value:
+            raise self.missed(least, can, told)
+
+    def missed(self, least: float, can: int, told: str = "") -> UsageError:
+        """What can be met instead."""
+        return UsageError(
+            f"{self}: without all of the {can} blocks that can go it is {_up(least)} of the whole network's; ask for "
+            f"that or more.{told}"
+        )
 
     def out(self, count: int) -> int:
         """Of so many blocks, how many are to go (for "keep")."""
@@ -169,15 +185,25 @@ class _Target:
     def fraction(self, cost: Cost, whole: Cost) -> float:
         """What is left of the FLOPs or of the latency."""
         if self.name == "flops":
-            return cost.flops / whole.flops
-        assert cost.seconds is not None and whole.seconds is not None
-        return cost.seconds / whole.seconds
+            return cost.flops / whole.flops if whole.flops else 1.0
+        assert cost.latency is not None
+        return cost.latency
 
     def reached(self, bench: Bench, cost: Cost, whole: Cost) -> bool:
         """Whether enough is out."""
         if self.name == "keep":
             return len(bench.gone) >= self.out(bench.members.count)
         return self.name != "loss" and self.fraction(cost, whole) <= self.value
+
+
+def _down(fraction: float) -> str:
+    """In three digits, none of them rounded up: what a message says can be had must be had when it is typed."""
+    return f"{math.floor(fraction * 1000 + _SLACK) / 1000:g}"
+
+
+def _up(fraction: float) -> str:
+    """In three digits, none of them rounded down."""
+    return f"{math.ceil(fraction * 1000 - _SLACK) / 1000:g}"
 
 
 def _target(keep: float | None, flops: float | None, latency: float | None, loss: float | None) -> _Target:
@@ -251,8 +277,8 @@ class _Course:
             if row.after.right is not None:
                 line["accuracy"] = row.after.accuracy()
             line |= {"parameters": row.cost.parameters, "flops": row.cost.flops / max(self.whole.flops, 1)}
-            if row.cost.seconds is not None and self.whole.seconds is not None:
-                line["latency"] = row.cost.seconds / self.whole.seconds
+            if row.cost.latency is not None:
+                line["latency"] = row.cost.latency
             rows.append(line | {"passes": row.passes, "checks": row.checks})
         unit = "squared error" if self.bench.data[0][1].is_floating_point() else "nats"
         unit = "of the output" if self.bench.relative else unit
@@ -305,6 +331,8 @@ def _walk(course: _Course, choose: Method, target: _Target, progress: Callable[[
             progress(len(bench.gone))
         if target.reached(bench, row.cost, course.whole):
             return
+    if target.name == "latency":  # measured now, and not as it was when the target was looked at
+        raise target.missed(target.fraction(course.rows[-1].cost, course.whole), len(bench.members.free))
 
 
 def _averaged(course: _Course, choose: Method, draws: int) -> Table:
@@ -312,45 +340,46 @@ def _averaged(course: _Course, choose: Method, draws: int) -> Table:
     if draws < 2:
         raise UsageError(f"draws={draws}: an interval over random orders needs at least 2.")
     bench, first = course.bench, course.table()
-    curves = [[_figures(row.before, row.after) for row in course.rows]]
+    curves = [[_figures(row.predicted, row.before, row.after) for row in course.rows]]
     for draw in range(1, draws):
         bench.take_out(())
         bench.reset()
         curve = curves[0][:1]
         for gone in itertools.islice(choose(bench, course.seed + draw), len(course.rows) - 1):
+            predicted = foreseen(bench, gone)
             before, after = step(bench, gone)
-            curve.append(_figures(before, before if after is None else after))
+            curve.append(_figures(predicted, before, before if after is None else after))
         curves.append(curve)
     columns = {name: first.to_arrow()[name].to_pylist() for name in first.columns}
-    for i, name in enumerate(("measured", "loss", "accuracy")):
+    for i, name in enumerate(("predicted", "measured", "loss", "accuracy")):
         if name in columns:
             values = np.array([[row[i] for row in curve] for curve in curves])[:, 1:]
             columns[name][1:] = values.mean(axis=0).tolist()
-            if name != "accuracy":
+            if f"{name}_low" in columns:
                 bounds = [t_interval(column) for column in values.T]
                 for end, side in (("_low", 0), ("_high", 1)):
                     columns[f"{name}{end}"][1:] = [float(bound[side]) for bound in bounds]
     return Table(columns, first.units)
 
 
-def _figures(before: Losses, after: Losses) -> tuple[float, float, float]:
-    """Both losses, and the accuracy (NaN, where there are no classes)."""
-    accuracy = after.accuracy()
-    return float(before.mean()[0]), float(after.mean()[0]), math.nan if accuracy is None else accuracy
+def _figures(predicted: float | None, before: Losses, after: Losses) -> tuple[float, ...]:
+    """The predicted loss, both measured ones, and the accuracy; NaN for what there is not."""
+    losses = float(before.mean()[0]), float(after.mean()[0])
+    return (*(math.nan if one is None else one for one in (predicted, *losses, after.accuracy())),)
 
 
 def _healed(
     bench: Bench,
     shortened: nn.Module,
     teacher: nn.Module,
-    healing: Healing | None,
+    lessons: Lessons | None,
     output: Output,
     replicates: int,
     seed: int,
 ) -> tuple[Estimate | None, float | None]:
-    if healing is None:
+    if lessons is None:
         return None, None
-    heal(shortened, teacher, healing, output)
+    heal(shortened, teacher, lessons, output)
     bench.network = shortened
     losses = bench.measure(bench.test)
     return losses.interval(replicates, seed), losses.accuracy()
