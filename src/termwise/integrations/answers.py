@@ -169,7 +169,7 @@ class Staying:
 
 @dataclasses.dataclass(frozen=True)
 class PruneAnswer:
-    """Which blocks a network can do without: those to remove, in their order of removal, and a row for each step.
+    """Which blocks a network can do without: those to remove, in the order of the network, and a row for each step.
 
     Blocks were chosen on the training part of the data; losses are of the test part, in `unit`.
     """

@@ -12,7 +12,9 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
+import re
 import sys
 import threading
 import warnings
@@ -26,7 +28,7 @@ from torch import Tensor
 
 from termwise.data import load
 from termwise.degree import degrees as measure_degrees
-from termwise.errors import TermwiseError, UsageError
+from termwise.errors import TermwiseError, UsageError, first_line
 from termwise.inputs import check_input, device_of, example, place, shaped
 from termwise.integrations import answers
 from termwise.integrations.answers import DegreesAnswer, ProfileAnswer, PruneAnswer, ReportAnswer, SupportAnswer
@@ -77,6 +79,12 @@ PARAMETERS = {
     "language": "Of the sentences: English or Chinese.",
 }
 """What each argument means; one of the same name means the same in every tool."""
+
+# The most that may be asked for: one tool runs at a time, and a slip of zeros would hold it for days.
+_MOST = {"samples": 100_000, "size": 8192, "channels": 4096, "highest": 100, "angles": 100_000, "components": 1000}
+_NUMBERS = 2**26  # in a made-up input
+
+_log = logging.getLogger(__name__)
 
 
 class Tools:
@@ -326,6 +334,21 @@ def _tool(verb: Callable[..., Any], turns: Any) -> Any:
     return tool
 
 
+def _check_sizes(arguments: Mapping[str, Any]) -> None:
+    """Refuse what would never be answered.
+
+    Raises:
+        UsageError: a number is too large.
+    """
+    for name, most in _MOST.items():
+        if (arguments.get(name) or 0) > most:
+            raise UsageError(f"{name} is {arguments[name]}: give at most {most} here, for other tools wait meanwhile.")
+    shape = arguments.get("shape") or ""
+    lengths = [float(length) for length in re.findall(r"\d+", shape)]
+    if math.prod(lengths) > _NUMBERS:
+        raise UsageError(f"shape is {shape[:60]}: give one of at most {_NUMBERS} numbers here.")
+
+
 def _in_turn(verb: Callable[..., Any], turns: Any) -> Callable[..., Awaitable[Any]]:
     """The verb in a thread, one at a time; what is refused is an error of the tool."""
     from anyio import to_thread
@@ -334,11 +357,15 @@ def _in_turn(verb: Callable[..., Any], turns: Any) -> Callable[..., Awaitable[An
     @functools.wraps(verb)
     async def run(**arguments: Any) -> Any:
         try:
+            _check_sizes(arguments)
             return await to_thread.run_sync(functools.partial(_noted, verb, arguments), limiter=turns)
         except TermwiseError as error:
             raise ToolError(str(error)) from error
         except SystemExit as error:  # of a Python file that was run: the server is not its to end
             raise ToolError(f"the code that was run called sys.exit({error.code!r}).") from error
+        except Exception as error:  # of the model, or of its library: who asked would only be told that it failed
+            _log.warning("%s failed", verb.__name__, exc_info=True)
+            raise ToolError(f"it failed with {type(error).__name__}: {first_line(error)}") from error
 
     return run
 
