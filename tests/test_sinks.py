@@ -22,6 +22,7 @@ import torch
 import loops_at_hand
 from loops_at_hand import PROBE, Net
 from termwise import Timeline
+from termwise.errors import UsageError
 from termwise.integrations.huggingface import TermwiseCallback
 from termwise.integrations.sinks import MlflowSink, Sink, TensorBoardSink, TrackioSink, WandbSink
 from termwise.integrations.watch import Watch
@@ -120,6 +121,32 @@ def test_a_sink_that_is_down_is_told_of_once(breaks: str, caplog: pytest.LogCapt
     assert len(broken.values) == (0 if breaks == "scalars" else 5)
     with pytest.raises(ConnectionError):
         trained(Kept(breaks), strict=True)
+
+
+@pytest.mark.parametrize("fails", ["termwise.figures.save", "pyarrow.csv.write_csv"])
+def test_sinks_are_closed_where_picture_or_tables_cannot_be_made(
+    fails: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fails, full)
+    sink = Kept()
+    with caplog.at_level(logging.WARNING, "termwise"):
+        timeline = trained(sink)
+    assert timeline.steps == tuple(sink.values) == (0, 1, 2, 3, 4) and timeline.skipped == () and sink.closed == 1
+    (told,) = caplog.messages
+    assert told.startswith("the trackers get no picture, or no tables: OSError: ") and "No space left" in told
+    assert sorted(sink.tables) == (["spectrum", "steps"] if "figures" in fails else [])
+    strict = Kept()
+    with pytest.raises(OSError, match="No space left"):
+        trained(strict, strict=True)
+    assert strict.closed == 1
+
+
+def test_a_sink_alone_is_no_list_of_them() -> None:
+    with pytest.raises(UsageError, match=r"expected a list of them, \[Kept\(\.\.\.\)\]"):
+        Watch(PROBE, sinks=Kept())  # type: ignore[arg-type]
 
 
 def test_sinks_of_a_callback_are_told_once_of_every_training(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ class Sinks:
     """
 
     def __init__(self, sinks: Sequence[Sink], strict: bool) -> None:
+        if not isinstance(sinks, Sequence):
+            raise UsageError(f"sinks: expected a list of them, [{type(sinks).__name__}(...)], not one alone.")
         self._all, self._strict = tuple(sinks), strict
         self.begin()
 
@@ -76,25 +78,21 @@ class Sinks:
         """Give picture and tables, and close."""
         if not self.told:
             return
-        with tempfile.TemporaryDirectory() as folder:
-            for name, table in {"spectrum": timeline.spectrum, "steps": timeline.table}.items():
-                path = Path(folder) / f"{name}.csv"
-                pyarrow.csv.write_csv(table.to_arrow(), path)
-                self._each(lambda sink, path=path: sink.table(path))
-            picture = self._drawn(timeline, Path(folder) / "depth-map.png")
-            if picture is not None:
-                self._each(lambda sink: sink.picture(timeline.steps[-1], picture))
-            self._each(lambda sink: sink.close())
-        self.told = []
-
-    def _drawn(self, timeline: Timeline, path: Path) -> Path | None:
-        from termwise.figures import heat_map, save
-
         try:
-            return save(heat_map(timeline), path)
-        except UsageError as error:  # without matplotlib there are the numbers still
-            _log.warning("the trackers get no picture: %s", error)
-            return None
+            with tempfile.TemporaryDirectory() as folder:
+                for name, table in {"spectrum": timeline.spectrum, "steps": timeline.table}.items():
+                    path = Path(folder) / f"{name}.csv"
+                    pyarrow.csv.write_csv(table.to_arrow(), path)
+                    self._each(lambda sink, path=path: sink.table(path))
+                picture = _drawn(timeline, Path(folder) / "depth-map.png")
+                self._each(lambda sink: sink.picture(timeline.steps[-1], picture))
+        except Exception as error:  # no matplotlib, no room for files: there are the numbers still
+            if self._strict and not isinstance(error, UsageError):
+                raise
+            _log.warning("the trackers get no picture, or no tables: %s: %s", type(error).__name__, first_line(error))
+        finally:
+            self._each(lambda sink: sink.close())
+            self.told = []
 
     def _each(self, tell: Callable[[Sink], None]) -> None:
         for sink in list(self.told):
@@ -108,6 +106,12 @@ class Sinks:
                     "%s is told no more, and the training goes on: %s: %s. The records themselves are kept.",
                     *(type(sink).__name__, type(error).__name__, first_line(error)),
                 )
+
+
+def _drawn(timeline: Timeline, path: Path) -> Path:
+    from termwise.figures import heat_map, save
+
+    return save(heat_map(timeline), path)
 
 
 class TensorBoardSink:
@@ -250,6 +254,9 @@ class TrackioSink:
 
 class MlflowSink:
     """MLflow; picture and tables are artifacts.
+
+    A server that does not answer holds the training until MLflow gives up, which takes four minutes unless the
+    environment variable MLFLOW_HTTP_REQUEST_MAX_RETRIES (7) is lower.
 
     Args:
         run_id: of the training's run; by default the one that is under way, or a new one.
