@@ -87,6 +87,36 @@ def test_a_checkpoint_without_weights_and_a_damaged_one_are_named(folder: Path) 
     assert [one.step for one in found] == [24] and "optimizer.pt" in line
 
 
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"weight_map": {"a": 5}}', '{"weight_map": {"a": ["b"], "c": 5}}']
+)
+def test_an_index_that_is_none_is_named(content: str, folder: Path) -> None:
+    checkpoint = folder / "checkpoint-8"
+    (checkpoint / "model.safetensors").unlink()
+    index = checkpoint / "model.safetensors.index.json"
+    index.write_text(content)
+    found = traced(Classifier(), folder, output="logits")
+    assert found.steps == (16, 24)
+    assert any(line.startswith(f"{index}: not readable as an index of weights") for line in found.skipped)
+
+
+def test_a_step_below_zero_is_none(folder: Path) -> None:
+    (folder / "checkpoint-8" / "trainer_state.json").write_text('{"global_step": -5}')
+    assert [one.step for one in find_checkpoints([folder])[0]] == [8, 16, 24]
+
+
+def test_weights_that_are_tied_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=2, n_positions=8, bos_token_id=0, eos_token_id=0)
+    for step in (1, 2):
+        GPT2LMHeadModel(config).save_pretrained(tmp_path / f"checkpoint-{step}")
+    monkeypatch.setattr(GPT2LMHeadModel, "from_pretrained", lambda *args, **kwargs: pytest.fail("read again"))
+    tokens = torch.randint(16, (4, 6))
+    found = trace(GPT2LMHeadModel(config), [tmp_path], (tokens, tokens.roll(-1, 1)), replicates=20)
+    assert found.steps == (1, 2)
+
+
 def test_weights_in_several_files_are_those_in_one(folder: Path) -> None:
     from transformers import ViTConfig, ViTForImageClassification
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import torch
@@ -188,7 +189,7 @@ class _Note(msgspec.Struct):
 class _State(msgspec.Struct):
     """What the Trainer of Hugging Face wrote beside the weights."""
 
-    global_step: int
+    global_step: Annotated[int, msgspec.Meta(ge=0)]
 
 
 def _written_step(path: Path) -> int | None:

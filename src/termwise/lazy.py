@@ -112,8 +112,10 @@ def weight_files(directory: Path) -> list[Path]:
         )
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{index}: not readable as an index of weights ({first_line(error)}).") from error
+    if strange := [name for name in names if not isinstance(name, str)]:
+        raise DataError(f"{index}: not readable as an index of weights ({strange[0]!r} is no name of a file).")
     absent = [name for name in names if Path(name).name != name or not (directory / name).is_file()]
     if absent:
         raise DataError(

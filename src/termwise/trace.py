@@ -189,7 +189,7 @@ def _renamed(model: Any, weights: dict[str, Tensor], path: Path) -> dict[str, Te
     transformers does that for the models whose modules it has renamed; its own reader knows both names.
     """
     own = model.state_dict()
-    if not path.is_dir() or own.keys() == weights.keys() or not hasattr(type(model), "from_pretrained"):
+    if not path.is_dir() or own.keys() == _untied(model, weights).keys() or not hasattr(type(model), "from_pretrained"):
         return weights
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     try:
