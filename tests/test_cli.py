@@ -73,6 +73,13 @@ def test_prune_prints_and_saves(here: Path, capsys: pytest.CaptureFixture[str]) 
     }
     assert run("prune", "deep.py:build", "--data", "d.npz") == 2
     assert "give exactly one" in capsys.readouterr().err
+    refused = {("--save", "d.npz"): "d.npz is a file", ("--save", "."): "holds other files"}
+    for options, words in refused.items():  # before anything is done
+        assert run("prune", "no.py:model", "--data", "d.npz", "--keep", "0.6", *options) == 2
+        assert words in capsys.readouterr().err
+    for option in ("--samples", "--heal"):
+        assert run("prune", "deep.py:build", "--data", "d.npz", "--keep", "0.6", option, "-5") == 2
+    capsys.readouterr()
     assert run("prune", "model.py:build", "--data", "d.npz", "--keep", "0.6") == 2
     assert "no residual blocks" in capsys.readouterr().err
 
