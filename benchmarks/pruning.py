@@ -31,8 +31,6 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +46,6 @@ import termwise as tw
 from benchmarks.measuring import Row
 from benchmarks.performance import table, tried, wrapped
 from benchmarks.prunable import CASES, TRAINED, Case
-from termwise.expand import call
 from termwise.profile import Estimate, estimate
 from termwise.pruning.bench import Bench, every
 from termwise.pruning.losses import losses_of
@@ -62,7 +59,7 @@ CEILINGS = ("exhaustive", ON_A_PART, BEST)
 SHARES = (0.25, 0.5, 0.75)
 DRAWS, REPLICATES = 5, 200
 FEW = 8  # blocks of which all sets are tried
-TIMED, TURNS = 64, 5  # samples of a timed pass, and how many a median is of
+TIMED = 8  # samples of a timed pass
 
 INTRODUCTION = """\
 # Pruning, measured
@@ -79,7 +76,7 @@ packages ship.
   correlation of the cosines of all pairs of sentences with those by the whole network, *agreement* the share of crops
   for which both decide alike.
 - The *area* is the mean of the loss over all numbers of blocks that are out. *Passes* are over the data that blocks are
-  chosen on, *time* is that of a pass, in those of the whole network.
+  chosen on, *time* is that of a pass over a few samples, in those of the whole network, by pairs of passes.
 - Intervals are of 95 %: over samples, the same draws for all methods; of *random*, over five orders. Crops of one
   photograph are alike, so those of EfficientNet-Lite0 are too narrow. No interval says how another training comes out:
   for that there are the seeds.
@@ -151,20 +148,15 @@ class Measurer:
         """The mean of the loss over all numbers of blocks, (1 + replicates,)."""
         return np.mean([self.loss(gone) for gone in order], axis=0)
 
-    @torch.no_grad()
     def times(self, sets: Sequence[Gone]) -> dict[Gone, float]:
-        """Of a pass without these blocks, in those of the whole network; medians of calls that take turns."""
-        pair = self.bench.data[0]
-        (inputs, _), *_ = every(pair, 0, max(1, len(pair[1]) // TIMED))
-        taken: dict[Gone, list[float]] = {gone: [] for gone in ((), *sets)}
-        for turn in range(TURNS + 1):
-            for gone, seconds in taken.items():
-                self.bench.take_out([self.bench.members.free[i] for i in gone])
-                start = time.perf_counter()
-                call(self.bench.network, inputs)
-                if turn:  # the first warms up
-                    seconds.append(time.perf_counter() - start)
-        return {gone: statistics.median(seconds) / statistics.median(taken[()]) for gone, seconds in taken.items()}
+        """Of a pass over a few samples without these blocks, in those of the whole network."""
+        few = [cut for pair in self.bench.data[:1] for cut in part_of(pair, max(1, len(pair[1]) // TIMED))]
+        bench = Bench(self.case.model, few, calibration=False)
+        found = {}
+        for gone in sets:
+            bench.take_out([bench.members.free[i] for i in gone])
+            found[gone] = bench.latency()
+        return found
 
 
 def courses(case: Case, measurer: Measurer) -> dict[str, Course]:
@@ -180,15 +172,17 @@ def courses(case: Case, measurer: Measurer) -> dict[str, Course]:
 
     found = {method: course(method, case.data) for method in METHODS if method != "random"}
     found["random"] = Course(tuple(shuffled(measurer.blocks, seed) for seed in range(DRAWS)), None)
-    found[ON_A_PART] = course("exhaustive", [cut for pair in measurer.bench.data for cut in part_of(pair)], PARTS)
+    found[ON_A_PART] = course(
+        "exhaustive", [cut for pair in measurer.bench.data for cut in part_of(pair, PARTS)], PARTS
+    )
     if measurer.blocks <= FEW:
         found[BEST] = Course((best_sets(measurer),), None)
     return found
 
 
-def part_of(pair: tuple[Any, Tensor]) -> Iterator[Any]:
-    """An eighth of a batch, with targets where they are classes."""
-    for inputs, targets in every(pair, 0, PARTS):
+def part_of(pair: tuple[Any, Tensor], parts: int) -> Iterator[Any]:
+    """One of so many parts of a batch, with targets where they are classes."""
+    for inputs, targets in every(pair, 0, parts):
         yield inputs if targets.is_floating_point() else (inputs, targets)
 
 
