@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -408,6 +409,35 @@ def test_one_job_runs_at_a_time_and_pings_are_answered_meanwhile(running: Client
 
     running.portal.call(meanwhile)
     assert log.read_text() == "begin end begin end "
+
+
+def test_the_server_ends_with_its_client_even_while_it_computes(tmp_path: Path) -> None:
+    (tmp_path / "wait.py").write_text(WAIT)
+    command = [sys.executable, "-m", "termwise", "mcp", str(tmp_path), "--run-code"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = [
+        {"id": 1, "method": "initialize", "params": {
+            "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "0"}}},
+        {"method": "notifications/initialized"},
+        {"id": 2, "method": "tools/call", "params": {
+            "name": "support", "arguments": {"model": "wait.py:build", "shape": "12"}}},
+    ]  # fmt: skip
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        assert process.stdin is not None
+        try:
+            for message in told:
+                process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+                process.stdin.flush()
+            until = time.monotonic() + 60
+            while not (tmp_path / "log").exists() and time.monotonic() < until:
+                time.sleep(0.01)
+            assert (tmp_path / "log").read_text() == "begin "
+            process.stdin.close()
+            assert process.wait(timeout=30) == 0
+            assert (tmp_path / "log").read_text() == "begin "  # which would wait for a minute
+        finally:
+            process.kill()
 
 
 def test_a_model_that_names_another_one_is_refused(place: Path, tmp_path: Path) -> None:

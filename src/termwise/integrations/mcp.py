@@ -283,6 +283,14 @@ def serve(folders: Sequence[str | os.PathLike[str]], *, run_code: bool = False) 
     # Read when that library is imported, which is when a model first asks for it.
     os.environ["HF_HUB_OFFLINE"] = "1"
     ready.run("stdio")
+    computing = [
+        thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
+    ]
+    for thread in computing:
+        thread.join(1)
+    if any(thread.is_alive() for thread in computing):  # for nobody: who asked is gone
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def server(folders: Folders) -> Any:
@@ -297,7 +305,7 @@ def server(folders: Folders) -> Any:
     except ImportError as error:
         raise UsageError(f"mcp cannot be imported ({error}). Install it: pip install 'termwise[mcp]'") from error
     tools = Tools(folders)
-    turns = CapacityLimiter(1)
+    turns = _Turns(CapacityLimiter(1), threading.Lock())
     verbs: list[Callable[..., Any]] = [tools.support, tools.profile, tools.degrees, tools.prune, tools.report]
     return MCPServer(
         "termwise",
@@ -318,7 +326,7 @@ def _instructions(folders: Folders) -> str:
     )
 
 
-def _tool(verb: Callable[..., Any], turns: Any) -> Any:
+def _tool(verb: Callable[..., Any], turns: _Turns) -> Any:
     """A verb as a tool: arguments described, unknown ones refused."""
     from mcp.server.mcpserver.tools import Tool
     from mcp_types import ToolAnnotations
@@ -349,7 +357,15 @@ def _check_sizes(arguments: Mapping[str, Any]) -> None:
         raise UsageError(f"shape is {shape[:60]}: give one of at most {_NUMBERS} numbers here.")
 
 
-def _in_turn(verb: Callable[..., Any], turns: Any) -> Callable[..., Awaitable[Any]]:
+@dataclasses.dataclass(frozen=True)
+class _Turns:
+    """One tool at a time: calls wait for the limiter, which a cancelled one leaves, and its thread keeps the lock."""
+
+    limiter: Any
+    lock: threading.Lock
+
+
+def _in_turn(verb: Callable[..., Any], turns: _Turns) -> Callable[..., Awaitable[Any]]:
     """The verb in a thread, one at a time; what is refused is an error of the tool."""
     from anyio import to_thread
     from mcp.server.mcpserver.exceptions import ToolError
@@ -358,7 +374,8 @@ def _in_turn(verb: Callable[..., Any], turns: Any) -> Callable[..., Awaitable[An
     async def run(**arguments: Any) -> Any:
         try:
             _check_sizes(arguments)
-            return await to_thread.run_sync(functools.partial(_noted, verb, arguments), limiter=turns)
+            work = functools.partial(_noted, verb, arguments, turns.lock)
+            return await to_thread.run_sync(work, limiter=turns.limiter, abandon_on_cancel=True)
         except TermwiseError as error:
             raise ToolError(str(error)) from error
         except SystemExit as error:  # of a Python file that was run: the server is not its to end
@@ -370,9 +387,9 @@ def _in_turn(verb: Callable[..., Any], turns: Any) -> Callable[..., Awaitable[An
     return run
 
 
-def _noted(verb: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+def _noted(verb: Callable[..., Any], arguments: Mapping[str, Any], lock: threading.Lock) -> Any:
     """The answer, with what Termwise logged and warned of meanwhile."""
-    with _notes() as notes:
+    with lock, _notes() as notes:
         answer = verb(**arguments)
     return dataclasses.replace(answer, notes=notes)
 
