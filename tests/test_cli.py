@@ -161,6 +161,8 @@ def test_networks_as_they_are_spelled(
             1,
             "damaged, or holds more than plain tensors",
         ),
+        (["profile", "model.py:build", "--data", "d.npz", "--save", "/proc/nowhere"], 1, "/proc/nowhere: No such file"),
+        (["support", "timm:test_resnet", "--shape", "3x32"], 1, "timm:test_resnet fails on --shape 3x32: "),
         (["report", "nowhere"], 1, "nowhere"),
         (["train", "resnet", "--directory", "r"], 2, "network 'resnet' is unknown"),
         (["train", "resnet-21", "--data", "digits", "--directory", "r"], 2, "21"),

@@ -21,7 +21,7 @@ from cyclopts import Group as Options
 from rich.console import Console
 
 from termwise.distributed import Group, launched, own_device, require_single, speaks
-from termwise.errors import RunError, TermwiseError, UsageError
+from termwise.errors import ModelError, RunError, TermwiseError, UsageError, first_line
 from termwise.models import FORMS, load_model
 from termwise.pruning.methods import MethodName
 from termwise.steps import UNITS
@@ -336,7 +336,14 @@ def support(
 
     options: dict[str, Any] = {"pretrained": pretrained, "trust_remote_code": trust_remote_code}
     network, where = _load(model, weights, device, dtype, lazy_weights=lazy_weights, **options)
-    found = ask(network, example(network, model, shape, where), unit=_unit(unit), output=output)
+    sample = example(network, model, shape, where)
+    try:
+        found = ask(network, sample, unit=_unit(unit), output=output)
+    except TermwiseError:
+        raise
+    except Exception as error:
+        given = "the input that is made up for it" if shape is None else f"--shape {shape}"
+        raise ModelError(f"{model} fails on {given}: {type(error).__name__}: {first_line(error)}") from error
     print(found)
     if not found.supported:
         sys.exit(1)
@@ -643,6 +650,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except msgspec.ValidationError as error:
         errors.print(f"termwise: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        told = f"termwise: {error.filename}: {error.strerror}. Give a place that can be read and written."
+        errors.print(told, highlight=False, markup=False, soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         errors.print(
             "termwise: interrupted. A training goes on where it was when its command is given again.", highlight=False

@@ -243,10 +243,17 @@ def _read(archive: zipfile.ZipFile, path: Path, kind: str) -> Record:
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any]) -> Path:
-    """Write a file so that no reader and no crash ever sees half of it: temporary name, sync, rename."""
+    """Write a file so that no reader and no crash ever sees half of it: temporary name, sync, rename.
+
+    Raises:
+        OSError: naming `path`, where nothing can be written there.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
