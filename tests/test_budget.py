@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from termwise import Recorder, Timeline, nets
-from termwise.budget import LEAST
+from termwise import Recorder, Timeline, budget, nets
+from termwise import recorder as recorder_module
+from termwise.budget import LEAST, Spending
+from termwise.distributed import Group
 from termwise.errors import UsageError
 from termwise.timeline import log_spaced
 
@@ -35,9 +38,10 @@ class Run:
         self.model = nets.mlp([4, 3, 3])
         generator = torch.Generator().manual_seed(1)
         probe = torch.randn(6, 4, generator=generator), torch.arange(6) % 3
-        self.recorder = Recorder(self.model, probe, replicates=2, **options)
         self.clock, self.cost, self.still, self.n = Clock(), cost, still, 0
-        self.recorder._spending._clock = self.clock
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("termwise.budget.clock", self.clock)
+            self.recorder = Recorder(self.model, probe, replicates=2, **options)
         self.inside = 0.0
         measure = self.recorder._measure
 
@@ -179,6 +183,65 @@ def test_an_error_inside_counts_as_time_and_as_no_record(monkeypatch: pytest.Mon
             run.recorder.step(3)
     assert run.recorder.seconds == 3 + 5 and run.recorded == [0, 1, 2]
     assert run.recorder.step(3)
+
+
+def test_what_it_takes_to_make_a_recorder_is_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier records are read for 4 s, and 60 s pass before the training begins."""
+    Run(1.0, budget=0.05, directory=tmp_path).to(10, finish=False)
+    read, clocks = recorder_module.read_directory, []
+
+    def slow(directory: Path) -> Any:
+        clocks.append(budget.clock)
+        clocks[0].now += 4
+        return read(directory)
+
+    monkeypatch.setattr(recorder_module, "read_directory", slow)
+    run = Run(1.0, budget=0.05, directory=tmp_path)
+    assert run.recorder.seconds == 4
+    run.clock.now += 60
+    run.n = 9
+    run.to(12, finish=False)
+    last = run.recorder.timeline.timings[-1]
+    # 8 s and 8 records until step 8; then step 9 to 11, of which the last one is a tick.
+    assert run.recorded[-1] == 11 and last is not None
+    assert (last.training_seconds, last.recording_seconds) == (8 + 2, 7 + 4 + 1)
+
+
+def test_stretches_inside_of_each_other_count_once() -> None:
+    clock, spending = Clock(), Spending(0.05, Group())
+    spending._clock = clock
+    with spending.inside(since=97.0):
+        with spending.inside(since=0.0, begun=False):
+            clock.now += 2
+        spending.enter()
+        clock.now += 1
+        spending.leave(True)
+        clock.now += 0.5
+    clock.now += 10
+    with pytest.raises(ZeroDivisionError), spending.inside():
+        clock.now += 1
+        raise ZeroDivisionError
+    clock.now += 5
+    spending.enter()
+    assert (spending.seconds, spending.recording, spending.training) == (7.5, 7.5, 15.0)
+
+
+SAMPLES = torch.arange(128).remainder(2)
+
+
+@pytest.mark.parametrize(("channels", "at_once"), [(1, 128), (14, 64), (64, 32)])
+def test_as_many_samples_are_expanded_at_once_as_their_terms_take_little_memory(channels: int, at_once: int) -> None:
+    """Two parts go in and two come out of the ReLU, each of channels x 16 KiB a sample; 96 MiB are what they may take."""
+    kib = 4 * channels * 16
+    assert at_once == next(n for n in (128, 64, 32) if n == 32 or n * kib <= 96 * 1024)
+    model = nn.Sequential(nn.Conv2d(1, channels, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(2))
+    model(torch.zeros(1, 1, 64, 64))
+    recorder = Recorder(model, (torch.randn(128, 1, 64, 64), SAMPLES), replicates=2)
+    recorder.step(0)
+    assert recorder.timeline.profiles[0].chunk == at_once
+    given = Recorder(model, (torch.randn(24, 1, 64, 64), SAMPLES[:24]), replicates=2, batch_size=9)
+    given.step(0)
+    assert given.timeline.profiles[0].chunk == 16
 
 
 @pytest.mark.parametrize("bad", [0, -0.1, float("nan"), float("inf"), "5 %"])

@@ -266,6 +266,52 @@ def test_every_training_has_the_records_in_its_own_folder(tmp_path: Path) -> Non
         assert Timeline.from_directory(folder / "termwise-records").steps == callback.timeline.steps == (0, 2)
 
 
+def test_all_that_is_done_in_the_hooks_counts_as_recording(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a clock that only stands still in between: 3 s to begin, 2 s a record for a tracker, 40 s to close it."""
+    now = [100.0]
+
+    class Slow:
+        def scalars(self, step: int, values: Any) -> None:
+            now[0] += 2
+
+        def picture(self, step: int, path: Path) -> None: ...
+
+        def table(self, path: Path) -> None: ...
+
+        def close(self) -> None:
+            now[0] += 40
+
+    def part(model: nn.Module, name: str) -> nn.Module:
+        now[0] += 3
+        return model
+
+    for module in ("budget", "integrations.watch"):
+        monkeypatch.setattr(f"termwise.{module}.clock", lambda: now[0])
+    monkeypatch.setattr("termwise.integrations.watch._part", part)
+    watch = Watch(PROBE, budget=0.1, replicates=2, schedule=range(0, 500, 5), sinks=[Slow()])
+    watch.begin(Net())
+    with caplog.at_level(logging.WARNING, "termwise"):
+        for n in range(1, 501):
+            now[0] += 1
+            watch.step(n)
+        watch.finish(500)
+        watch.finish(500)
+    # The rule again: after n updates n seconds of training, 3 + 2 r of recording for r records, 2 s a record.
+    expected = [0]
+    for n in range(5, 500, 5):
+        if len(expected) < 20 or 3 + 2 * len(expected) + 2 * 2 <= 0.1 * n:
+            expected.append(n)
+    steps, timings = watch.timeline.steps, watch.timeline.timings
+    assert steps == (*expected, 500) and len(steps) < 30
+    told = [(timing.training_seconds, timing.recording_seconds) for timing in timings if timing is not None]
+    assert told == [(n, 3 + 2 * r) for r, n in enumerate(steps)]
+    # What it takes to close is known when it is over, and said once.
+    spent = 3 + 2 * len(steps) + 40
+    assert [f"recording took {spent:.1f} s beside 500.0 s of training" in text for text in caplog.messages] == [True]
+
+
 def test_the_model_is_left_as_found() -> None:
     model, (x, y) = Net().train(), loops_at_hand.task()
     nn.functional.cross_entropy(model(x), y).backward()

@@ -236,7 +236,7 @@ def test_a_record_is_the_profile_of_the_model():
     model = make()
     recorder = Recorder(model, task(), replicates=50, seed=4)
     recorder.step(0)
-    expected = profile(model, task(), replicates=50, seed=4)
+    expected = profile(model, task(), replicates=50, seed=4, batch_size=48)  # all at once
     found = recorder.timeline.profiles[0]
     assert found.share.to_arrow() == expected.share.to_arrow() and found.mean_depth == expected.mean_depth
     row, share = recorder.timeline.table.rows()[0], expected.share

@@ -1,7 +1,8 @@
 """A budget of time for recording: which ticks of a schedule are taken.
 
 Let T be the seconds of training so far (outside of the recorder), R those of recording (inside it), c those of the last
-record, and b the budget, a fraction.  Whatever the schedule,
+record, and b the budget, a fraction.  R is all that recording takes: setting up, looking, measuring, writing, and what
+a callback does around them (telling trackers, moving earlier records aside).  Whatever the schedule,
 
     the first 20 ticks are taken;
     any later one only if R + 2 c <= b T: the budget holds it, and the last record, which is made in any case.
@@ -12,9 +13,11 @@ R starts above b T.  It is below as soon as the run is long enough to hold 20 re
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
+from collections.abc import Iterator
 
 import msgspec
 
@@ -24,6 +27,7 @@ from termwise.errors import UsageError
 LEAST = 20  # records that a budget never denies
 
 _log = logging.getLogger(__name__)
+clock = time.perf_counter
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -32,7 +36,7 @@ class Timing(msgspec.Struct, frozen=True):
     Attributes:
         budget: the fraction of the training time that recording might take.
         training_seconds: outside of the recorder, before this record.
-        recording_seconds: inside it, this record included, but for writing it.
+        recording_seconds: inside it, this record included, but for writing it and for what is done with it at once.
         chosen: by what this step was: "one of the first 20", "within the budget" or "asked for".
     """
 
@@ -49,6 +53,9 @@ class Timing(msgspec.Struct, frozen=True):
 
 class Spending:
     """What was spent so far, in this process and in those that it goes on from.
+
+    Stretches of recording may lie inside of each other: a callback's holds that of the recorder that it calls.  They
+    are counted once, by the outermost; what passes between two of these is training.
 
     Args:
         budget: the fraction of the training time that recording may take; None: all it wants.
@@ -71,27 +78,46 @@ class Spending:
             )
         self.budget, self._group = budget, group
         self.seconds = self.training = self.recording = self._cost = 0.0
-        self._clock = time.perf_counter
+        self._clock = clock
         self._entered = self._left = math.nan
+        self._within, self._made, self._warned = 0, False, False
 
     def resume(self, last: Timing, records: int) -> None:
         """Go on after an earlier process, of which this was the last record, of so many."""
-        self.training, self.recording = last.training_seconds, last.recording_seconds
-        self._cost = self.recording / records
+        self.training += last.training_seconds
+        self.recording += last.recording_seconds
+        self._cost = last.recording_seconds / records
 
-    def enter(self) -> None:
-        """The training calls the recorder."""
-        self._entered = self._clock()
+    def enter(self, since: float | None = None) -> None:
+        """Recording begins: now, or it did at a reading of the clock."""
+        self._within += 1
+        if self._within > 1:
+            return
+        self._entered = self._clock() if since is None else since
         if not math.isnan(self._left):
             self.training += self._entered - self._left
 
-    def leave(self, made: bool) -> None:
-        """The training goes on, after a record or none."""
-        self._left = self._clock()
-        spent = self._left - self._entered
+    def leave(self, made: bool, *, begun: bool = True) -> None:
+        """Recording ends, after a record or none; the training goes on, or has not `begun`."""
+        self._within -= 1
+        self._made = self._made or made
+        if self._within:
+            return
+        left = self._clock()
+        spent = left - self._entered
         self.seconds += spent
         self.recording += spent
-        self._cost = spent if made else self._cost
+        self._cost = spent if self._made else self._cost
+        self._made, self._left = False, left if begun else math.nan
+
+    @contextlib.contextmanager
+    def inside(self, *, since: float | None = None, begun: bool = True) -> Iterator[None]:
+        """Count what is done here as recording, whatever becomes of it; see `enter` and `leave`."""
+        self.enter(since)
+        try:
+            yield
+        finally:
+            self.leave(False, begun=begun)
 
     @property
     def room(self) -> bool:
@@ -118,8 +144,11 @@ class Spending:
         return self._group.exchange(now, Timing)[0]
 
     def warn(self) -> None:
-        """Say so if more was spent than the budget holds."""
-        if self._group.rank == 0 and self.budget is not None and self.recording > self.budget * self.training:
+        """Say so, once, if more was spent than the budget holds."""
+        if self._warned or self.budget is None or self.recording <= self.budget * self.training:
+            return
+        self._warned = True
+        if self._group.rank == 0:
             _log.warning(
                 "recording took %.1f s beside %.1f s of training, above the budget of %.0f %%: the first %d ticks and "
                 "the last record are made in any case. A smaller probe costs less; a longer training holds more.",

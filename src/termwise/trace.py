@@ -44,7 +44,7 @@ def trace(
     output: Output = None,
     calibration: Tensor | Literal[False] | None = None,
     directory: str | os.PathLike[str] | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     replicates: int = 200,
     seed: int = 0,
     degrees: bool | DegreeOptions = False,
@@ -66,7 +66,7 @@ def trace(
         calibration: inputs from which batch-norm statistics are estimated anew; by default the probe's.  False: those
             in the checkpoints, which early in a training lag behind the weights.
         directory: where each record is kept; those that are there already are not made again.
-        batch_size: probe samples that are expanded at once.
+        batch_size: probe samples that are expanded at once, as for `Recorder`.
         replicates: of the bootstrap for the intervals.
         seed: of the bootstrap.
         degrees: also the degrees in the input.

@@ -30,8 +30,9 @@ from typing import Any, Literal, TypedDict
 
 from torch import Tensor, nn
 
+from termwise.budget import Spending, clock
 from termwise.degree.repeated import DegreeOptions
-from termwise.distributed import leads
+from termwise.distributed import Group, leads
 from termwise.errors import ModelError, RunError, TermwiseError, UsageError, first_line
 from termwise.expand import Output
 from termwise.integrations.sinks import Sink, Sinks
@@ -57,7 +58,7 @@ class Options(TypedDict, total=False):
     refine: float
     budget: float | None
     calibration: Tensor | Literal[False] | None
-    batch_size: int
+    batch_size: int | None
     replicates: int
     seed: int
     degrees: bool | DegreeOptions
@@ -102,6 +103,7 @@ class Watch:
         self.failures: list[str] = []
         self._probe, self._module, self._strict, self._options = probe, module, strict, options
         self._recorder: Recorder | None = None
+        self._spending = Spending(None, Group())
         self._sinks = Sinks(sinks, strict)
         self._model: Any = None
         self._at = 0
@@ -131,6 +133,7 @@ class Watch:
         """
         self._directory = self._given if self._given is not None or folder is None else Path(folder) / FOLDER
         self.failures, self._recorder, self._at = [], None, step
+        self._spending = Spending(None, Group())
         self._sinks.begin()
         if leads():
             with self._guarded(step):
@@ -146,40 +149,46 @@ class Watch:
 
     def finish(self, n: int, **scalars: Any) -> bool:
         """Record the last step, unless it is on record, and close the sinks; returns whether a record was made."""
-        made = self._record(n, True, scalars)
-        if self._recorder is not None and self._recorder.recorded:
-            with self._guarded(n):
-                self._sinks.finish(self.timeline)
+        with self._spending.inside():
+            made = self._record(n, True, scalars)
+            if self._recorder is not None and self._recorder.recorded:
+                with self._guarded(n):
+                    self._sinks.finish(self.timeline)
+        self._spending.warn()
         return made
 
     def _begin(self, model: nn.Module, step: int) -> None:
+        began = clock()
         self._model = _part(model, self._module)
         self._set_aside(step)
         try:
-            made = self._started(step)
+            self._start(step, began)
         except RunError:
             if step or self._directory is None:
                 raise
             self._set_aside(-1)
-            made = self._started(step)
-        if made:
-            self._tell(step)
+            self._start(step, began)
 
-    def _started(self, step: int) -> bool:
-        with _own_forward(self._model):
-            recorder = Recorder(self._model, self._probe, directory=self._directory, **self._options)
-            made = recorder.step(step)
-        self._recorder = recorder
-        return made
+    def _start(self, step: int, began: float) -> None:
+        spending = Spending(self._options.get("budget"), Group())
+        with spending.inside(since=began):
+            with _own_forward(self._model):
+                options = self._options | {"budget": spending}
+                recorder = Recorder(self._model, self._probe, directory=self._directory, **options)
+                made = recorder.step(step)
+            self._recorder, self._spending = recorder, spending
+            if made:
+                self._tell(step)
 
     def _record(self, n: int, last: bool, scalars: dict[str, Any]) -> bool:
         made, self._at = False, n
         recorder = self._recorder
-        if recorder is not None and n not in recorder.recorded:
-            with self._guarded(n), _own_forward(self._model):
-                made = recorder.finish(n, **scalars) if last else recorder.step(n, **scalars)
-                if made:
-                    self._tell(n)
+        if recorder is None or n in recorder.recorded:
+            return False
+        with self._guarded(n), self._spending.inside(), _own_forward(self._model):
+            made = recorder.step(n, force=last, **scalars)
+            if made:
+                self._tell(n)
         return made
 
     def _tell(self, step: int) -> None:
