@@ -231,7 +231,7 @@ SAMPLES = torch.arange(128).remainder(2)
 
 @pytest.mark.parametrize(("channels", "at_once"), [(1, 128), (14, 64), (64, 32)])
 def test_as_many_samples_are_expanded_at_once_as_their_terms_take_little_memory(channels: int, at_once: int) -> None:
-    """Two parts go in and two come out of the ReLU, each of channels x 16 KiB a sample; 96 MiB are what they may take."""
+    """Two parts go in and two come out of the ReLU, each of channels x 16 KiB a sample; they may take 96 MiB."""
     kib = 4 * channels * 16
     assert at_once == next(n for n in (128, 64, 32) if n == 32 or n * kib <= 96 * 1024)
     model = nn.Sequential(nn.Conv2d(1, channels, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(2))
