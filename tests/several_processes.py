@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from termwise import DepthProfile, Recorder, chunks, nets, profile, support
+from termwise.budget import Spending
 from termwise.degree.repeated import DegreeOptions
 from termwise.distributed import Group
 from termwise.errors import TermwiseError
@@ -200,9 +201,9 @@ def watched(cost: float, group: dist.ProcessGroup | None) -> list[list[Any]]:
     model, clock = nets.mlp([4, 3, 3]), [0.0]
     draw = torch.Generator().manual_seed(1)
     probe = torch.randn(6, 4, generator=draw), torch.arange(6) % 3
-    recorder = Recorder(model, probe, batch_size=2, budget=0.05, replicates=2, group=group)
-    spending = recorder._spending
+    spending = Spending(0.05, Group(group))
     spending._clock = lambda: clock[0]
+    recorder = Recorder(model, probe, batch_size=2, budget=spending, replicates=2, group=group)
     for n in range(400):
         spending.enter()
         made = recorder._step(n, False, {})
