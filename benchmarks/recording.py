@@ -7,7 +7,7 @@ ResNet-20 is trained on Fashion-MNIST for three epochs with the default schedule
 least 128 probe samples and 20 checkpoints.  With --unlimited there is no budget, and the bar is the same.  --loop: the
 same training in the Trainer of another library, and the time inside the callback over the rest of it.
 
-A budget never denies the first 20 ticks and the last record, and this training has room for little more: it is these 21
+A budget never denies the first 19 ticks and the last record, and this training has room for little more: it is these 20
 that the ratio is of, whatever the loop.  Two thirds of them are made in the first tenth of the training, so that a
 machine which has more to do then than later shows another ratio; its load is printed.
 """

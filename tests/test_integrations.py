@@ -301,7 +301,7 @@ def test_all_that_is_done_in_the_hooks_counts_as_recording(
     # The rule again: after n updates n seconds of training, 3 + 2 r of recording for r records, 2 s a record.
     expected = [0]
     for n in range(5, 500, 5):
-        if len(expected) < 20 or 3 + 2 * len(expected) + 2 * 2 <= 0.1 * n:
+        if len(expected) < 19 or 3 + 2 * len(expected) + 2 * 2 <= 0.1 * n:
             expected.append(n)
     steps, timings = watch.timeline.steps, watch.timeline.timings
     assert steps == (*expected, 500) and len(steps) < 30

@@ -4,11 +4,12 @@ Let T be the seconds of training so far (outside of the recorder), R those of re
 record, and b the budget, a fraction.  R is all that recording takes: setting up, looking, measuring, writing, and what
 a callback does around them (telling trackers, moving earlier records aside).  Whatever the schedule,
 
-    the first 20 ticks are taken;
+    the first 19 ticks are taken, which with the last record makes 20;
     any later one only if R + 2 c <= b T: the budget holds it, and the last record, which is made in any case.
 
 Of a schedule that is spaced in log-time the first ticks are made while there is little training to set them against, so
-R starts above b T.  It is below as soon as the run is long enough to hold 20 records; meanwhile ticks are left out.
+R starts above b T.  It is below as soon as the run is long enough to hold 20 records, the last included; meanwhile
+ticks are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import msgspec
 from termwise.distributed import Group
 from termwise.errors import UsageError
 
-LEAST = 20  # records that a budget never denies
+LEAST = 19  # ticks that a budget never denies; with the last record there are 20
 
 _log = logging.getLogger(__name__)
 clock = time.perf_counter
@@ -37,7 +38,7 @@ class Timing(msgspec.Struct, frozen=True):
         budget: the fraction of the training time that recording might take.
         training_seconds: outside of the recorder, before this record.
         recording_seconds: inside it, this record included, but for writing it and for what is done with it at once.
-        chosen: by what this step was: "one of the first 20", "within the budget" or "asked for".
+        chosen: by what this step was: "one of the first 19", "within the budget" or "asked for".
     """
 
     budget: float

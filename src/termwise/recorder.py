@@ -164,7 +164,7 @@ class Recorder:
             `log_spaced(2 ** 0.25)` there, and recorded if it has moved since the last record by more than this fraction
             of the largest loss on record.  So there are at most twice as many records.  0: never.
         budget: the fraction of the training time that recording may take, such as 0.05; the training time is what
-            passes between the calls of step(), and what the Recorder takes to be made is recording.  Of the schedule 20
+            passes between the calls of step(), and what the Recorder takes to be made is recording.  Of the schedule 19
             ticks are taken in any case; any later one, and any look between ticks, only if the budget holds it.  The
             last record and those that are forced are always made.  Which steps are recorded then depends on the clock:
             every record says what was spent, and by what its step was chosen.  None: the schedule as it is, the same
