@@ -173,7 +173,7 @@ class Watch:
         spending = Spending(self._options.get("budget"), Group())
         with spending.inside(since=began):
             with _own_forward(self._model):
-                options = self._options | {"budget": spending}
+                options: dict[str, Any] = self._options | {"budget": spending}
                 recorder = Recorder(self._model, self._probe, directory=self._directory, **options)
                 made = recorder.step(step)
             self._recorder, self._spending = recorder, spending
