@@ -109,6 +109,25 @@ def test_a_sink_is_told_every_record_and_the_end() -> None:
     assert (step, name) == (4, "depth-map") and content.startswith(PNG) and len(content) > 10_000
 
 
+def test_a_training_that_stops_early_and_goes_back_to_its_best_weights_closes_its_sinks(tmp_path: Path) -> None:
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Stopping(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 4
+
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=10, per_device_train_batch_size=8, save_steps=2, eval_steps=2, eval_strategy="steps",
+        load_best_model_at_end=True, report_to=[], use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    sink, rows = Kept(), loops_at_hand.Rows()
+    callback = TermwiseCallback(PROBE, sinks=[sink], replicates=20, schedule=(0, 2))
+    options: dict[str, Any] = {"train_dataset": rows, "eval_dataset": rows, "callbacks": [callback, Stopping()]}
+    Trainer(loops_at_hand.Classifier(), arguments, **options).train()
+    assert callback.timeline.steps == (0, 2)  # at the end the weights are those of another step
+    assert sink.closed == 1 and sorted(sink.tables) == ["spectrum", "steps"] and len(sink.pictures) == 1
+
+
 @pytest.mark.parametrize("breaks", ["scalars", "picture", "table", "close"])
 def test_a_sink_that_is_down_is_told_of_once(breaks: str, caplog: pytest.LogCaptureFixture) -> None:
     broken, whole = Kept(breaks), Kept()

@@ -60,5 +60,7 @@ class TermwiseCallback(WatchCallback, TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record the last step of a training that was stopped early."""
-        if not args.load_best_model_at_end:  # else these are the weights of another step
+        if args.load_best_model_at_end:  # these are the weights of another step
+            self._watch.close()
+        else:
             self._watch.finish(state.global_step)

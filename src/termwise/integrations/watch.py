@@ -151,11 +151,15 @@ class Watch:
         """Record the last step, unless it is on record, and close the sinks; returns whether a record was made."""
         with self._spending.inside():
             made = self._record(n, True, scalars)
-            if self._recorder is not None and self._recorder.recorded:
-                with self._guarded(n):
-                    self._sinks.finish(self.timeline)
+            self.close()
         self._spending.warn()
         return made
+
+    def close(self) -> None:
+        """Give the sinks picture and tables, and close them: for a training whose last weights are not recorded."""
+        if self._recorder is not None and self._recorder.recorded:
+            with self._spending.inside(), self._guarded(self._at):
+                self._sinks.finish(self.timeline)
 
     def _begin(self, model: nn.Module, step: int) -> None:
         began = clock()
