@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 import termwise as tw
 from termwise import nets
 from termwise.causal import lesion
+from termwise.deletion import example_of
 from termwise.errors import DataError, ModelError, TermwiseError, UsageError
 from termwise.pruning import Healing
 from termwise.pruning.bench import Bench
@@ -611,3 +612,11 @@ def test_what_is_refused(case: str) -> None:
     build, data, options, kind, words = REFUSED[case]
     with pytest.raises(kind, match=words):
         tw.prune(build(), pairs(data), **options)
+
+
+def test_the_example_is_one_sample_where_all_tensors_have_as_many() -> None:
+    x, mask = torch.randn(5, 3), torch.ones(5, 2)
+    cut = example_of({"x": x, "nested": (mask, "kept")})
+    assert torch.equal(cut["x"], x[:1]) and torch.equal(cut["nested"][0], mask[:1]) and cut["nested"][1] == "kept"
+    for whole in ({"x": x, "positions": torch.arange(3)[None]}, {"x": x, "scale": torch.tensor(2.0)}):
+        assert example_of(whole) is whole

@@ -314,8 +314,11 @@ def _choices(count: int, k: int, draws: int, rng: np.random.Generator) -> Iterat
 
 
 def example_of(inputs: Any) -> Any:
-    """What the blocks are looked for on: the first sample, or a batch in another form as it is."""
-    return inputs[:1] if isinstance(inputs, Tensor) else inputs
+    """What the blocks are looked for on: the first sample, or all of a batch whose tensors are not of one length."""
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if any(not tensor.dim() for tensor in tensors) or len({len(tensor) for tensor in tensors}) != 1:
+        return inputs
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor[:1], inputs)
 
 
 def to_home(inputs: Any, network: nn.Module) -> Any:
