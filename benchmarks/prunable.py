@@ -239,7 +239,8 @@ def photographs() -> tuple[list[Tensor], list[Tensor]]:
     from skimage import data
     from sklearn.datasets import load_sample_image
 
-    with get_sample_data("grace_hopper.jpg") as file:
+    file: Any = get_sample_data("grace_hopper.jpg")
+    with file:
         hopper = pyplot.imread(file)
     chosen = [load_sample_image("china.jpg"), data.astronaut(), data.coffee(), data.rocket()]
     measured = [load_sample_image("flower.jpg"), data.chelsea(), hopper]

@@ -92,7 +92,9 @@ def test_every_method_is_measured_by_brute_force(case: Case) -> None:
             )
         if course.plan is not None:
             assert row["loss"] == pytest.approx(course.plan.table["loss"][row["out"]])
-    text = f"{summary(measurer, found)}{shares(measurer, found, steps)}{course_of(found['expansion'].plan)}"
+    plan = found["expansion"].plan
+    assert plan is not None
+    text = f"{summary(measurer, found)}{shares(measurer, found, steps)}{course_of(plan)}"
     assert all(method in text for method in found)
 
 
@@ -114,6 +116,7 @@ def test_the_bars_are_of_the_courses(case: Case) -> None:
     for rival in ("block-influence", "angular", "exhaustive"):
         row = rows[f"area under the loss, {rival}"]
         assert row.ratio == pytest.approx(area("expansion") / area(rival))
+        assert row.interval is not None and row.ratio is not None
         assert row.interval[0] <= row.ratio <= row.interval[1]
         assert rival == "exhaustive" or f"{area(BEST) / area(rival):.3f}" in row.note
     assert rows["passes, exhaustive"].other == 4 + 3 + 2 + 1
