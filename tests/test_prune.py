@@ -620,3 +620,38 @@ def test_the_example_is_one_sample_where_all_tensors_have_as_many() -> None:
     assert torch.equal(cut["x"], x[:1]) and torch.equal(cut["nested"][0], mask[:1]) and cut["nested"][1] == "kept"
     for whole in ({"x": x, "positions": torch.arange(3)[None]}, {"x": x, "scale": torch.tensor(2.0)}):
         assert example_of(whole) is whole
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_what_a_block_returns_beside_its_output_may_go_if_nobody_needs_it(needed: bool) -> None:
+    class Telling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+        def forward(self, v: Tensor) -> tuple[Tensor, Tensor]:
+            return v + self.branch(v), v.abs()
+
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Telling() for _ in range(3))
+
+        def forward(self, v: Tensor) -> Tensor:
+            for block in self.blocks:
+                v, beside = block(v)
+                v = v + beside if needed else v
+            return v
+
+    torch.manual_seed(0)
+    model, x = Loop().eval(), torch.randn(6, 4)
+    if needed:
+        with pytest.raises(UsageError, match="returns more than one tensor, and the others are needed"):
+            tw.prune(model, x, keep=0.5)
+        return
+    plan = tw.prune(model, x, keep=0.6)
+    (gone,) = plan.removed
+    y = x
+    for name, block in model.blocks.named_children():
+        y = y if gone == f"blocks.{name}" else block(y)[0]
+    assert torch.equal(plan.model(x), y)

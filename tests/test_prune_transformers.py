@@ -71,7 +71,13 @@ def bert() -> nn.Module:
     return transformers.BertModel(transformers.BertConfig(num_attention_heads=2, **sizes), add_pooling_layer=False)
 
 
+def bloom() -> nn.Module:
+    """Its layers return the weights of their attention beside the states."""
+    return transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=32, hidden_size=16, n_layer=5, n_head=2))
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
+    "BloomForCausalLM": bloom,
     "GPT2LMHeadModel": gpt2,
     "LlamaForCausalLM": llama,
     "Qwen2ForCausalLM": qwen2,

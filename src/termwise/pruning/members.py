@@ -7,7 +7,7 @@ the sum changes nothing of a value that went through one already, that is the ne
 network with norms behind its sums (BERT) the norms go as well.
 
 A member stays, and the reason is told, if its output has another shape than its input, if it runs more than once in a
-pass, if weights in it are used elsewhere, or if it hands on more than one tensor.
+pass, if weights in it are used elsewhere, or if it hands on more than one tensor and the model needs the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Member:
         name: its path in the model.
         blocks: the numbers of the residual branches in it, as `termwise.causal.lesion` takes them.
         run: members of one run follow each other directly: the output of each is the input of the next.
-        entries: of the tuple that it returns, a tensor and then None; 0 where it returns the tensor itself.
+        entries: of the tuple that it returns, a tensor and then what nobody needs; 0 where it returns the tensor alone.
     """
 
     name: str
@@ -168,7 +168,7 @@ class _Run:
         if self.given.shape != self.returned.shape:
             before, after = (tuple(t.shape[1:]) for t in (self.given, self.returned))
             return f"it changes the shape, {before} to {after}"
-        return "it returns more than one tensor" if self.extra else None
+        return "it returns more than one tensor, and the others are needed" if self.extra else None
 
 
 def _runs_of(model: nn.Module, names: Mapping[str, Any], example: Any) -> dict[str, _Run]:
@@ -196,7 +196,19 @@ def _runs_of(model: nn.Module, names: Mapping[str, Any], example: Any) -> dict[s
             call(model, example)
     finally:
         hook.remove()
+    for name, run in runs.items():
+        run.extra = run.extra and not _runs_without_others(model, name, run.entries, example)
     return runs
+
+
+def _runs_without_others(model: nn.Module, name: str, entries: int, example: Any) -> bool:
+    """Whether the model runs with None in place of all but the first of what a member returns."""
+    try:
+        with pinned(model), without_members(model, [Member(name, (), 0, entries)]):
+            call(model, example)
+    except Exception:
+        return False
+    return True
 
 
 def _owners(model: nn.Module) -> dict[int, list[str]]:
