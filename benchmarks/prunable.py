@@ -277,7 +277,7 @@ def efficientnet(*, quick: bool) -> Case:
             return pixels, torch.cat([network(part).argmax(dim=-1) for part in pixels.split(32)])
 
     chosen, measured = photographs()
-    data, test = decided(chosen, 2 if quick else 128), decided(measured, 2 if quick else 48)
+    data, test = decided(chosen, 2 if quick else 64), decided(measured, 2 if quick else 32)
     return Case("EfficientNet-Lite0", network, data, test, Kept("agreement", accuracy))
 
 

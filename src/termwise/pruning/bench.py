@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import statistics
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -30,7 +29,7 @@ from termwise.pruning.members import Member, Members, find_members, put, selecte
 from termwise.recorder import live_norms, reestimate
 from termwise.seeds import untouched_random
 
-_PAIRS = 11  # of passes, that a latency is the median of
+_PAIRS = 11  # of passes, of which a latency takes the fastest
 
 Data = list[tuple[Any, Tensor]]
 
@@ -222,19 +221,19 @@ class Bench:
     def latency(self) -> float:
         """The time of a pass over the first batch of the data, as a fraction of that of the whole network.
 
-        The median over pairs of passes, one of each, so that both meet the same load of the machine.  Kernels are those
-        that the model has when it is called, not those that a measured loss is pinned to.
+        Of passes that take turns the fastest of each: what is slower was slowed down by other work on the machine.
+        Kernels are those that the model has when it is called, not those that a measured loss is pinned to.
         """
         gone, x = self.gone, to_home(self.data[0][0], self.network)
-        fractions = []
+        if not gone:
+            return 1.0
         try:
             with torch.no_grad(), untouched_random():
-                for _ in range(_PAIRS + 1 if gone else 0):
-                    whole, now = (self._seconds(members, x) for members in ((), gone))
-                    fractions.append(now / whole)
+                pairs = [[self._seconds(members, x) for members in ((), gone)] for _ in range(_PAIRS)]
         finally:
             self.take_out(gone)
-        return statistics.median(fractions[1:]) if gone else 1.0
+        whole, now = (min(seconds) for seconds in zip(*pairs, strict=True))
+        return now / whole
 
     def _seconds(self, members: Collection[Member], x: Any) -> float:
         self.take_out(members)
