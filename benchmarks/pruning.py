@@ -31,6 +31,7 @@ import argparse
 import dataclasses
 import functools
 import itertools
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -330,7 +331,7 @@ def draw(measurer: Measurer, steps: Table, path: Path) -> None:
     axes[1, 1].invert_xaxis()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(measurer.case.name)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=90)
     pyplot.close(figure)
 
 
@@ -364,10 +365,13 @@ def measured(case: Case, directory: Path) -> Result:
     return result
 
 
-def page(results: Sequence[Result]) -> str:
-    """All that was found, in Markdown."""
+def page(results: Sequence[Result], picture: str) -> str:
+    """All that was found, in Markdown; the picture is of the first."""
     rows = [row for result in results for row in result.rows]
-    parts = [INTRODUCTION, wrapped(table(rows)), wrapped(tried(rows, TRIED))]
+    shown = (
+        f"![Loss and {results[0].title}'s accuracy, by each method, against blocks that are out and time]({picture})"
+    )
+    parts = [INTRODUCTION, shown, wrapped(table(rows)), wrapped(tried(rows, TRIED))]
     for result in results:
         parts += [f"## {result.title}", *(f"```text\n{text}\n```" for text in result.tables[:2])]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -390,7 +394,10 @@ def main() -> None:
             print(result.title, *result.tables, table([*result.rows]), sep="\n\n", end="\n\n", flush=True)
     if options.write:
         kept = [msgspec.json.decode(path.read_bytes(), type=Result) for path in options.directory.glob("*.json")]
-        options.write.write_text(page(sorted(kept, key=lambda result: order_of(result.title))))
+        kept.sort(key=lambda result: order_of(result.title))
+        picture = options.write.with_suffix(".png")
+        shutil.copy(options.directory / f"{kept[0].title}.png", picture)
+        options.write.write_text(page(kept, picture.name))
 
 
 def order_of(title: str) -> tuple[int, str]:

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr, t
 from sklearn.metrics.pairwise import cosine_similarity
 from torch import Tensor, nn
 
+from benchmarks.measuring import Row
 from benchmarks.prunable import (
     CHOSEN_ON,
     MEASURED_ON,
@@ -31,10 +32,13 @@ from benchmarks.pruning import (
     PARTS,
     REPLICATES,
     Measurer,
+    Result,
     bars,
     course_of,
     courses,
     curves,
+    order_of,
+    page,
     rank_correlation,
     shares,
     summary,
@@ -164,3 +168,18 @@ def test_crops_are_of_photographs() -> None:
     assert made.shape == (6, 3, SIDE, SIDE)
     assert float(made.min()) >= -1 and float(made.max()) <= 1.01
     assert float(made.std()) > 0.1
+
+
+def test_the_page_shows_every_bar_and_what_was_tried() -> None:
+    measure = "area under the loss, block-influence"
+    rows = (
+        Row(measure, "ResNet-56", 1.0, 2.0, 0.5, 0.9, "at most"),
+        Row(measure, "ViT-8", 1.0, 1.0, 1.0, 0.9, "at most"),
+    )
+    results = [Result(row.network, (row,), ("the area", "the shares", "the steps")) for row in rows]
+    text = page(results, "picture.png")
+    assert "(picture.png)" in text and "## ViT-8\n\n```text\nthe area\n```" in text and "the steps" not in text
+    assert text.count("| met ") == text.count("| NOT MET |") == 1
+    assert f"- {measure}: " in text and "nothing yet" not in text
+    titles = ["MiniLM-L6", "ViT-8, seed 1", "EfficientNet-Lite0", "ResNet-56", "ViT-8"]
+    assert sorted(titles, key=order_of) == ["ResNet-56", "ViT-8", "ViT-8, seed 1", "MiniLM-L6", "EfficientNet-Lite0"]
