@@ -67,8 +67,8 @@ INTRODUCTION = """\
 
 Which blocks can a network do without? Of each network all blocks that can go are taken out, one after another, by each
 method, and the loss is measured after every step. The narrow ResNet-56 and the vision transformer of 8 blocks were
-trained for minutes on Fashion-MNIST at 16x16 pixels, each from several seeds; MiniLM-L6 and EfficientNet-Lite0 are what
-packages ship.
+trained for minutes on Fashion-MNIST at 16x16 pixels, from seed 0 or from the one that is named; MiniLM-L6 and
+EfficientNet-Lite0 are what packages ship.
 
 - What blocks are chosen on and what is measured have nothing in common: training and test images; sentences made of
   other patterns; crops of other photographs.
@@ -85,7 +85,7 @@ packages ship.
 - *best sets* is no method: the best set of every size by the very samples that are measured, where these sets are few
   enough to try each. No choice of blocks comes below it.
 
-`python -m benchmarks.pruning` makes this page."""
+`python -m benchmarks.pruning --seeds 0 1 --write docs/pruning.md` makes this page."""
 
 # Beginning of a measure -> what was tried where its bar was not met.  Kept by hand: what is no longer true goes.
 _SETS = (
