@@ -100,8 +100,8 @@ TRIED = {
     "another seed: looks at 64, the last four counted alike; looks at 256, the last two or four counted alike, hardly "
     "better; looks at all of the data, better, and dearer than a tenth of the exhaustive choice",
     "rank correlation": "on EfficientNet-Lite0 the order is wrong, and why is not known. Tried: the squared distance "
-    "to the logits as the loss, on twelve views of two photographs, where the order was right, though the choice was not "
-    "as good as the exhaustive one; the cross-entropy on crops of more photographs, where it is wrong",
+    "to the logits as the loss, on twelve views of two photographs, where the order was right, though the choice was "
+    "not as good as the exhaustive one; the cross-entropy on crops of more photographs, where it is wrong",
     "passes, exhaustive": "a look needs 256 samples, and there are no more crops than that, so each is at all of them. "
     "Tried: looks at 64, which mistake blocks for each other; 512 crops of the same photographs, of which the "
     "exhaustive choice took too long",
