@@ -32,8 +32,6 @@ from termwise.data import DataSet, load
 from termwise.training import Training, train_network
 
 BAR = 0.05
-
-
 BATCH = 128
 
 

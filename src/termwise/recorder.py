@@ -219,8 +219,7 @@ class Recorder:
     ) -> None:
         self._model, self._output, self._group = model, output, Group(group)
         self._spending = budget if isinstance(budget, Spending) else Spending(budget, self._group)
-        with self._spending.inside(begun=False):
-            self._unit, probed = self._group.together(lambda: (unit_of(unit, bare(model)), _checked(probe)))
+        self._unit, probed = self._group.together(lambda: (unit_of(unit, bare(model)), _checked(probe)))
         self._inputs, self._targets = probed
         self._constants: Constants = constants
         self._product: Product = product
@@ -242,12 +241,8 @@ class Recorder:
         if self._degrees is not None:
             for moment in self._moments.values():
                 self._degrees.go_on_from(moment.degrees)
-        own = {
-            "records": self.recorded,
-            "batch_size": batch_size,
-            "refine": self._refine,
-            "budget": self._spending.budget,
-        }
+        own = {"records": self.recorded, "batch_size": batch_size, "refine": self._refine}
+        own |= {"budget": self._spending.budget}
         self._group.require_same(lambda: {name: repr(value) for name, value in (self._settings | own).items()})
         self._last = 0
         timings = [moment.timing for moment in self._moments.values() if moment.timing is not None]
