@@ -91,7 +91,7 @@ EfficientNet-Lite0 are what packages ship.
 _SETS = (
     "where the note says what the best sets come to, no choice of blocks meets the bar. Tried: looks at 64 samples, "
     "the last four counted alike; looks at 256; looks at all of the data; the exhaustive choice. All take out nearly "
-    "the same blocks there. On EfficientNet-Lite0 predictions are wrong, see below"
+    "the same blocks there. On EfficientNet-Lite0 predictions are too coarse, see below"
 )
 TRIED = {
     "area under the loss, block-influence": _SETS,
@@ -99,9 +99,9 @@ TRIED = {
     "area under the loss, exhaustive": "a look at 256 samples is less than one at all of them. Tried, on a network of "
     "another seed: looks at 64, the last four counted alike; looks at 256, the last two or four counted alike, hardly "
     "better; looks at all of the data, better, and dearer than a tenth of the exhaustive choice",
-    "rank correlation": "on EfficientNet-Lite0 the order is wrong, and why is not known. Tried: the squared distance "
-    "to the logits as the loss, on twelve views of two photographs, where the order was right, though the choice was "
-    "not as good as the exhaustive one; the cross-entropy on crops of more photographs, where it is wrong",
+    "rank correlation": "on EfficientNet-Lite0 single blocks cost nearly alike, and predictions are off by as much as "
+    "they differ. Tried: the squared distance to the logits as the loss, on the same crops and on twelve views of two "
+    "photographs, where the order is better; the choice by it was not as good as the exhaustive one either",
     "passes, exhaustive": "a look needs 256 samples, and there are no more crops than that, so each is at all of them. "
     "Tried: looks at 64, which mistake blocks for each other; 512 crops of the same photographs, of which the "
     "exhaustive choice took too long",
